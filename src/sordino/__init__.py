@@ -1,0 +1,3 @@
+"""sordino: smaller audio language models, same voice. See README.md."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,34 @@
+"""User-facing errors: what is wrong, what was found, what to do next.
+
+Every mistake that a user can make becomes one of these; the command line prints it as one short message
+and exits with 2. Anything else that escapes is a bug of ours and exits with 1 and a traceback.
+"""
+
+
+class SordinoError(Exception):
+    """A mistake the user can fix.
+
+    problem: one sentence that names the item (file, key, clip id) and what is wrong with it.
+    remedy: what to do or run next; empty only where the problem already says it.
+    """
+
+    def __init__(self, problem: str, remedy: str = "") -> None:
+        super().__init__(f"{problem} {remedy}".strip())
+        self.problem = problem
+        self.remedy = remedy
+
+
+class RecipeError(SordinoError):
+    """An unknown key, a wrong type, or settings that contradict each other."""
+
+
+class DataError(SordinoError):
+    """Audio, texts or a manifest that cannot be used."""
+
+
+class FamilyError(SordinoError):
+    """A model directory that is not of a supported family, or is damaged."""
+
+
+class ArtifactError(SordinoError):
+    """A run directory whose contents are missing, incomplete or of another recipe."""
