@@ -1,0 +1,154 @@
+"""What a model family is: facts and a few functions, so that nothing else names a class or a module path.
+
+Shape letters of the project: B clips in a batch, M mel bins, T mel frames, A audio tokens of a clip,
+D width of the audio tower's output, H hidden size of the decoder, S sequence length, V vocabulary.
+
+One clip: waveform (n,) -> mel (M, T) -> tower (A, D) -> projector (A, H) -> takes the place of the A audio
+placeholders among the prompt's embeddings -> decoder. `SpeechModel` ties a loaded model to its family and does
+the parts that are the same for all of them; `compress/`, `training/` and `decoding.py` know only this module.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+Scope = Literal["decoder", "encoder"]
+Waveform = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What the model is asked, apart from the audio.
+
+    style: "chat" renders the family's chat template; "base" is audio then instruction, for models without one.
+    example: (sentence, translation) of a text-only turn pair before the question (one-shot), or None.
+    """
+
+    instruction: str
+    system: str | None = None
+    style: Literal["chat", "base"] = "chat"
+    example: tuple[str, str] | None = None
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Clips as the model takes them. input_ids: per clip, audio placeholders already expanded to A tokens.
+
+    mel: (B, M, T) float32, padded to the family's window; frames: (B,) valid mel frames of each clip.
+    """
+
+    input_ids: list[list[int]]
+    mel: Tensor
+    frames: Tensor
+
+
+@dataclass(frozen=True)
+class Family:
+    """Facts and functions of one audio LLM architecture, as transformers implements it."""
+
+    model_type: str  # config.json's
+    model_class: str  # name of the transformers class, imported when needed
+    layers: Mapping[Scope, str]  # module path of each layer list
+    layer_counts: Mapping[Scope, tuple[str, str]]  # (sub-config, attribute that counts the layers)
+    layer_lists: Mapping[Scope, tuple[str, ...]]  # attributes of that sub-config with one item per layer
+    parts: Mapping[str, str]  # encoder, projector, decoder, embeddings -> module path
+    audio_token: Callable[[Any], int]  # model config -> id of the audio placeholder
+    load_processor: Callable[[str], Any]
+    render: Callable[[Any, Prompt], str]  # processor, prompt -> text with one audio placeholder
+    encode: Callable[[Any, Sequence[Waveform], Sequence[str]], Encoded]  # processor, clips, rendered prompts
+    audio_tokens: Callable[[int], int]  # valid mel frames -> A
+    tower: Callable[[nn.Module, Tensor, Tensor], list[Tensor]]  # model, mel, frames -> B tensors (A, D)
+    project: Callable[[nn.Module, Tensor], Tensor]  # model, (N, D) -> (N, H)
+    stop_tokens: tuple[str, ...]  # any of them ends an answer; the first is appended to training answers
+    tiny: Callable[
+        [str, int, int, int], None
+    ]  # write a random model: directory, decoder, encoder layers, seed
+    answers_end_with: Mapping[str, str]  # prompt style -> stop token
+
+
+@dataclass
+class SpeechModel:
+    """A loaded model with its processor and family. `model` is always the stock transformers module."""
+
+    family: Family
+    model: Any
+    processor: Any
+    path: str
+
+    @property
+    def device(self) -> torch.device:
+        return torch.device(self.model.device)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Floating type of the embeddings, which is the type that activations enter the decoder with."""
+        dtype: torch.dtype = self.model.get_input_embeddings().weight.dtype
+        return dtype
+
+    def part(self, name: str) -> nn.Module:
+        """A named part: encoder, projector, decoder, embeddings, head."""
+        if name == "head":
+            head: nn.Module = self.model.get_output_embeddings()
+            return head
+        return module_at(self.model, self.family.parts[name])
+
+    def layers(self, scope: Scope) -> nn.ModuleList:
+        found = module_at(self.model, self.family.layers[scope])
+        assert isinstance(found, nn.ModuleList)
+        return found
+
+    def stop_ids(self) -> list[int]:
+        tokenizer = self.processor.tokenizer
+        ids = [tokenizer.convert_tokens_to_ids(token) for token in self.family.stop_tokens]
+        return [i for i in ids if isinstance(i, int) and i != getattr(tokenizer, "unk_token_id", None)]
+
+    def pad_id(self) -> int:
+        pad = self.processor.tokenizer.pad_token_id
+        return int(pad) if pad is not None else self.stop_ids()[0]
+
+    def answer_ids(self, text: str, style: str = "chat") -> list[int]:
+        """Token ids the model should produce: the text and the token that ends an answer in this style."""
+        tokenizer = self.processor.tokenizer
+        end = tokenizer.convert_tokens_to_ids(self.family.answers_end_with[style])
+        return [*tokenizer.encode(text, add_special_tokens=False), end]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        text: str = self.processor.tokenizer.decode(ids, skip_special_tokens=True)
+        return text.strip()
+
+    def embed(self, input_ids: Tensor, features: Tensor) -> Tensor:
+        """Prompt embeddings with the audio in place. input_ids: (B, S); features: (sum of A, H) -> (B, S, H).
+
+        Raises ValueError where placeholders and features disagree: a prompt without its audio must not run.
+        """
+        is_audio = input_ids == self.family.audio_token(self.model.config)
+        if int(is_audio.sum()) != features.shape[0] or features.shape[0] == 0:
+            raise ValueError(
+                f"{int(is_audio.sum())} audio placeholders but {features.shape[0]} audio features"
+            )
+        embeds: Tensor = self.model.get_input_embeddings()(input_ids)
+        return embeds.masked_scatter(is_audio[..., None], features.to(embeds.dtype))
+
+
+def module_at(root: nn.Module, path: str) -> nn.Module:
+    """The submodule at a dotted path."""
+    return root.get_submodule(path)
+
+
+def pad_left(rows: Sequence[Sequence[int]], pad: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Rows of ids -> (ids (B, S), attention mask (B, S)), padded on the left.
+
+    Left, because batched generation continues at the right end (right padding is silently wrong there);
+    training uses the same layout so that both render and see the same sequence.
+    """
+    width = max(len(row) for row in rows)
+    ids = torch.tensor([[pad] * (width - len(row)) + list(row) for row in rows], device=device)
+    mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=device)
+    return ids, mask

@@ -1,0 +1,170 @@
+"""Which families there are, and how a model directory is opened, saved and recognised.
+
+A new audio LLM is one file beside qwen2_audio.py and one line in FAMILIES.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from sordino.errors import FamilyError
+from sordino.families.base import Family, SpeechModel
+
+FAMILIES = {
+    "qwen2_audio": "sordino.families.qwen2_audio:QWEN2_AUDIO",
+    "voxtral": "sordino.families.voxtral:VOXTRAL",
+}
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def get(model_type: str) -> Family:
+    """The family of a config.json's model_type. Raises FamilyError for one that sordino does not know."""
+    if model_type not in FAMILIES:
+        raise FamilyError(
+            f"models of type '{model_type}' are not supported; supported: {', '.join(sorted(FAMILIES))}.",
+            "docs/add_a_family.md shows how to add one.",
+        )
+    module, name = FAMILIES[model_type].split(":")
+    family: Family = getattr(importlib.import_module(module), name)
+    return family
+
+
+def read_config(path: str) -> dict[str, Any]:
+    """config.json of a local model directory. Raises FamilyError where there is none or it is not JSON."""
+    file = Path(path) / "config.json"
+    if not Path(path).is_dir():
+        raise FamilyError(f"there is no model directory {path}.", "Give a directory that holds config.json.")
+    if not file.is_file():
+        raise FamilyError(f"{path} holds no config.json, so it is not a model directory.")
+    try:
+        config: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise FamilyError(f"{file} is not valid JSON ({error}).", "Copy the model again.") from error
+    return config
+
+
+def is_hub_id(path: str) -> bool:
+    """'owner/name' that is no local directory is a model on the Hub."""
+    return not Path(path).exists() and path.count("/") == 1 and not path.startswith((".", "/", "~"))
+
+
+def family_of(path: str, revision: str | None = None) -> Family:
+    """The family of a local directory or a Hub id. Raises FamilyError."""
+    if is_hub_id(path):
+        from transformers import AutoConfig
+
+        try:
+            return get(str(AutoConfig.from_pretrained(path, revision=revision).model_type))
+        except (OSError, ValueError) as error:
+            raise FamilyError(
+                f"'{path}' is neither a local directory nor a model that could be fetched from the Hub "
+                f"({str(error).splitlines()[0]}).",
+                "Check the name and the network, or download the model and give its directory.",
+            ) from error
+    model_type = read_config(path).get("model_type")
+    if not isinstance(model_type, str):
+        raise FamilyError(f"{Path(path) / 'config.json'} names no model_type.", "Give a transformers model.")
+    return get(model_type)
+
+
+def default_device(wanted: str = "auto") -> torch.device:
+    """'auto' takes the accelerator torch reports, else the CPU."""
+    if wanted != "auto":
+        return torch.device(wanted)
+    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    return torch.device(accelerator.type) if accelerator is not None else torch.device("cpu")
+
+
+def default_dtype(wanted: str, device: torch.device) -> torch.dtype:
+    """'auto' is bfloat16 on an accelerator and float32 on a CPU.
+
+    Not every CPU multiplies bfloat16 fast (with AVX2 alone it is about five times slower than float32), and
+    one rule for all of them keeps a recipe's results the same from machine to machine.
+    """
+    if wanted != "auto":
+        return DTYPES[wanted]
+    return torch.float32 if device.type == "cpu" else torch.bfloat16
+
+
+def load(
+    path: str,
+    *,
+    device: str | torch.device = "auto",
+    dtype: str | torch.dtype = "auto",
+    quantise: Literal["nf4"] | None = None,
+    attention: str | None = None,
+    revision: str | None = None,
+) -> SpeechModel:
+    """Load a model directory (or Hub id) with stock `from_pretrained`; a stored quantisation is respected.
+
+    quantise="nf4" quantises the linear layers while loading (bitsandbytes, double quantisation).
+    Raises FamilyError for an unknown family or damaged weights.
+    """
+    import transformers
+
+    family = family_of(path, revision)
+    where = torch.device(device) if str(device) != "auto" else default_device()
+    floating = dtype if isinstance(dtype, torch.dtype) else default_dtype(dtype, where)
+    model_class = getattr(transformers, family.model_class)
+    options: dict[str, Any] = {"dtype": floating, "use_safetensors": True, "device_map": {"": str(where)}}
+    if attention:
+        options["attn_implementation"] = attention
+    if revision:
+        options["revision"] = revision
+    if quantise == "nf4":
+        from sordino.compress.quantize import nf4_config
+
+        options["quantization_config"] = nf4_config(family, floating)
+    try:
+        model, report = model_class.from_pretrained(path, output_loading_info=True, **options)
+    except FamilyError:
+        raise
+    except Exception as error:  # safetensors and transformers raise many types for damaged files
+        if isinstance(error, (torch.OutOfMemoryError, MemoryError, KeyboardInterrupt)):
+            raise
+        raise FamilyError(
+            f"the weights in {path} do not load: {type(error).__name__}: {error}.",
+            "Copy or make the model again.",
+        ) from error
+    missing = sorted(report["missing_keys"])
+    if missing:
+        raise FamilyError(
+            f"{path} lacks {len(missing)} weights that its config.json promises, {missing[0]} among them.",
+            "The checkpoint is incomplete or its layer counts are wrong: make it again.",
+        )
+    if report.get("mismatched_keys"):
+        raise FamilyError(
+            f"{path} holds weights of other shapes than config.json says: {report['mismatched_keys']}."
+        )
+    model.eval()
+    if quantise or getattr(model, "is_quantized", False):
+        from sordino.compress.quantize import set_compute_dtype
+
+        set_compute_dtype(model, floating)
+    return SpeechModel(family, model, family.load_processor(path), path)
+
+
+def save(speech: SpeechModel, directory: Path) -> None:
+    """Write a checkpoint that stock `from_pretrained` loads: safetensors, config, generation config, processor."""
+    speech.model.save_pretrained(str(directory))
+    speech.processor.save_pretrained(str(directory))
+    write_tied_flag(directory, speech.model)
+
+
+def write_tied_flag(directory: Path, model: Any) -> None:
+    """State at config.json's top level whether head and embedding are one tensor.
+
+    Left out, engines inherit the class default and one of them ran untied models with a tied head.
+    """
+    file = directory / "config.json"
+    config = json.loads(file.read_text(encoding="utf-8"))
+    tied = model.get_output_embeddings().weight is model.get_input_embeddings().weight
+    config["tie_word_embeddings"] = tied
+    if "text_config" in config:
+        config["text_config"]["tie_word_embeddings"] = tied
+    file.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
