@@ -1,0 +1,267 @@
+"""The run-directory contract: what a finished stage looks like, and how it gets there without ever being half there.
+
+A stage works in `<NN-name>.partial/`, then its files are flushed to disk, `stage.json` is written last with
+`complete: true`, and the directory is renamed into place. A kill at any instant leaves either the old result, or a
+`.partial` directory from which the same stage resumes (if its settings and parents are the same) or starts again.
+
+stage.json holds what made the directory: the resolved section, parents as (path, hash), versions, git commit,
+seed, device, seconds, peak memory, and the fingerprint of every file. Children record their parents' hash, so a
+change anywhere above shows.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from sordino.errors import ArtifactError
+
+STAGE_FILE = "stage.json"
+REQUEST_FILE = ".request.json"
+STATE_DIR = ".state"  # resume points; not part of the finished artefact
+WHOLE_FILE_BYTES = 256 * 2**20  # files up to this size are hashed whole
+SAMPLE_BYTES = 2**20
+SAMPLES = 64
+VERSIONED = ("sordino", "torch", "transformers", "peft", "bitsandbytes", "safetensors", "sacrebleu", "soundfile")
+
+
+@dataclass(frozen=True)
+class Parent:
+    """Something a stage was made from. path is relative to the run directory where it lies inside."""
+
+    path: str
+    hash: str
+
+    def to_json(self) -> dict[str, str]:
+        return {"path": self.path, "hash": self.hash}
+
+
+def write_json(file: Path, value: Any) -> None:
+    """Write JSON so that the file is either the old one or the whole new one, also after a power cut."""
+    write_text(file, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_text(file: Path, text: str) -> None:
+    """Write text beside, flush it to disk, rename. Raises ArtifactError where the disk is full."""
+    beside = file.with_name(f".{file.name}.{os.getpid()}.tmp")
+    try:
+        with beside.open("w", encoding="utf-8") as out:
+            out.write(text)
+            out.flush()
+            os.fsync(out.fileno())
+        beside.replace(file)
+    except OSError:
+        beside.unlink(missing_ok=True)
+        raise
+
+
+def read_json(file: Path) -> Any:
+    """Raises ArtifactError for a missing or damaged file."""
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ArtifactError(f"{file} is missing.", "Run the stage that makes it again.") from error
+    except ValueError as error:
+        raise ArtifactError(f"{file} is damaged: {error}.", "Delete its directory and run the stage again.") from error
+
+
+def fingerprint_file(file: Path) -> str:
+    """SHA-256 of a file; above 256 MiB, of its size and 64 evenly spaced samples of 1 MiB, first and last included.
+
+    Whole-file hashes of 16 GB checkpoints would cost minutes at every look; the samples see every truncation,
+    every other file and every retraining, though not a few flipped bits in between.
+    """
+    digest = hashlib.sha256()
+    size = file.stat().st_size
+    with file.open("rb") as data:
+        if size <= WHOLE_FILE_BYTES:
+            while block := data.read(SAMPLE_BYTES):
+                digest.update(block)
+        else:
+            digest.update(f"sampled {size}".encode())
+            for i in range(SAMPLES):
+                data.seek((size - SAMPLE_BYTES) * i // (SAMPLES - 1))
+                digest.update(data.read(SAMPLE_BYTES))
+    return digest.hexdigest()
+
+
+def outputs(directory: Path) -> dict[str, str]:
+    """Relative path -> fingerprint of every file that is part of the artefact."""
+    files = sorted(p for p in directory.rglob("*") if p.is_file())
+    relative = ((p.relative_to(directory), p) for p in files)
+    return {
+        r.as_posix(): fingerprint_file(p)
+        for r, p in relative
+        if r.name != STAGE_FILE and not r.parts[0].startswith(".")
+    }
+
+
+def combined(prints: Mapping[str, str]) -> str:
+    """One hash of many fingerprints."""
+    text = json.dumps(dict(sorted(prints.items())))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def fingerprint(path: Path) -> str:
+    """Hash of a directory's model or data files, or of one file."""
+    if path.is_file():
+        return fingerprint_file(path)
+    return combined(outputs(path))
+
+
+def read_stage(directory: Path) -> dict[str, Any] | None:
+    """stage.json of a finished stage; None where the stage has not finished."""
+    if not (directory / STAGE_FILE).is_file():
+        return None
+    stage: dict[str, Any] = read_json(directory / STAGE_FILE)
+    return stage if stage.get("complete") is True else None
+
+
+def why_stale(directory: Path, section: Mapping[str, Any], parents: Sequence[Parent]) -> str | None:
+    """Why the stage must run, in words; None where the finished artefact is of this section and these parents."""
+    stage = read_stage(directory)
+    if stage is None:
+        return "was interrupted" if partial_of(directory).exists() else "not run yet"
+    old = stage["section"]
+    changed = sorted(k for k in {*old, *section} if old.get(k) != section.get(k))
+    if changed:
+        return "settings changed: " + ", ".join(changed)
+    before = {p["path"]: p["hash"] for p in stage["parents"]}
+    now = {p.path: p.hash for p in parents}
+    if before != now:
+        return "made from other inputs: " + ", ".join(sorted(k for k in {*before, *now} if before.get(k) != now.get(k)))
+    lost = [name for name in stage["outputs"] if not (directory / name).is_file()]
+    if lost:
+        return f"{lost[0]} is missing"
+    return None
+
+
+def partial_of(directory: Path) -> Path:
+    return directory.with_name(directory.name + ".partial")
+
+
+@contextmanager
+def building(
+    directory: Path, section: Mapping[str, Any], parents: Sequence[Parent], facts: Mapping[str, Any]
+) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """Work in the partial directory; on leaving without an exception it becomes `directory`.
+
+    Yields (partial directory, extra facts to record in stage.json). A partial directory of the same section and
+    parents is kept for resuming; any other is removed first. The finished directory is replaced only at the end.
+    """
+    partial = partial_of(directory)
+    request = {"section": dict(section), "parents": [p.to_json() for p in parents]}
+    if partial.exists() and not _same_request(partial, request):
+        shutil.rmtree(partial)
+    partial.mkdir(parents=True, exist_ok=True)
+    write_json(partial / REQUEST_FILE, request)
+    extra: dict[str, Any] = {}
+    start = time.perf_counter()
+    yield partial, extra
+    prints = outputs(partial)
+    stage = {
+        **request,
+        **facts,
+        "versions": versions(),
+        "git": git_state(),
+        "seconds": round(time.perf_counter() - start, 3),
+        "peak_memory_bytes": peak_memory(),
+        **extra,
+        "outputs": prints,
+        "hash": combined(prints),
+        "complete": True,
+    }
+    finish(partial, directory, stage)
+
+
+def _same_request(partial: Path, request: Mapping[str, Any]) -> bool:
+    file = partial / REQUEST_FILE
+    return file.is_file() and read_json(file) == json.loads(json.dumps(request))
+
+
+def finish(partial: Path, directory: Path, stage: Mapping[str, Any]) -> None:
+    """Flush every file, drop the resume state, write stage.json last, rename into place."""
+    shutil.rmtree(partial / STATE_DIR, ignore_errors=True)
+    (partial / REQUEST_FILE).unlink(missing_ok=True)
+    for file in partial.rglob("*"):
+        if file.is_file():
+            with file.open("rb") as data:
+                os.fsync(data.fileno())
+    write_json(partial / STAGE_FILE, stage)
+    old = directory.with_name(f".{directory.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if directory.exists():
+        directory.rename(old)
+    partial.rename(directory)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for name in VERSIONED:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def git_state() -> dict[str, Any] | None:
+    """Commit and dirty flag of the source tree that runs; None where it is no git checkout."""
+    here = Path(__file__).parent
+
+    def git(*words: str) -> str:
+        return subprocess.run(["git", *words], cwd=here, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        if "site-packages" in here.parts:
+            return None
+        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "-uno"))}
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def peak_memory() -> int:
+    """Peak bytes of this process: on CUDA what torch allocated, else resident memory."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        return int(torch.cuda.max_memory_allocated())
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return int(peak if sys.platform == "darwin" else peak * 1024)
+
+
+def append_jsonl(file: Path, row: Mapping[str, Any]) -> None:
+    """Append one line and flush it to disk: a long stage's progress."""
+    with file.open("a", encoding="utf-8") as out:
+        out.write(json.dumps(row, ensure_ascii=False) + "\n")
+        out.flush()
+        os.fsync(out.fileno())
+
+
+def read_jsonl(file: Path) -> list[dict[str, Any]]:
+    """Finished lines of a progress file; a last line torn by a kill is cut off the file."""
+    if not file.is_file():
+        return []
+    data = file.read_bytes()
+    whole, torn, rest = data.rpartition(b"\n")
+    if rest:
+        with file.open("r+b") as out:
+            out.truncate(len(whole) + len(torn))
+    try:
+        return [json.loads(line) for line in whole.decode("utf-8").splitlines() if line]
+    except ValueError as error:
+        raise ArtifactError(f"{file} is damaged: {error}.", "Delete its directory and run the stage again.") from error

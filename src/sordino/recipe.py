@@ -1,0 +1,399 @@
+"""Recipes: one experiment per YAML file, one section per stage.
+
+A section that is present is a stage that runs. `load` reads the file, applies `key=value` overrides, refuses
+unknown keys (with the near match), checks types and contradictions, and reports all mistakes at once. The result
+is frozen and fully resolved: what is recorded in stage.json is what ran.
+
+The field tables below are the reference: one place owns a setting's name, type, default and meaning.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from sordino.errors import RecipeError
+from sordino.languages import language_code, language_name
+
+ScopeName = Literal["decoder", "encoder", "both"]
+Precision = Literal["auto", "float32", "bfloat16", "bfloat16-mixed"]
+
+
+@dataclass(frozen=True)
+class PromptSection:
+    """How the model is asked. `{source}` and `{target}` become English language names."""
+
+    style: Literal["chat", "base"] = "chat"  # base: audio then instruction, for models without a chat template
+    system: str | None = "You are a professional translator."
+    instruction: str = "Translate the {source} speech into {target}:"
+    example: tuple[str, ...] = ()  # one-shot: a sentence and its translation, asked and answered as text before
+
+
+@dataclass(frozen=True)
+class SplitSection:
+    """Sizes of the held-out splits: a number of clips, or a fraction below 1. What is left is for training."""
+
+    select: float = 100  # chooses the layers
+    dev: float = 100  # watched while training
+    test: float = 100  # the final scores, nothing else
+    by: Literal["group", "segment"] = "group"  # segment: random by clip, as the paper did; leaks talks and speakers
+
+
+@dataclass(frozen=True)
+class CorpusSection:
+    corpus: str = "folder"
+    path: str = ""
+    texts: str | None = None  # the table, where the folder holds several
+    rows: int | None = None  # a seeded sample of so many clips
+
+
+@dataclass(frozen=True)
+class DataSection(CorpusSection):
+    splits: SplitSection = SplitSection()
+    extra: CorpusSection | None = None  # out-of-domain training clips, e.g. CoVoST2
+    min_seconds: float = 0.1
+    max_seconds: float = 30.0
+
+
+@dataclass(frozen=True)
+class TrainSection:
+    epochs: float = 3
+    batch_size: int = 4  # clips a step
+    accumulate: int = 1  # a step's clips are run in so many parts
+    lr: float = 1e-5
+    scheduler: Literal["cosine", "linear", "constant"] = "cosine"
+    warmup_ratio: float = 0.0
+    weight_decay: float = 0.0
+    max_grad_norm: float = 1.0
+    precision: Precision = "auto"  # auto: float32 on a CPU, bfloat16-mixed on an accelerator
+    gradient_checkpointing: bool = False
+    freeze: tuple[Literal["encoder", "projector", "embeddings"], ...] = ()
+    max_steps: int | None = None  # cut the training short
+    checkpoint_steps: int | None = None  # write a resume point every so many steps; default: once an epoch
+
+
+@dataclass(frozen=True)
+class FinetuneSection(TrainSection):
+    weight_decay: float = 0.001
+
+
+@dataclass(frozen=True)
+class RankSection:
+    method: Literal["iterative", "middle", "explicit"] = "iterative"
+    scope: ScopeName = "decoder"
+    criterion: Literal["auto", "chrf", "chrf++", "bleu", "loss"] = "auto"  # auto: chrF for zh and ja, else chrF++
+    remove: int = 8  # layers to remove, one a round
+    layers: tuple[str, ...] = ()  # explicit: "12" or "decoder.12" or "encoder.3", in removal order
+    protect_first: int = 1  # layers at the start that are never candidates
+    protect_last: int = 1
+    clips: int | None = None  # so many clips of the select split; default: all
+    batch_size: int = 16
+    max_new_tokens: int = 256
+
+
+@dataclass(frozen=True)
+class PruneSection:
+    of: Literal["auto", "teacher", "base"] = "auto"  # auto: the teacher where there is one
+    remove: int | None = None  # take so many of the ranking's removals; default: all of them
+
+
+@dataclass(frozen=True)
+class PseudolabelSection:
+    batch_size: int = 16
+    max_new_tokens: int = 256
+
+
+@dataclass(frozen=True)
+class MixSection:
+    """What a student is trained on. Pairs (audio, text) that occur twice are kept once."""
+
+    authentic: bool = True
+    pseudo: bool = True
+    oversample: int = 1  # repeat the in-domain pairs so many times
+    extra: int = 0  # add so many out-of-domain clips (data.extra)
+
+
+@dataclass(frozen=True)
+class DistilSection(TrainSection):
+    epochs: float = 4
+    mix: MixSection = MixSection()
+    heal: Literal["once", "each"] = "once"  # each: train after every single removal
+
+
+@dataclass(frozen=True)
+class QloraSection(TrainSection):
+    epochs: float = 4
+    start: Literal["auto", "base", "teacher", "pruned", "student"] = "auto"  # auto: the latest model of the chain
+    quantise: Literal["nf4", "none"] = "nf4"
+    rank: int = 64
+    alpha: int = 128
+    rslora: bool = True
+    dropout: float = 0.0
+    scope: Literal["all", "decoder"] = "all"  # all: every linear layer, audio encoder and projector included
+    mix: MixSection = MixSection()
+
+
+@dataclass(frozen=True)
+class MergeSection:
+    """The adapter goes into the 16-bit model it was trained on; quantisation comes after."""
+
+
+@dataclass(frozen=True)
+class ExportSection:
+    formats: tuple[Literal["bf16", "nf4"], ...] = ("nf4",)
+    of: Literal["auto", "base", "teacher", "pruned", "student", "merged"] = "auto"
+
+
+@dataclass(frozen=True)
+class TranslateSection:
+    split: Literal["dev", "test"] = "test"
+    systems: tuple[str, ...] = ()  # default: every model of the chain
+    batch_size: int = 16
+    max_new_tokens: int = 256
+
+
+@dataclass(frozen=True)
+class EvaluateSection:
+    metrics: tuple[str, ...] = ("bleu", "chrf", "chrf++")
+    bootstrap: int = 1000  # resamples behind each 95 % interval
+
+
+@dataclass(frozen=True)
+class ReportSection:
+    samples: int = 8  # clips shown side by side
+
+
+@dataclass(frozen=True)
+class Recipe:
+    name: str = "{source}-{target}"  # the run's directory under `out`; language codes are filled in
+    out: str = "runs"
+    model: str = ""  # a local directory or a Hub id
+    revision: str | None = None  # of a Hub model
+    source: str = "en"
+    target: str = "de"
+    seed: int = 0
+    device: str = "auto"
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"  # for everything but training
+    attention: Literal["sdpa", "eager", "flash_attention_2"] | None = None
+    prompt: PromptSection = PromptSection()
+    data: DataSection | None = None
+    finetune: FinetuneSection | None = None
+    rank: RankSection | None = None
+    prune: PruneSection | None = None
+    pseudolabel: PseudolabelSection | None = None
+    distil: DistilSection | None = None
+    qlora: QloraSection | None = None
+    merge: MergeSection | None = None
+    export: ExportSection | None = None
+    translate: TranslateSection | None = field(default_factory=TranslateSection)
+    evaluate: EvaluateSection | None = field(default_factory=EvaluateSection)
+    report: ReportSection | None = field(default_factory=ReportSection)
+
+    @property
+    def directory(self) -> Path:
+        return Path(self.out) / self.name
+
+    @property
+    def criterion(self) -> str:
+        """The ranking's criterion with `auto` resolved."""
+        wanted = self.rank.criterion if self.rank else "auto"
+        if wanted != "auto":
+            return wanted
+        return "chrf" if language_code(self.target) in ("zh", "ja") else "chrf++"
+
+
+def load(file: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe and apply `key=value` overrides (dotted keys, YAML values).
+
+    Raises RecipeError that lists every mistake.
+    """
+    path = Path(file)
+    if not path.is_file():
+        raise RecipeError(f"there is no recipe {path}.", "recipes/ holds examples to copy.")
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{path} is not valid YAML: {error}.") from error
+    if not isinstance(raw, dict):
+        raise RecipeError(f"{path} holds no settings.", "A recipe is a YAML mapping; see recipes/demo.yaml.")
+    problems: list[str] = []
+    for override in overrides:
+        _override(raw, override, problems)
+    recipe = parse(raw, problems, str(path))
+    return recipe
+
+
+def parse(raw: Mapping[str, Any], problems: list[str], origin: str) -> Recipe:
+    """A mapping -> Recipe with names resolved. Raises RecipeError with all of `problems` and its own."""
+    recipe = typing.cast(Recipe, _section(Recipe, raw, "", problems))
+    if not problems:
+        _contradictions(recipe, problems)
+    if problems:
+        raise RecipeError(f"{origin}: " + "; ".join(problems) + ".")
+    try:
+        name = recipe.name.format(source=language_code(recipe.source), target=language_code(recipe.target))
+    except (KeyError, IndexError, ValueError) as error:
+        raise RecipeError(f"{origin}: name: '{recipe.name}' may use {{source}} and {{target}} only.") from error
+    if "/" in name or name in ("", ".", ".."):
+        raise RecipeError(f"{origin}: name: '{name}' must be a plain directory name.", "Use `out` for its parent.")
+    return dataclasses.replace(recipe, name=name)
+
+
+def instruction(recipe: Recipe) -> str:
+    """The instruction with language names filled in; for a target equal to the source, a transcript is asked."""
+    return fill_instruction(recipe.prompt.instruction, recipe.source, recipe.target)
+
+
+def fill_instruction(template: str, source: str, target: str) -> str:
+    return template.replace("{source}", language_name(source)).replace("{target}", language_name(target))
+
+
+def _override(raw: dict[str, Any], override: str, problems: list[str]) -> None:
+    key, sep, text = override.partition("=")
+    if not sep or not key:
+        problems.append(f"'{override}' is not key=value")
+        return
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        problems.append(f"{key}: '{text}' is not a YAML value")
+        return
+    node = raw
+    *path, last = key.split(".")
+    for part in path:
+        if node.get(part) is None:
+            node[part] = {}
+        node = node[part]
+        if not isinstance(node, dict):
+            problems.append(f"{key}: '{part}' is not a section")
+            return
+    if value is None and isinstance(node.get(last), dict) and not path:
+        node.pop(last)  # `distil=` switches a stage off
+        return
+    node[last] = value
+
+
+def _section(cls: type, raw: Any, where: str, problems: list[str]) -> Any:
+    """A frozen section from a mapping; every unknown key and wrong type is added to `problems`."""
+    if raw is None:
+        raw = {}
+    if not isinstance(raw, dict):
+        problems.append(f"{where or 'the recipe'}: expected settings, found {raw!r}")
+        return cls()
+    hints = typing.get_type_hints(cls)
+    names = [f.name for f in dataclasses.fields(cls)]
+    values: dict[str, Any] = {}
+    for key, value in raw.items():
+        spot = f"{where}.{key}" if where else str(key)
+        if key not in names:
+            near = difflib.get_close_matches(str(key), names, 1)
+            hint = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(names)}"
+            problems.append(f"unknown key '{spot}' ({hint})")
+            continue
+        values[key] = _value(hints[key], value, spot, problems)
+    return cls(**values)
+
+
+def _value(hint: Any, value: Any, where: str, problems: list[str]) -> Any:
+    """One value checked against its type hint."""
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        inner = [a for a in args if a is not type(None)]
+        sections = [a for a in inner if dataclasses.is_dataclass(a)]
+        if value is None and not sections:
+            return None
+        # `export:` with nothing under it asks for the stage with its defaults; `export: false` leaves it out
+        if sections:
+            return None if value is False else _value(sections[0], value, where, problems)
+        return _value(inner[0], value, where, problems)
+    if dataclasses.is_dataclass(hint):
+        return _section(typing.cast(type, hint), {} if value is True else value, where, problems)
+    if origin is Literal:
+        if value not in args:
+            problems.append(f"{where}: {value!r} is not one of {', '.join(map(str, args))}")
+        return value
+    if origin is tuple:
+        if not isinstance(value, (list, tuple)):
+            value = [value]
+        return tuple(_value(args[0], item, where, problems) for item in value)
+    return _scalar(hint, value, where, problems)
+
+
+def _scalar(hint: type, value: Any, where: str, problems: list[str]) -> Any:
+    if hint is str and isinstance(value, int) and not isinstance(value, bool):
+        return str(value)  # `layers: [12, 13]`
+    if hint is float and isinstance(value, str):
+        try:
+            return float(value)  # YAML reads 1e-5 as a string
+        except ValueError:
+            pass
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
+        problems.append(f"{where}: expected {hint.__name__}, found {value!r}")
+    return value
+
+
+def _contradictions(recipe: Recipe, problems: list[str]) -> None:
+    """Settings that are each valid but cannot be together."""
+    if not recipe.model:
+        problems.append("model: missing (a directory or a Hub id)")
+    if recipe.data is None or not recipe.data.path:
+        problems.append("data.path: missing (where the corpus is)")
+    if len(recipe.prompt.example) not in (0, 2):
+        problems.append("prompt.example: give a sentence and its translation, or nothing")
+    rank = recipe.rank
+    if rank and rank.method == "explicit" and not rank.layers:
+        problems.append("rank.layers: method 'explicit' needs the layers to remove")
+    if rank and rank.method != "explicit" and rank.layers:
+        problems.append(f"rank.layers: not used by method '{rank.method}'; use method: explicit")
+    if rank and rank.method != "explicit" and rank.remove < 1:
+        problems.append("rank.remove: must be at least 1")
+    if recipe.prune and not rank:
+        problems.append("prune: needs the rank section (method: explicit takes a list by hand)")
+    if recipe.prune and recipe.prune.of == "teacher" and not recipe.finetune:
+        problems.append("prune.of: there is no teacher without the finetune section")
+    if recipe.distil and not recipe.prune:
+        problems.append("distil: needs the prune section, since it heals a pruned model")
+    if recipe.pseudolabel and not recipe.finetune:
+        problems.append("pseudolabel: needs the finetune section, which makes the teacher")
+    if recipe.merge and not recipe.qlora:
+        problems.append("merge: needs the qlora section, which makes the adapter")
+    for name in ("distil", "qlora"):
+        section = getattr(recipe, name)
+        if section is None:
+            continue
+        if section.mix.pseudo and not recipe.pseudolabel:
+            problems.append(f"{name}.mix.pseudo: needs the pseudolabel section, or set it to false")
+        if not section.mix.pseudo and not section.mix.authentic and not section.mix.extra:
+            problems.append(f"{name}.mix: nothing is left to train on")
+        if section.mix.extra and (recipe.data is None or recipe.data.extra is None):
+            problems.append(f"{name}.mix.extra: needs data.extra, the out-of-domain corpus")
+    _starts(recipe, problems)
+    for name in ("finetune", "distil", "qlora"):
+        section = getattr(recipe, name)
+        if section and (section.epochs <= 0 or section.batch_size < 1 or section.accumulate < 1):
+            problems.append(f"{name}: epochs, batch_size and accumulate must be positive")
+        if section and section.batch_size % section.accumulate:
+            problems.append(f"{name}.accumulate: must divide batch_size")
+
+
+def _starts(recipe: Recipe, problems: list[str]) -> None:
+    """Every model that a section names must be one that the recipe makes."""
+    made = {"base"}
+    made |= {"teacher"} if recipe.finetune else set()
+    made |= {"pruned"} if recipe.prune else set()
+    made |= {"student"} if recipe.distil else set()
+    made |= {"merged"} if recipe.merge else set()
+    for where, section, key in (("qlora.start", recipe.qlora, "start"), ("export.of", recipe.export, "of")):
+        wanted = getattr(section, key, "auto")
+        if wanted not in ("auto", *made):
+            problems.append(f"{where}: this recipe makes no '{wanted}' model")
