@@ -1,0 +1,103 @@
+"""Audio features of clips, computed once: the tower's output depends on the clip and the tower alone.
+
+Decoder layers come and go, the decoder is trained and quantised; as long as the audio tower's weights are the same
+bytes, a clip's features (A, D) are the same. They are kept in the run's `cache/`, one safetensors file a clip, under
+a name made of the tower's hash and the samples' hash. The directory can be deleted at any time.
+
+Clips are encoded one by one, so a clip's features do not depend on what else was in its batch and a resumed stage
+sees the same numbers as an uninterrupted one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from sordino.data.audio import load_clip
+from sordino.data.clip import SAMPLE_RATE, Clip
+from sordino.families.base import SpeechModel, Waveform
+from sordino.progress import bar
+
+
+@dataclass(frozen=True)
+class Heard:
+    """A clip as the decoder's input needs it. ids: prompt with expanded placeholders; seconds: of audio."""
+
+    clip: Clip
+    ids: list[int]
+    seconds: float
+    stored: Tensor | Path  # a cached clip's features stay on disk until they are used
+
+    @property
+    def tower(self) -> Tensor:
+        """(A, D), on the CPU."""
+        return self.stored if isinstance(self.stored, Tensor) else load_file(self.stored)["tower"]
+
+
+def tower_hash(speech: SpeechModel) -> str:
+    """Hash of everything that decides a clip's tower output: family, weights, dtype, device type."""
+    digest = hashlib.sha256(f"{speech.family.model_type} {speech.device.type}".encode())
+    for name, tensor in speech.part("encoder").state_dict().items():
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:24]
+
+
+class Features:
+    """Tower outputs of clips by one model, kept in a directory (or only recomputed, where none is given)."""
+
+    def __init__(self, speech: SpeechModel, cache: Path | None) -> None:
+        self.speech = speech
+        self.directory = cache / tower_hash(speech) if cache else None
+        if self.directory:
+            self.directory.mkdir(parents=True, exist_ok=True)
+
+    @torch.no_grad()
+    def hear(self, clip: Clip, prompt: str) -> Heard:
+        """Features and prompt ids of one clip. Raises DataError for a clip that cannot be read."""
+        wave = load_clip(clip)
+        return self.hear_wave(clip, wave, prompt)
+
+    @torch.no_grad()
+    def hear_wave(self, clip: Clip, wave: Waveform, prompt: str) -> Heard:
+        """As `hear`, for samples (n,) already read."""
+        encoded = self.speech.family.encode(self.speech.processor, [wave], [prompt])
+        ids, seconds = encoded.input_ids[0], len(wave) / SAMPLE_RATE
+        file = self._file(wave)
+        if file and file.is_file():
+            return Heard(clip, ids, seconds, file)
+        rows = self.speech.family.tower(self.speech.model, encoded.mel, encoded.frames)[0].cpu().contiguous()
+        if file:
+            _store(rows, file)
+        return Heard(clip, ids, seconds, file or rows)
+
+    def hear_all(self, clips: Sequence[Clip], prompt: str, label: str = "encoding audio") -> list[Heard]:
+        heard = []
+        with bar(label, len(clips)) as advance:
+            for clip in clips:
+                heard.append(self.hear(clip, prompt))
+                advance(1)
+        return heard
+
+    def _file(self, wave: Waveform) -> Path | None:
+        if self.directory is None:
+            return None
+        return self.directory / f"{hashlib.sha256(np.ascontiguousarray(wave).tobytes()).hexdigest()[:32]}.safetensors"
+
+
+def _store(rows: Tensor, file: Path) -> None:
+    """Atomic, so that a kill leaves no half file; not flushed, since it can be computed again."""
+    beside = file.with_suffix(f".{os.getpid()}.tmp")
+    try:
+        save_file({"tower": rows}, beside)
+        beside.replace(file)
+    finally:
+        beside.unlink(missing_ok=True)

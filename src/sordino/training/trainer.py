@@ -1,0 +1,257 @@
+"""One training loop for teacher, student and adapter.
+
+A plain loop, because three things are needed that a general trainer does not promise together: a run killed at any
+instant resumes to the same bytes, no state is pickled, and the loss is the mean over the answer tokens of the whole
+step (transformers' own Qwen2-Audio loss is multiplied by the accumulation steps). Logits are computed at answer
+positions alone, which spares a (B, S, 156,032) tensor.
+
+Resume points hold the trained weights and the optimizer's moments as safetensors, and the step and log as JSON; each
+is written beside and renamed, the newest whole one counts. The order of batches and every step's random numbers are
+functions of the seed alone, so nothing else is needed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import math
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from sordino.errors import DataError
+from sordino.families.base import SpeechModel
+from sordino.progress import bar
+from sordino.recipe import TrainSection
+from sordino.training.collate import IGNORED, Batch, Example, collate, epoch_batches
+
+CHECKPOINT = "step-"
+
+
+@dataclass(frozen=True)
+class Trained:
+    """steps: optimizer steps; log: one {step, epoch, loss, lr} per step; tokens: answer tokens seen."""
+
+    steps: int
+    log: tuple[dict[str, float], ...]
+    tokens: int
+
+
+def precision_of(section: TrainSection, device: torch.device) -> str:
+    """'auto' resolved: float32 on a CPU, bfloat16 products with float32 weights on an accelerator."""
+    if section.precision != "auto":
+        return section.precision
+    return "float32" if device.type == "cpu" else "bfloat16-mixed"
+
+
+def weight_dtype(section: TrainSection, device: torch.device) -> torch.dtype:
+    """The type the trained weights (and with them the optimizer's moments) are held in."""
+    return torch.bfloat16 if precision_of(section, device) == "bfloat16" else torch.float32
+
+
+def freeze(speech: SpeechModel, section: TrainSection) -> None:
+    """Train every weight but those of the frozen parts; what the family never trains stays frozen."""
+    fixed = {name for name, p in speech.model.named_parameters() if not p.requires_grad}
+    for part in section.freeze:
+        speech.part(part).requires_grad_(False)
+    assert all(not p.requires_grad for name, p in speech.model.named_parameters() if name in fixed)
+
+
+def batch_loss(speech: SpeechModel, batch: Batch) -> tuple[Tensor, int]:
+    """Sum of the answer tokens' cross-entropy (nats) and their number.
+
+    tower (N, D) -> projector (N, H) -> embeddings (B, S, H) -> decoder -> head at answer positions (K, V).
+    """
+    if batch.tower is not None:
+        rows = batch.tower.to(speech.dtype)
+    else:
+        assert batch.encoded is not None
+        rows = torch.cat(speech.family.tower(speech.model, batch.encoded.mel, batch.encoded.frames))
+    embeds = speech.embed(batch.ids, speech.family.project(speech.model, rows))
+    hidden = speech.model.model(inputs_embeds=embeds, attention_mask=batch.mask, use_cache=False).last_hidden_state
+    wanted = batch.labels[:, 1:]
+    at = wanted != IGNORED
+    logits = speech.model.get_output_embeddings()(hidden[:, :-1][at]).float()
+    return nn.functional.cross_entropy(logits, wanted[at], reduction="sum"), int(at.sum())
+
+
+def plan_steps(lengths: Sequence[float], section: TrainSection, seed: int) -> list[list[int]]:
+    """The batches of the whole training, in order; fractions of an epoch and max_steps cut it."""
+    per_epoch = math.ceil(len(lengths) / section.batch_size)
+    total = max(1, round(section.epochs * per_epoch))
+    if section.max_steps is not None:
+        total = min(total, section.max_steps)
+    epochs = (epoch_batches(lengths, section.batch_size, epoch, seed) for epoch in itertools.count())
+    return list(itertools.islice(itertools.chain.from_iterable(epochs), total))
+
+
+def train(
+    speech: SpeechModel,
+    examples: Sequence[Example],
+    section: TrainSection,
+    *,
+    prompt: str,
+    seed: int,
+    state: Path,
+    label: str,
+    dev: Sequence[Example] = (),
+) -> Trained:
+    """Train the weights that require a gradient, in place; resumes from `state` where it holds a resume point.
+
+    dev: held-out examples whose loss is logged at the end of every epoch.
+    Raises DataError where there is nothing to train on, or the loss is no longer a number.
+    """
+    if not examples:
+        raise DataError(f"{label}: no training clips.", "Look at 10-data/train.jsonl and the stage's mix.")
+    steps = plan_steps([e.length for e in examples], section, seed)
+    per_epoch = math.ceil(len(examples) / section.batch_size)
+    every = section.checkpoint_steps or per_epoch
+    run = _Run.of(speech, section, len(steps), state)
+    done = run.resume()
+    mixed = precision_of(section, speech.device) == "bfloat16-mixed"
+    if section.gradient_checkpointing:
+        speech.model.gradient_checkpointing_enable({"use_reentrant": False})
+    speech.model.train()
+    part = section.batch_size // section.accumulate
+    try:
+        with bar(label, len(steps), done) as advance:
+            for step in range(done, len(steps)):
+                torch.manual_seed(seed * 1_000_003 + step)  # dropout depends on the step, not on what ran before
+                loss = _accumulate(speech, [examples[i] for i in steps[step]], part, prompt, mixed)
+                if not math.isfinite(loss):
+                    raise DataError(
+                        f"{label}: the loss became {loss} at step {step + 1}.", "Lower lr or raise warmup_ratio."
+                    )
+                row = {"step": step + 1, "epoch": round((step + 1) / per_epoch, 4), "loss": loss}
+                row["lr"] = run.update(section.max_grad_norm)
+                if dev and ((step + 1) % per_epoch == 0 or step + 1 == len(steps)):
+                    row["dev_loss"] = mean_loss(speech, dev, section.batch_size, prompt, mixed)
+                run.log.append(row)
+                advance(1)
+                if (step + 1) % every == 0 and step + 1 < len(steps):
+                    run.checkpoint(step + 1)
+    finally:
+        speech.model.eval()
+        if section.gradient_checkpointing:
+            speech.model.gradient_checkpointing_disable()
+    tokens = sum(len(examples[i].answer) for batch in steps for i in batch)
+    return Trained(len(steps), tuple(run.log), tokens)
+
+
+def _autocast(speech: SpeechModel, mixed: bool) -> contextlib.AbstractContextManager[Any]:
+    return torch.autocast(speech.device.type, torch.bfloat16) if mixed else contextlib.nullcontext()
+
+
+def _accumulate(speech: SpeechModel, chosen: Sequence[Example], part: int, prompt: str, mixed: bool) -> float:
+    """Gradients of the mean loss over all answer tokens of a step, run in parts. Returns that mean (nats a token)."""
+    total = sum(len(e.answer) for e in chosen)
+    sum_loss = 0.0
+    for start in range(0, len(chosen), part):
+        batch = collate(speech, chosen[start : start + part], prompt)
+        with _autocast(speech, mixed):
+            loss, _ = batch_loss(speech, batch)
+        (loss / total).backward()  # type: ignore[no-untyped-call]
+        sum_loss += float(loss.detach())
+    return sum_loss / total
+
+
+@torch.no_grad()
+def mean_loss(speech: SpeechModel, examples: Sequence[Example], size: int, prompt: str, mixed: bool = False) -> float:
+    """Teacher-forced cross-entropy of held-out answers, nats a token; leaves the mode (train, eval) as it was."""
+    training = speech.model.training
+    speech.model.eval()
+    order = sorted(range(len(examples)), key=lambda i: examples[i].length)
+    total, tokens = 0.0, 0
+    for start in range(0, len(order), size):
+        with _autocast(speech, mixed):
+            loss, n = batch_loss(speech, collate(speech, [examples[i] for i in order[start : start + size]], prompt))
+        total, tokens = total + float(loss), tokens + n
+    speech.model.train(training)
+    return total / tokens
+
+
+@dataclass
+class _Run:
+    """Weights, optimizer, schedule and log of a training, and its resume points."""
+
+    names: Sequence[str]
+    weights: Sequence[nn.Parameter]
+    optimizer: torch.optim.Optimizer
+    scheduler: Any
+    log: list[dict[str, float]]
+    state: Path
+
+    @classmethod
+    def of(cls, speech: SpeechModel, section: TrainSection, steps: int, state: Path) -> _Run:
+        from transformers import get_scheduler
+
+        trained = [(n, p) for n, p in speech.model.named_parameters() if p.requires_grad]
+        matrices = [p for _, p in trained if p.ndim >= 2]
+        vectors = [p for _, p in trained if p.ndim < 2]  # norms and biases are not decayed
+        groups = [{"params": matrices, "weight_decay": section.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+        optimizer = torch.optim.AdamW([g for g in groups if g["params"]], lr=section.lr)
+        scheduler = get_scheduler(section.scheduler, optimizer, round(section.warmup_ratio * steps), steps)
+        return cls([n for n, _ in trained], [p for _, p in trained], optimizer, scheduler, [], state)
+
+    def update(self, max_grad_norm: float) -> float:
+        """One optimizer step on the gradients that are there. Returns the learning rate it used."""
+        nn.utils.clip_grad_norm_(self.weights, max_grad_norm)
+        rate = float(self.scheduler.get_last_lr()[0])
+        self.optimizer.step()
+        self.scheduler.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return rate
+
+    def checkpoint(self, step: int) -> None:
+        """Write a resume point beside, flush, rename; then drop the older ones."""
+        target = self.state / f"{CHECKPOINT}{step:08d}"
+        beside = self.state / f".{target.name}.tmp"
+        shutil.rmtree(beside, ignore_errors=True)
+        beside.mkdir(parents=True)
+        tensors: dict[str, Tensor] = {}
+        for name, weight in zip(self.names, self.weights, strict=True):
+            tensors[f"weight/{name}"] = weight.detach().contiguous()
+            for key, value in self.optimizer.state[weight].items():
+                tensors[f"{key}/{name}"] = value.contiguous()
+        save_file(tensors, beside / "state.safetensors")
+        schedule = {k: v for k, v in self.scheduler.state_dict().items() if k != "lr_lambdas"}
+        (beside / "state.json").write_text(json.dumps({"step": step, "scheduler": schedule, "log": self.log}))
+        for file in beside.iterdir():
+            with file.open("rb") as data:
+                os.fsync(data.fileno())
+        beside.rename(target)
+        for old in checkpoints(self.state):
+            if old != target:
+                shutil.rmtree(old)
+
+    def resume(self) -> int:
+        """Restore the newest resume point. Returns the number of steps that are done."""
+        found = checkpoints(self.state)
+        if not found:
+            return 0
+        tensors = load_file(found[-1] / "state.safetensors")
+        saved = json.loads((found[-1] / "state.json").read_text())
+        with torch.no_grad():
+            for name, weight in zip(self.names, self.weights, strict=True):
+                weight.copy_(tensors[f"weight/{name}"])
+                moments = {k: tensors[f"{k}/{name}"] for k in ("exp_avg", "exp_avg_sq")}
+                self.optimizer.state[weight] = {k: v.to(weight.device) for k, v in moments.items()}
+                self.optimizer.state[weight]["step"] = tensors[f"step/{name}"]
+        self.scheduler.load_state_dict({**self.scheduler.state_dict(), **saved["scheduler"]})
+        for group, rate in zip(self.optimizer.param_groups, self.scheduler.get_last_lr(), strict=True):
+            group["lr"] = rate
+        self.log = list(saved["log"])
+        return int(saved["step"])
+
+
+def checkpoints(state: Path) -> list[Path]:
+    """Whole resume points, oldest first."""
+    return sorted(state.glob(f"{CHECKPOINT}*"))
