@@ -1,0 +1,219 @@
+"""How large a model is, read from its files' headers alone: no tensor is loaded, no torch imported.
+
+Three numbers that are easily confused are kept apart (figures: Qwen2-Audio-7B in bitsandbytes nf4):
+
+- bytes: what is stored and downloaded;
+- stored elements: what model hubs print as "parameters". A byte with two 4-bit weights counts as one element,
+  scales and tables count too, so that 8.40 B parameters are printed as 4.95 B;
+- logical parameters: the weights of the network, whatever their storage.
+
+A safetensors file is 8 bytes of header length (little-endian), that much JSON {name: {dtype, shape,
+data_offsets}}, then the tensors (https://huggingface.co/docs/safetensors). bitsandbytes stores a 4-bit weight
+X as bytes [n, 1] beside X.absmax, X.quant_map, X.quant_state.bitsandbytes__nf4 and, with double quantisation
+(Dettmers et al., 2023), X.nested_absmax and X.nested_quant_map; an 8-bit weight keeps its shape beside SCB.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from sordino.errors import ArtifactError
+
+HEADER_LENGTH_BYTES = 8
+FOUR_BIT_WEIGHTS_PER_BYTE = 2
+FOUR_BIT_STATE = re.compile(r"\.quant_state\.bitsandbytes__(?:nf4|fp4)$")
+COMPANION = re.compile(  # beside quantised weights; none of them is a parameter of the network
+    r"\.(?:absmax|quant_map|nested_absmax|nested_quant_map|quant_state\.bitsandbytes__\w+|SCB|weight_format)$"
+)
+# First match wins. Names as transformers saves them; "layers.N" is the decoder once the audio tower is out.
+PARTS = {
+    "adapter": re.compile(r"\blora_"),
+    "projector": re.compile(r"projector|\bembed_audio\b|\baudio_adapter\b"),
+    "audio_encoder": re.compile(r"\baudio_tower\b|\baudio_encoder\b|\baudio_model\b|\bspeech_encoder\b"),
+    "head": re.compile(r"\blm_head\b"),
+    "embedding": re.compile(r"\bembed_tokens(?:_per_layer)?\b|\btok_embeddings\b|\bwte\b"),
+    "other": re.compile(r"\bvision_tower\b|\bembed_vision\b"),
+    "decoder": re.compile(r"\blayers\.\d+\."),
+}
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """One entry of a safetensors header. dtype: as the file spells it ('BF16'); bytes: size of its data."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    bytes: int
+
+    @property
+    def elements(self) -> int:
+        return math.prod(self.shape)
+
+
+@dataclass(frozen=True)
+class Size:
+    """What a model directory weighs.
+
+    weights_bytes: safetensors files that `from_pretrained` loads, an adapter in the same directory included.
+    directory_bytes: all files of the directory itself (config, tokenizer, ... too), not its subdirectories.
+    stored_elements: sum over the headers. logical_parameters: weights of the network, tied ones once, the
+    adapter's included; None where config.json names a quantisation whose packing is not known here.
+    bytes_by_dtype, bytes_by_part: tensor data (without headers); parts are the keys of PARTS.
+    files: the weights files counted.
+    """
+
+    weights_bytes: int
+    directory_bytes: int
+    stored_elements: int
+    logical_parameters: int | None
+    bytes_by_dtype: Mapping[str, int]
+    bytes_by_part: Mapping[str, int]
+    files: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values that json.dumps takes; `from_json` reads them back."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any]) -> Size:
+        """The Size that `to_json` wrote."""
+        return cls(**{**record, "files": tuple(record["files"])})
+
+
+def measure(path: Path) -> Size:
+    """Size of a model directory or a peft adapter directory.
+
+    Raises ArtifactError where it holds no safetensors, a shard is missing or a file is truncated or damaged.
+    """
+    if not path.is_dir():
+        raise ArtifactError(f"there is no model directory {path}.", "Run the stage that makes it.")
+    files = weights_files(path)
+    tensors: dict[str, Tensor] = {}
+    for file in files:
+        for name, tensor in read_header(file).items():
+            if name in tensors:
+                raise ArtifactError(f"{file} stores '{name}' a second time.", "Remove the weights left from elsewhere.")
+            tensors[name] = tensor
+    return Size(
+        weights_bytes=sum(file.stat().st_size for file in files),
+        directory_bytes=sum(file.stat().st_size for file in path.iterdir() if file.is_file()),
+        stored_elements=sum(tensor.elements for tensor in tensors.values()),
+        logical_parameters=logical_parameters(tensors, _read_json(path / "config.json")),
+        bytes_by_dtype=_bytes_by(tensors, lambda name: tensors[name].dtype),
+        bytes_by_part=_bytes_by(tensors, part_of),
+        files=tuple(file.name for file in files),
+    )
+
+
+def weights_files(path: Path) -> tuple[Path, ...]:
+    """The files stock loading reads: the index's shards or model.safetensors, and adapter_model.safetensors.
+
+    A directory with neither counts every safetensors file in it. Raises ArtifactError for none or a lost shard.
+    """
+    index = path / "model.safetensors.index.json"
+    single, adapter = path / "model.safetensors", path / "adapter_model.safetensors"
+    if single.is_file():
+        files = [single]
+    elif index.is_file():
+        weight_map = _read_json(index).get("weight_map")
+        if not isinstance(weight_map, dict):
+            raise ArtifactError(f"{index} has no weight_map.", "Copy or make the model again.")
+        files = [path / name for name in sorted({str(name) for name in weight_map.values()})]
+        for file in files:
+            if not file.is_file():
+                raise ArtifactError(f"{file} is missing, and {index.name} needs it.", "Copy the model again.")
+    else:
+        files = sorted(file for file in path.glob("*.safetensors") if file != adapter)
+    if adapter.is_file():
+        files.append(adapter)
+    if not files:
+        raise ArtifactError(f"{path} holds no safetensors weights.", "Save the model with safetensors.")
+    return tuple(files)
+
+
+def read_header(file: Path) -> dict[str, Tensor]:
+    """Name -> dtype, shape and bytes of each tensor. Raises ArtifactError for a truncated or damaged file."""
+    size = file.stat().st_size
+    with file.open("rb") as stream:
+        prefix = stream.read(HEADER_LENGTH_BYTES)
+        length = int.from_bytes(prefix, "little")
+        start = HEADER_LENGTH_BYTES + length  # of the tensor data, in bytes
+        if len(prefix) < HEADER_LENGTH_BYTES or start > size:
+            raise _damaged(file, f"its header does not fit its {size} bytes")
+        raw = stream.read(length)
+    try:
+        header = json.loads(raw)
+        tensors = {
+            name: Tensor(entry["dtype"], tuple(entry["shape"]), entry["data_offsets"][1] - entry["data_offsets"][0])
+            for name, entry in header.items()
+            if name != "__metadata__"
+        }
+        end = start + max((entry["data_offsets"][1] for name, entry in header.items() if name in tensors), default=0)
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        raise _damaged(file, "its header is not that of a safetensors file") from error
+    if end != size:
+        raise _damaged(file, f"it has {size} bytes where its header describes {end}")
+    return tensors
+
+
+def logical_parameters(tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> int | None:
+    """Weights of the network from the headers of its files and its config.json ({} where there is none).
+
+    A packed 4-bit weight counts two a byte, scales and tables count nothing, and a head stored beside the
+    embedding it is tied to counts once. None for a quantisation other than bitsandbytes'.
+    """
+    method = (config.get("quantization_config") or {}).get("quant_method", "bitsandbytes")
+    if str(method) not in ("bitsandbytes", "bitsandbytes_4bit", "bitsandbytes_8bit"):
+        return None
+    packed = {FOUR_BIT_STATE.sub("", name) for name in tensors if FOUR_BIT_STATE.search(name)}
+    counts = {
+        name: FOUR_BIT_WEIGHTS_PER_BYTE * tensor.bytes if name in packed else tensor.elements
+        for name, tensor in tensors.items()
+        if not COMPANION.search(name)
+    }
+    total = sum(counts.values())
+    if _is_tied(config):
+        weights = {name: part_of(name) for name in counts if name.endswith(".weight")}
+        if "embedding" in weights.values():
+            total -= sum(counts[name] for name, part in weights.items() if part == "head")
+    return total
+
+
+def part_of(name: str) -> str:
+    """Which part of the model a stored tensor belongs to: a key of PARTS; final norms and the like are 'other'."""
+    return next((part for part, pattern in PARTS.items() if pattern.search(name)), "other")
+
+
+def _is_tied(config: Mapping[str, Any]) -> bool:
+    inner = config.get("text_config") or {}
+    return bool(inner.get("tie_word_embeddings", config.get("tie_word_embeddings", False)))
+
+
+def _bytes_by(tensors: Mapping[str, Tensor], key: Callable[[str], str]) -> dict[str, int]:
+    counts: Counter[str] = Counter()
+    for name, tensor in tensors.items():
+        counts[key(name)] += tensor.bytes
+    return dict(counts.most_common())
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    if not file.is_file():
+        return {}
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ArtifactError(f"{file} is not valid JSON ({error}).", "Copy or make the model again.") from error
+    if not isinstance(content, dict):
+        raise ArtifactError(f"{file} does not hold a JSON object.", "Copy or make the model again.")
+    return content
+
+
+def _damaged(file: Path, why: str) -> ArtifactError:
+    return ArtifactError(f"{file} is truncated or damaged: {why}.", "Copy the file or run its stage again.")

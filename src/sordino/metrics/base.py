@@ -1,0 +1,98 @@
+"""What a score is: a value with its signature, its uncertainty and the segments it came from.
+
+A number alone cannot be compared with anything: the signature says how it was made, the interval how far
+another sample of clips could have moved it, the segments which clips made it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
+
+from sordino.errors import DataError
+
+BOOTSTRAP = 1000  # resamples behind an interval
+COVERAGE = 95.0  # per cent of the resampled scores inside the interval
+
+
+@dataclass(frozen=True)
+class Score:
+    """One metric of one system on one set of clips.
+
+    name: key of the metric registry. value: corpus score, 0 to 100 for the overlap metrics.
+    signature: the scorer's own, enough to repeat the score elsewhere.
+    interval: 95 % bootstrap percentile interval (low, high), or None where none was asked for.
+    segments: score of each clip in the order given, or None where only the corpus score was asked for.
+    """
+
+    name: str
+    value: float
+    signature: str
+    interval: tuple[float, float] | None
+    segments: tuple[float, ...] | None
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values that json.dumps takes; `from_json` reads them back."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any]) -> Score:
+        """The Score that `to_json` wrote."""
+        interval, segments = record["interval"], record["segments"]
+        return cls(
+            name=record["name"],
+            value=float(record["value"]),
+            signature=record["signature"],
+            interval=None if interval is None else (float(interval[0]), float(interval[1])),
+            segments=None if segments is None else tuple(float(value) for value in segments),
+        )
+
+
+class Metric(Protocol):
+    """What the registry hands out. `label` is the name in print: 'BLEU', 'chrF', 'chrF++'."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def label(self) -> str: ...
+    @property
+    def higher_is_better(self) -> bool: ...
+
+    def corpus(self, hypotheses: Sequence[str], references: Sequence[str], target_lang: str) -> float:
+        """The corpus score alone, for search loops. Raises DataError as `check_pairs` does."""
+        ...
+
+    def score(
+        self,
+        hypotheses: Sequence[str],
+        references: Sequence[str],
+        target_lang: str,
+        *,
+        bootstrap: int = BOOTSTRAP,
+        seed: int = 0,
+    ) -> Score:
+        """Corpus score, segment scores and interval. Raises DataError as `check_pairs` does."""
+        ...
+
+
+def check_pairs(hypotheses: Sequence[str], references: Sequence[str | None]) -> None:
+    """Refuse what cannot be scored: an empty set, unequal lengths, a missing or blank reference (DataError).
+
+    An empty hypothesis is scored: the system said nothing, and that is its score.
+    """
+    if len(hypotheses) != len(references):
+        raise DataError(
+            f"{len(hypotheses)} translations cannot be scored against {len(references)} references.",
+            "Give one translation and one reference per clip, in the same order.",
+        )
+    if not hypotheses:
+        raise DataError("there are no translations to score.", "Check that the split is not empty.")
+    for index, (hypothesis, reference) in enumerate(zip(hypotheses, references, strict=True)):
+        if not isinstance(hypothesis, str):
+            raise DataError(f"translation {index} is {hypothesis!r}, not a text.", "Translate the set again.")
+        if reference is None or not reference.strip():
+            raise DataError(
+                f"clip {index} of {len(references)} has no reference translation.",
+                "Give it a target_text in the manifest, or leave the clip out.",
+            )

@@ -1,0 +1,127 @@
+"""What is wrong with outputs before any score is read: counts of the faults that users of translations meet.
+
+Overlap scores hide them: one looping output in a hundred moves chrF by little and ruins a subtitle file. Each
+rule is a plain test on one text, kept coarse so that a count above zero is worth a look. A fault that the
+clip's reference shows too is not counted: then it is how the text is. See `Health` for the rules.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from sordino.errors import DataError
+from sordino.languages import language_code
+from sordino.metrics.base import check_pairs
+
+LOOP_TIMES = 4  # the same n-gram this often in a row is a loop
+LOOP_UNITS = 40  # longest n-gram looked for, in characters
+COMPRESSION = 2.4  # zlib ratio above which Whisper's decoding calls a text repetitive (Radford et al., 2022)
+COMPRESSION_BYTES = 200  # shorter texts compress badly whatever they say
+LENGTH_RATIO = 2.0  # characters, longer or shorter than the reference by more than this
+LENGTH_CHARACTERS = 10  # references below this are too short for a ratio
+EXAMPLES = 5  # ids kept per rule
+
+SCRIPTS = {  # first words of Unicode's character names
+    "zh": {"CJK"}, "ja": {"CJK", "HIRAGANA", "KATAKANA", "KATAKANA-HIRAGANA"}, "ko": {"HANGUL"},
+    "ar": {"ARABIC"}, "fa": {"ARABIC"}, "ru": {"CYRILLIC"}, "uk": {"CYRILLIC"}, "hi": {"DEVANAGARI"},
+    "ta": {"TAMIL"},
+}  # fmt: skip
+LATIN = ("cs", "de", "en", "es", "fr", "id", "it", "nl", "pl", "pt", "sv", "tr", "vi")
+SCRIPTS |= {code: {"LATIN"} for code in LATIN}
+
+LOOP = re.compile(rf"(\S.{{1,{LOOP_UNITS - 1}}}?)\1{{{LOOP_TIMES - 1},}}", re.DOTALL)
+PUNCTUATION = re.compile(r"[\W_]+")  # "no, no, no, no." loops like "no no no no "
+PREAMBLE = re.compile(
+    r"""\W*(?:(?:sure|certainly|of\ course|okay|natürlich|gerne?)\b[,.!:\s]+)?(?:
+        (?:here\ is\ )?the\ (?:\w+\ )?translation\b | (?:\w+\ )?translation: | (?:in|auf)\ (?:german|deutsch):
+      | the\ (?:original\ content|speech\ is|audio\ (?:says|is)|speaker\ says)
+      | (?:hier\ ist\ )?(?:die|meine)\ (?:\w+\ )?übersetzung\b | (?:\w+\ )?übersetzung:
+      | (?:voici\ )?la\ traduction\b | (?:aquí\ está\ )?la\ traducción\b | (?:ecco\ )?la\ traduzione\b
+      | (?:\w+\ )?translation\ (?:in)?to\ \w+: | [这這]段.{0,10}(?:内容|內容|意思).{0,4}[:：]
+      | (?:以下是|这是|這是).{0,12}(?:翻译|翻譯|译文|譯文) | (?:中文)?(?:翻译|翻譯|译文|譯文)(?:如下|是|为|為)?\s*[:：]
+    )""",
+    re.IGNORECASE | re.VERBOSE,
+)
+
+
+@dataclass(frozen=True)
+class Health:
+    """Counts of faulty outputs, and the ids of the first few clips of each kind.
+
+    empty: nothing but white space. newline: a line break inside the text. repetition: the same 2 to 40 characters
+    4 times or more in a row, or 200 bytes and more that zlib shrinks over 2.4 times. preamble: opens with words
+    about the translation ("The translation is", "Die Übersetzung lautet", "翻译："). script: fewer than half of
+    the letters are of the target language's script (only for languages whose script is known). length: over
+    twice, or under half, the reference's characters (references of 10 characters and more; empty ones aside).
+    """
+
+    segments: int
+    counts: Mapping[str, int]
+    examples: Mapping[str, tuple[str, ...]]
+
+    @property
+    def total(self) -> int:
+        """Faults in all; an output with two of them counts twice."""
+        return sum(self.counts.values())
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values that json.dumps takes; `from_json` reads them back."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any]) -> Health:
+        """The Health that `to_json` wrote."""
+        examples = {rule: tuple(ids) for rule, ids in record["examples"].items()}
+        return cls(int(record["segments"]), dict(record["counts"]), examples)
+
+
+def is_repetitive(text: str) -> bool:
+    """A loop of one n-gram, or a text that compresses as only loops do."""
+    if LOOP.search(PUNCTUATION.sub(" ", text).strip() + " "):
+        return True
+    raw = text.encode()
+    return len(raw) >= COMPRESSION_BYTES and len(raw) / len(zlib.compress(raw)) > COMPRESSION
+
+
+def is_wrong_script(text: str, scripts: set[str]) -> bool:
+    """Fewer than half of the letters belong to the scripts named as Unicode names their characters."""
+    letters = [unicodedata.name(character, "").split(" ")[0] for character in text if character.isalpha()]
+    return bool(letters) and 2 * sum(script in scripts for script in letters) < len(letters)
+
+
+def is_odd_length(text: str, reference: str) -> bool:
+    """Over LENGTH_RATIO times longer or shorter than the reference, in characters."""
+    said, meant = len(text.strip()), len(reference.strip())
+    return said > 0 and meant >= LENGTH_CHARACTERS and not meant / LENGTH_RATIO <= said <= meant * LENGTH_RATIO
+
+
+def check(hypotheses: Sequence[str], references: Sequence[str], target_lang: str, ids: Sequence[str]) -> Health:
+    """Count the faults of one system's outputs. Raises DataError where lengths differ or the set is empty."""
+    check_pairs(hypotheses, references)
+    if len(ids) != len(hypotheses):
+        raise DataError(f"{len(hypotheses)} translations came with {len(ids)} clip ids.", "Give one id per clip.")
+    scripts = SCRIPTS.get(language_code(target_lang).replace("_", "-").split("-")[0], set())
+    rules: dict[str, Callable[[str], bool]] = {
+        "empty": lambda text: not text.strip(),
+        "newline": lambda text: len(text.splitlines()) > 1,
+        "repetition": is_repetitive,
+        "preamble": lambda text: PREAMBLE.match(text) is not None,
+        "script": lambda text: bool(scripts) and is_wrong_script(text, scripts),
+    }
+    found: dict[str, list[str]] = {rule: [] for rule in [*rules, "length"]}
+    for name, text, reference in zip(ids, hypotheses, references, strict=True):
+        for rule, is_faulty in rules.items():
+            if is_faulty(text) and not is_faulty(reference):
+                found[rule].append(name)
+        if is_odd_length(text, reference):
+            found["length"].append(name)
+    return Health(
+        segments=len(hypotheses),
+        counts={rule: len(names) for rule, names in found.items()},
+        examples={rule: tuple(names[:EXAMPLES]) for rule, names in found.items()},
+    )

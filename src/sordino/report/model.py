@@ -1,0 +1,75 @@
+"""What a report says, apart from how it looks: the values that the page and the terminal table are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from sordino.measure.size import Size
+from sordino.measure.speed import Speed
+from sordino.metrics.base import Score
+from sordino.metrics.health import Health
+
+TEACHER = "teacher"  # System.name that sizes and retention are compared with
+
+
+@dataclass(frozen=True)
+class System:
+    """One model of the chain, as it was scored.
+
+    name: key ('teacher', 'student', ...); label: as printed. decoder_layers: kept decoder layers.
+    scores: by metric key ('bleu', 'chrf', 'chrf++', ...); retention: per cent of the teacher's score, by metric key.
+    Whatever was not measured is None or absent and printed as a dash.
+    """
+
+    name: str
+    label: str
+    decoder_layers: int | None = None
+    size: Size | None = None
+    scores: Mapping[str, Score] = field(default_factory=dict)
+    retention: Mapping[str, float] = field(default_factory=dict)
+    speed: Speed | None = None
+    health: Health | None = None
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One layer taken out on trial in the importance search.
+
+    round: as the search counts. scope: 'decoder' or 'encoder'. layer: index in the unpruned model.
+    score: of the model without it (and without those removed earlier), in the report's criterion.
+    removed: whether the round removed it.
+    """
+
+    round: int
+    scope: str
+    layer: int
+    score: float
+    removed: bool
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One clip with what each system made of it. source: transcript, may be empty; hypotheses: by System.name."""
+
+    id: str
+    source: str
+    reference: str
+    hypotheses: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Report:
+    """A whole report. systems: in the chain's order. criterion: metric key of the trials.
+
+    facts: printed as they are ('target language', 'split', 'clips', 'seed', 'machine', ...).
+    notes: what a reader must know before believing a number (a leaking split, a missing baseline).
+    """
+
+    title: str
+    facts: Mapping[str, str]
+    systems: tuple[System, ...]
+    trials: tuple[Trial, ...]
+    samples: tuple[Sample, ...]
+    notes: tuple[str, ...]
+    criterion: str

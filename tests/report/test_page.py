@@ -1,0 +1,144 @@
+"""The page: everything is in it, nothing escapes it, nothing is loaded from elsewhere."""
+
+import dataclasses
+import re
+from html.parser import HTMLParser
+from xml.etree import ElementTree
+
+import made_up
+import pytest
+
+from sordino.report.charts import STEPS, cells, colour_range, heat_map, scatter, ticks
+from sordino.report.model import Report, System, Trial
+from sordino.report.page import outputs, render
+
+VOID = {"meta", "br"}
+
+
+class Balance(HTMLParser):
+    """Fails on tags that do not nest; collects addresses and scripts. An escaped tag is text and never seen."""
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.seen, self.addresses = [], [], []
+
+    def handle_starttag(self, tag, attributes):
+        self.seen.append(tag)
+        self.addresses += [value for name, value in attributes if name in ("src", "href", "xlink:href", "data")]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attributes):
+        self.seen.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+@pytest.fixture(scope="module")
+def page():
+    return render(made_up.report())
+
+
+def test_page_nests_and_loads_nothing(page):
+    parser = Balance()
+    parser.feed(page)
+    assert parser.open == []
+    assert parser.addresses == []
+    assert "script" not in parser.seen and "link" not in parser.seen
+    assert not re.search(r"https?:|url\(|@import", page)
+
+
+def test_hypotheses_are_escaped(page):
+    assert "<script" not in page
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
+    hostile = '"><img src=x onerror=alert(1)>'
+    report = made_up.report()
+    systems = tuple(dataclasses.replace(system, label=hostile + system.name) for system in report.systems)
+    trials = tuple(dataclasses.replace(trial, scope=hostile) for trial in report.trials if trial.scope == "decoder")
+    changed = dataclasses.replace(
+        report, systems=systems, trials=trials, title=hostile, facts={hostile: hostile}, notes=(hostile,)
+    )
+    assert "<img" not in render(dataclasses.replace(changed, criterion=hostile))
+
+
+def test_every_system_fact_note_sample_and_signature_is_there(page):
+    report = made_up.report()
+    wanted = [report.title, *report.notes, *report.facts, *report.facts.values(), made_up.SIGNATURE]
+    wanted += [system.label for system in report.systems] + [sample.id for sample in report.samples]
+    assert [text for text in wanted if text not in page] == []
+    body = page[page.index("<tbody>") : page.index("</tbody>")]
+    assert re.findall(r'<span class="id">\d</span>([^<]+)', body) == [system.label for system in report.systems]
+    row = body[body.index("nf4 export") :]
+    for text in ("24", "6.778 B", "5,410", "32.2", "65.60", "63.5–67.5", "62.90", "98.8", "0.290", "6,310"):
+        assert f">{text}<" in row
+    assert ">12 repetition, 31 length<" in body
+
+
+def test_a_report_with_nothing_measured_still_renders():
+    page = render(Report("Bare", {}, (System("base", "base model"),), (), (), (), "chrf"))
+    assert "base model" in page and "<svg" not in page and "Sample translations" not in page
+
+
+def test_systems_that_say_the_same_share_a_line():
+    report = made_up.report()
+    labels = [said for said, _ in outputs(report.samples[0], report.systems)]
+    assert labels[1] == ["pruned, not healed"]
+    assert labels[0] == [system.label for system in report.systems if system.name != "pruned"]
+
+
+TRIALS = (
+    Trial(1, "decoder", 1, 10.0, False), Trial(1, "decoder", 2, 50.0, True), Trial(1, "decoder", 4, 40.0, False),
+    Trial(2, "decoder", 1, 5.0, False), Trial(2, "decoder", 4, 30.0, True),
+)  # fmt: skip
+
+
+def test_heat_map_states_and_colours():
+    found = {(cell.round, cell.layer): cell for cell in cells(TRIALS)}
+    assert {place: cell.state for place, cell in found.items()} == {
+        (1, 0): "kept", (1, 1): "tried", (1, 2): "removed", (1, 3): "kept", (1, 4): "tried",
+        (2, 0): "kept", (2, 1): "tried", (2, 2): "gone", (2, 3): "kept", (2, 4): "removed",
+    }  # fmt: skip
+    assert found[1, 2].step == STEPS - 1
+    assert found[2, 1].step == 0
+    assert found[2, 1].step <= found[1, 1].step < found[2, 4].step < found[1, 4].step < found[1, 2].step
+    assert colour_range([60.0] * 9 + [61.0, 1.0])[0] == 60.0  # one outlier does not flatten the rest
+
+
+def test_heat_map_outlines_the_removed_layer_only():
+    drawing = ElementTree.fromstring(str(heat_map(TRIALS, "decoder", "chrF")))
+    titled = {
+        rect.find("title").text: rect.get("class") for rect in drawing.iter("rect") if rect.find("title") is not None
+    }
+    assert {text for text, style in titled.items() if "removed" in style.split()} == {
+        "round 1, layer 2: 50.00, removed",
+        "round 2, layer 4: 30.00, removed",
+    }
+    assert len(titled) == len(TRIALS)
+    assert "− layer 4: 30.00" in [text.text for text in drawing.iter("text")]
+    assert str(heat_map(TRIALS, "encoder", "chrF")) == ""
+
+
+def test_page_has_one_map_per_scope(page):
+    assert "Which decoder layers" in page and "Which encoder layers" in page
+    only = dataclasses.replace(made_up.report(), trials=TRIALS)
+    assert "Which encoder layers" not in render(only)
+
+
+def test_scatter_places_bytes_and_intervals():
+    systems = made_up.report().systems
+    drawing = ElementTree.fromstring(str(scatter(systems, "chrf", "chrF")))
+    discs = [disc for disc in drawing.iter("circle") if disc.get("class") == "point"]
+    assert len(discs) == len(systems) == sum(path.get("class") == "bar" for path in drawing.iter("path"))
+    x, y = ([float(disc.get(key)) for disc in discs] for key in ("cx", "cy"))
+    assert x[0] == x[1] > x[2] > x[6]  # base and teacher above each other, then pruned, then nf4
+    assert x[3] != x[5]  # healed and merged would cover each other
+    assert y[1] < y[0] < y[2]  # the better, the higher
+    assert str(scatter(systems[:1], "chrf", "chrF")) == ""
+
+
+def test_ticks_are_round_and_cover():
+    assert ticks(0, 16_794) == [0, 5000, 10_000, 15_000, 20_000]
+    for value in (0.0, 60.0, 63.1):  # all systems score the same: the axis must still have a length
+        assert ticks(value, value)[0] <= value <= ticks(value, value)[-1]
+        assert len(ticks(value, value)) > 1
