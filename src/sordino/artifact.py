@@ -247,7 +247,7 @@ def peak_memory() -> int:
 def append_jsonl(file: Path, row: Mapping[str, Any]) -> None:
     """Append one line and flush it to disk: a long stage's progress."""
     with file.open("a", encoding="utf-8") as out:
-        out.write(json.dumps(row, ensure_ascii=False) + "\n")
+        out.write(json_line(row) + "\n")
         out.flush()
         os.fsync(out.fileno())
 
@@ -265,3 +265,8 @@ def read_jsonl(file: Path) -> list[dict[str, Any]]:
         return [json.loads(line) for line in whole.decode("utf-8").splitlines() if line]
     except ValueError as error:
         raise ArtifactError(f"{file} is damaged: {error}.", "Delete its directory and run the stage again.") from error
+
+
+def json_line(row: Mapping[str, Any]) -> str:
+    """One JSON object on one line, as all of sordino's JSONL files have them."""
+    return json.dumps(row, ensure_ascii=False)

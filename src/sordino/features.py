@@ -23,6 +23,7 @@ from torch import Tensor
 
 from sordino.data.audio import load_clip
 from sordino.data.clip import SAMPLE_RATE, Clip
+from sordino.errors import DataError
 from sordino.families.base import SpeechModel, Waveform
 from sordino.progress import bar
 
@@ -68,7 +69,13 @@ class Features:
 
     @torch.no_grad()
     def hear_wave(self, clip: Clip, wave: Waveform, prompt: str) -> Heard:
-        """As `hear`, for samples (n,) already read."""
+        """As `hear`, for samples (n,) already read. Raises DataError for a clip longer than the model's window."""
+        if len(wave) > self.speech.window_samples:
+            raise DataError(
+                f"{clip.audio} ({clip.id}): {len(wave) / SAMPLE_RATE:.1f} s, but this model hears "
+                f"{self.speech.window_samples / SAMPLE_RATE:g} s at once.",
+                "Cut the audio into shorter clips.",
+            )
         encoded = self.speech.family.encode(self.speech.processor, [wave], [prompt])
         ids, seconds = encoded.input_ids[0], len(wave) / SAMPLE_RATE
         file = self._file(wave)

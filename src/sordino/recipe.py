@@ -59,8 +59,6 @@ class CorpusSection:
 class DataSection(CorpusSection):
     splits: SplitSection = SplitSection()
     extra: CorpusSection | None = None  # out-of-domain training clips, e.g. CoVoST2
-    min_seconds: float = 0.1
-    max_seconds: float = 30.0
 
 
 @dataclass(frozen=True)
@@ -247,12 +245,8 @@ def parse(raw: Mapping[str, Any], problems: list[str], origin: str) -> Recipe:
     return dataclasses.replace(recipe, name=name)
 
 
-def instruction(recipe: Recipe) -> str:
-    """The instruction with language names filled in; for a target equal to the source, a transcript is asked."""
-    return fill_instruction(recipe.prompt.instruction, recipe.source, recipe.target)
-
-
 def fill_instruction(template: str, source: str, target: str) -> str:
+    """The instruction with English language names in place of {source} and {target}."""
     return template.replace("{source}", language_name(source)).replace("{target}", language_name(target))
 
 

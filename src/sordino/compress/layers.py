@@ -40,9 +40,7 @@ def _configs(speech: SpeechModel, scope: Scope) -> list[Any]:
     return list({id(c): c for c in (own, *held)}.values())
 
 
-def _install(
-    speech: SpeechModel, scope: Scope, layers: Sequence[nn.Module], lists: Mapping[str, Any]
-) -> None:
+def _install(speech: SpeechModel, scope: Scope, layers: Sequence[nn.Module], lists: Mapping[str, Any]) -> None:
     """Make `layers` the layer list: modules, their indices, and the counts and per-layer lists of the configs."""
     module_list = speech.layers(scope)
     module_list._modules.clear()  # the same ModuleList object: others may hold it
@@ -76,9 +74,7 @@ def only(speech: SpeechModel, scope: Scope, keep: Sequence[int]) -> Iterator[Spe
     lists = _lists(speech, scope)
     kept = check_keep(keep, len(before), scope)
     try:
-        _install(
-            speech, scope, [before[i] for i in kept], {k: [v[i] for i in kept] for k, v in lists.items()}
-        )
+        _install(speech, scope, [before[i] for i in kept], {k: [v[i] for i in kept] for k, v in lists.items()})
         yield speech
     finally:
         _install(speech, scope, before, lists)

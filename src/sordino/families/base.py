@@ -58,7 +58,7 @@ class Family:
     layers: Mapping[Scope, str]  # module path of each layer list
     layer_counts: Mapping[Scope, tuple[str, str]]  # (sub-config, attribute that counts the layers)
     layer_lists: Mapping[Scope, tuple[str, ...]]  # attributes of that sub-config with one item per layer
-    parts: Mapping[str, str]  # encoder, projector, decoder, embeddings -> module path
+    parts: Mapping[str, str]  # encoder, projector, decoder, embeddings, head -> module path
     audio_token: Callable[[Any], int]  # model config -> id of the audio placeholder
     load_processor: Callable[[str], Any]
     render: Callable[[Any, Prompt], str]  # processor, prompt -> text with one audio placeholder
@@ -67,9 +67,7 @@ class Family:
     tower: Callable[[nn.Module, Tensor, Tensor], list[Tensor]]  # model, mel, frames -> B tensors (A, D)
     project: Callable[[nn.Module, Tensor], Tensor]  # model, (N, D) -> (N, H)
     stop_tokens: tuple[str, ...]  # any of them ends an answer; the first is appended to training answers
-    tiny: Callable[
-        [str, int, int, int], None
-    ]  # write a random model: directory, decoder, encoder layers, seed
+    tiny: Callable[[str, int, int, int], None]  # write a random model: directory, decoder, encoder layers, seed
     answers_end_with: Mapping[str, str]  # prompt style -> stop token
 
 
@@ -92,11 +90,13 @@ class SpeechModel:
         dtype: torch.dtype = self.model.get_input_embeddings().weight.dtype
         return dtype
 
+    @property
+    def window_samples(self) -> int:
+        """Longest clip the model hears whole, in samples at 16 kHz."""
+        return int(self.processor.feature_extractor.n_samples)
+
     def part(self, name: str) -> nn.Module:
         """A named part: encoder, projector, decoder, embeddings, head."""
-        if name == "head":
-            head: nn.Module = self.model.get_output_embeddings()
-            return head
         return module_at(self.model, self.family.parts[name])
 
     def layers(self, scope: Scope) -> nn.ModuleList:
@@ -130,9 +130,7 @@ class SpeechModel:
         """
         is_audio = input_ids == self.family.audio_token(self.model.config)
         if int(is_audio.sum()) != features.shape[0] or features.shape[0] == 0:
-            raise ValueError(
-                f"{int(is_audio.sum())} audio placeholders but {features.shape[0]} audio features"
-            )
+            raise ValueError(f"{int(is_audio.sum())} audio placeholders but {features.shape[0]} audio features")
         embeds: Tensor = self.model.get_input_embeddings()(input_ids)
         return embeds.masked_scatter(is_audio[..., None], features.to(embeds.dtype))
 

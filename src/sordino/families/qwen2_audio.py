@@ -39,9 +39,7 @@ def render(processor: Any, prompt: Prompt) -> str:
         turns.append({"role": "system", "content": prompt.system})
     if prompt.example is not None:
         sentence, translation = prompt.example
-        turns.append(
-            {"role": "user", "content": [{"type": "text", "text": f"{prompt.instruction} {sentence}"}]}
-        )
+        turns.append({"role": "user", "content": [{"type": "text", "text": f"{prompt.instruction} {sentence}"}]})
         turns.append({"role": "assistant", "content": translation})
     question = [{"type": "audio", "audio_url": "clip"}, {"type": "text", "text": prompt.instruction}]
     turns.append({"role": "user", "content": question})
@@ -142,9 +140,7 @@ def tiny(directory: str, decoder_layers: int, encoder_layers: int, seed: int) ->
     )
     config.tie_word_embeddings = False
     model = Qwen2AudioForConditionalGeneration(config)
-    with (
-        torch.no_grad()
-    ):  # the default 0.02 leaves every prediction nearly the same; tests need a lively model
+    with torch.no_grad():  # the default 0.02 leaves every prediction nearly the same; tests need a lively model
         for name, weight in model.named_parameters():
             if weight.ndim > 1 and "embed_positions" not in name:
                 weight.normal_(0, 0.15)
@@ -167,6 +163,7 @@ QWEN2_AUDIO = Family(
         "projector": "model.multi_modal_projector",
         "decoder": "model.language_model",
         "embeddings": "model.language_model.embed_tokens",
+        "head": "lm_head",
     },
     audio_token=lambda config: int(config.audio_token_index),
     load_processor=load_processor,

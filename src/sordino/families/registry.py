@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import re
 from pathlib import Path
 from typing import Any, Literal
 
@@ -116,6 +117,13 @@ def load(
         options["attn_implementation"] = attention
     if revision:
         options["revision"] = revision
+    try:
+        processor = family.load_processor(path)
+    except (OSError, ValueError, KeyError) as error:
+        raise FamilyError(
+            f"the processor in {path} does not load ({str(error).splitlines()[0]}).",
+            "Copy the processor and tokenizer files of the original model beside the weights.",
+        ) from error
     if quantise == "nf4":
         from sordino.compress.quantize import nf4_config
 
@@ -137,20 +145,37 @@ def load(
             f"{path} lacks {len(missing)} weights that its config.json promises, {missing[0]} among them.",
             "The checkpoint is incomplete or its layer counts are wrong: make it again.",
         )
-    if report.get("mismatched_keys"):
+    dropped = sorted(key for key in report["unexpected_keys"] if re.search(r"\.layers\.\d+\.", key))
+    if dropped:
         raise FamilyError(
-            f"{path} holds weights of other shapes than config.json says: {report['mismatched_keys']}."
+            f"{path} holds {len(dropped)} weights of layers that its config.json does not count, "
+            f"{dropped[0]} among them.",
+            "Pruned by editing config.json? Loading would drop the last layers: use 'sordino prune'.",
         )
+    if report.get("mismatched_keys"):
+        raise FamilyError(f"{path} holds weights of other shapes than config.json says: {report['mismatched_keys']}.")
     model.eval()
     if quantise or getattr(model, "is_quantized", False):
-        from sordino.compress.quantize import set_compute_dtype
+        from sordino.compress.quantize import check_nf4, set_compute_dtype
 
         set_compute_dtype(model, floating)
-    return SpeechModel(family, model, family.load_processor(path), path)
+        if quantise:
+            check_nf4(family, model)
+    return SpeechModel(family, model, processor, path)
 
 
 def save(speech: SpeechModel, directory: Path) -> None:
-    """Write a checkpoint that stock `from_pretrained` loads: safetensors, config, generation config, processor."""
+    """Write a checkpoint that stock `from_pretrained` loads: safetensors, config, generation config, processor.
+
+    Raises FamilyError for a head tied by hand where the transformers class cannot tie it: such a checkpoint is
+    refused by `save_pretrained`, and one with a single tensor would load with a random head.
+    """
+    head, embedding = speech.model.get_output_embeddings(), speech.model.get_input_embeddings()
+    if head.weight is embedding.weight and not speech.model.all_tied_weights_keys:
+        raise FamilyError(
+            f"transformers cannot store a {speech.family.model_type} model whose head and embedding are one tensor.",
+            "Give the head a copy of the embedding's weight.",
+        )
     speech.model.save_pretrained(str(directory))
     speech.processor.save_pretrained(str(directory))
     write_tied_flag(directory, speech.model)

@@ -112,6 +112,24 @@ def measure(path: Path) -> Size:
     )
 
 
+def together(first: Size, second: Size) -> Size:
+    """Two directories that only work together, such as an adapter and its base."""
+
+    def added(a: Mapping[str, int], b: Mapping[str, int]) -> dict[str, int]:
+        return {key: a.get(key, 0) + b.get(key, 0) for key in {**a, **b}}
+
+    counted = first.logical_parameters is not None and second.logical_parameters is not None
+    return Size(
+        weights_bytes=first.weights_bytes + second.weights_bytes,
+        directory_bytes=first.directory_bytes + second.directory_bytes,
+        stored_elements=first.stored_elements + second.stored_elements,
+        logical_parameters=(first.logical_parameters or 0) + (second.logical_parameters or 0) if counted else None,
+        bytes_by_dtype=added(first.bytes_by_dtype, second.bytes_by_dtype),
+        bytes_by_part=added(first.bytes_by_part, second.bytes_by_part),
+        files=first.files + second.files,
+    )
+
+
 def weights_files(path: Path) -> tuple[Path, ...]:
     """The files stock loading reads: the index's shards or model.safetensors, and adapter_model.safetensors.
 

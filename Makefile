@@ -1,0 +1,35 @@
+# `make demo`  sets up .venv and runs the whole chain on the embedded speech (TARGET=zh for Chinese)
+# `make test`  sets up .venv and runs the tests
+# `make lint types`  what .ci/run adds to that
+PYTHON ?= python3
+TARGET ?= de
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.installed
+
+.PHONY: demo test lint types clean
+
+demo: $(READY)
+	$(BIN)/sordino run recipes/demo.yaml target=$(TARGET)
+
+test: $(READY)
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest
+
+lint: $(READY)
+	$(BIN)/ruff check src tests demo benchmarks
+	$(BIN)/ruff format --check src tests demo benchmarks
+
+types: $(READY)
+	$(BIN)/mypy
+
+# the package is installed editable, so only a change of what it depends on makes this run again
+$(READY): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "sordino needs Python 3.11 or newer; this is $$($(PYTHON) --version). Try: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 2; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --editable '.[dev]'
+	touch $(READY)
+
+clean:
+	rm -rf $(VENV) runs

@@ -1,0 +1,299 @@
+"""The command line: a table of commands, lazy imports, exit codes.
+
+Everything for people goes to stderr, results to stdout. With `--json` stdout ends with exactly one JSON object on one
+line. Exit codes: 0 done, 1 a bug of ours (with a traceback), 2 something the user can fix (one clear message),
+130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import sordino
+from sordino.errors import RecipeError, SordinoError
+
+if TYPE_CHECKING:
+    from sordino.recipe import Recipe
+
+STAGES = {
+    "prepare": "read the corpus, check every clip, deal disjoint splits",
+    "finetune": "full-parameter fine-tuning: the teacher",
+    "rank": "the order in which translation can spare layers",
+    "prune": "drop the ranked layers",
+    "pseudolabel": "the teacher translates the training audio",
+    "distil": "heal the pruned student",
+    "qlora": "train a low-rank adapter on the 4-bit model",
+    "merge": "fold the adapter into the 16-bit model",
+    "export": "write the deployable forms",
+    "translate": "a recipe's systems translate the test split; or: MODEL AUDIO... --to LANGUAGE",
+    "evaluate": "scores, sizes, speeds of a recipe; or: HYPOTHESES --references REFERENCES",
+    "report": "one offline page of all results",
+}
+
+
+@dataclass(frozen=True)
+class Command:
+    """help: one line; arguments: adds to the parser; run: returns what --json prints."""
+
+    help: str
+    arguments: Callable[[argparse.ArgumentParser], None]
+    run: Callable[[argparse.Namespace], dict[str, Any]]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point. Returns the exit code."""
+    _before_torch()
+    args = _parser().parse_args(argv)
+    try:
+        result = COMMANDS[args.command].run(args)
+    except SordinoError as error:
+        print(f"sordino: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("sordino: interrupted; the same command goes on from here.", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    if args.json:
+        print(json.dumps(result, ensure_ascii=False))
+    return int(result.get("exit", 0))
+
+
+def _before_torch() -> None:
+    """Settings that count only before torch starts its threads; each can be overridden from outside.
+
+    Waiting threads that spin steal the cores from the working ones on a small shared machine (steps became 7 to 10
+    times slower), and glibc gives every large tensor's pages back to the kernel at once (2 times slower).
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ.setdefault("GOMP_SPINCOUNT", "0")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("BITSANDBYTES_NOWELCOME", "1")
+    if sys.platform == "linux":
+        try:
+            mallopt = ctypes.CDLL("libc.so.6").mallopt
+        except (OSError, AttributeError):  # another C library
+            return
+        mallopt(-3, 2**31 - 1)  # M_MMAP_THRESHOLD, bytes
+        mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD, bytes
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="sordino",
+        description="Make audio language models small without losing their voice.",
+        epilog="Start with: sordino run recipes/demo.yaml",
+    )
+    parser.add_argument("--version", action="version", version=f"sordino {sordino.__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, command in COMMANDS.items():
+        sub = commands.add_parser(name, help=command.help, description=command.help)
+        command.arguments(sub)
+        sub.add_argument("--json", action="store_true", help="end stdout with one JSON object on one line")
+    return parser
+
+
+def _recipe_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("recipe", metavar="RECIPE", help="a YAML file, see recipes/")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that replace the recipe's")
+    parser.add_argument("--skip-bad", action="store_true", help="leave unusable clips out and list them")
+
+
+def _load(args: argparse.Namespace) -> Recipe:
+    from sordino import recipe
+
+    return recipe.load(args.recipe, args.overrides)
+
+
+def _run(args: argparse.Namespace) -> dict[str, Any]:
+    from sordino.stages import pipeline
+
+    recipe = _load(args)
+    ran = pipeline.run(recipe, {"skip_bad": args.skip_bad})
+    if not ran:
+        print("nothing to do: every stage is done", file=sys.stderr)
+    return {"run": str(recipe.directory), "ran": ran} | _results(recipe, args.json)
+
+
+def _results(recipe: Recipe, quiet: bool) -> dict[str, Any]:
+    """Print the table of all systems where the run has got that far; the scores for --json."""
+    from sordino import artifact
+    from sordino.stages import report as report_stage
+    from sordino.stages.job import REPORT
+
+    directory = recipe.directory / REPORT
+    if artifact.read_stage(directory) is None:
+        return {}
+    if not quiet:
+        from rich.console import Console
+
+        from sordino.report.table import table
+
+        built = report_stage.build(recipe)
+        Console(width=None if sys.stdout.isatty() else 160).print(table(built.systems))
+        print(f"report: {directory / 'report.html'}")
+    return {"report": str(directory / "report.html"), "scores": artifact.read_json(directory / "scores.json")}
+
+
+def _plan(args: argparse.Namespace) -> dict[str, Any]:
+    from rich.console import Console
+    from rich.table import Table
+
+    from sordino.stages import pipeline
+
+    recipe = _load(args)
+    lines = pipeline.plan(recipe)
+    if not args.json:
+        table = Table("stage", "directory", "state", "MB", "s", title=str(recipe.directory))
+        for line in lines:
+            state = "done" if line.why is None else f"runs: {line.why}"
+            seconds = "" if line.seconds is None else f"{line.seconds:.1f}"
+            table.add_row(line.stage, line.directory, state, f"{line.bytes / 1e6:.1f}" if line.bytes else "", seconds)
+        Console().print(table)
+    return {"run": str(recipe.directory), "plan": [line.to_json() for line in lines]}
+
+
+def _check(args: argparse.Namespace) -> dict[str, Any]:
+    from sordino.stages import pipeline
+
+    recipe = _load(args)
+    problems = pipeline.check(recipe)
+    for problem in problems:
+        print(problem, file=sys.stderr)
+    if not args.json:
+        print(f"{recipe.directory}: " + (f"{len(problems)} problems" if problems else "every finished stage is intact"))
+    return {"run": str(recipe.directory), "problems": problems, "exit": 2 if problems else 0}
+
+
+def _stage(args: argparse.Namespace) -> dict[str, Any]:
+    from sordino.stages import pipeline
+
+    recipe = _load(args)
+    ran = pipeline.run_one(args.command, recipe, {"skip_bad": args.skip_bad})
+    where = recipe.directory / pipeline.by_name(args.command).directory
+    result: dict[str, Any] = {"run": str(recipe.directory), "stage": args.command, "ran": ran, "directory": str(where)}
+    if args.command == "report":
+        result |= _results(recipe, args.json)
+    return result
+
+
+def _is_recipe(text: str) -> bool:
+    return text.endswith((".yaml", ".yml"))
+
+
+def _translate_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", metavar="MODEL|RECIPE", help="a model of a run, an export, or a recipe")
+    parser.add_argument("audio", nargs="*", metavar="AUDIO", help="audio files (or key=value after a recipe)")
+    parser.add_argument("--to", default=None, metavar="LANGUAGE", help="target language, e.g. German or de")
+    parser.add_argument("--from", dest="source", default="en", metavar="LANGUAGE", help="source language")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
+    parser.add_argument("--dtype", default="auto", choices=["auto", "float32", "bfloat16", "float16"])
+    parser.add_argument("--batch-size", type=int, default=16, help="clips")
+    parser.add_argument("--max-new-tokens", type=int, default=256)
+    parser.add_argument("--skip-bad", action="store_true", help=argparse.SUPPRESS)
+
+
+def _translate(args: argparse.Namespace) -> dict[str, Any]:
+    if _is_recipe(args.model):
+        args.recipe, args.overrides = args.model, args.audio
+        return _stage(args)
+    from sordino import use
+
+    if args.to is None:
+        raise RecipeError("translate: no target language.", "Say which, e.g. --to German.")
+    if not args.audio:
+        raise RecipeError("translate: no audio files.", "Name one or more after the model.")
+    hypotheses = use.translate_files(
+        args.model,
+        args.audio,
+        target=args.to,
+        source=args.source,
+        device=args.device,
+        dtype=args.dtype,
+        batch_size=args.batch_size,
+        max_new_tokens=args.max_new_tokens,
+    )
+    if not args.json:
+        for row in hypotheses:
+            print(row["text"] if len(hypotheses) == 1 else f"{row['audio']}\t{row['text']}")
+    return {"hypotheses": hypotheses}
+
+
+def _evaluate_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("hypotheses", metavar="HYPOTHESES|RECIPE", help="a text file, a line a segment, or a recipe")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that replace the recipe's")
+    parser.add_argument("--references", help="a text file, a line a segment")
+    parser.add_argument("--to", default="de", metavar="LANGUAGE", help="language of the texts: sets BLEU's tokenizer")
+    parser.add_argument("--metrics", default="bleu,chrf,chrf++", help="comma-separated")
+    parser.add_argument("--skip-bad", action="store_true", help=argparse.SUPPRESS)
+
+
+def _evaluate(args: argparse.Namespace) -> dict[str, Any]:
+    if _is_recipe(args.hypotheses):
+        args.recipe = args.hypotheses
+        return _stage(args)
+    from sordino import use
+
+    if not args.references:
+        raise RecipeError("evaluate: no references.", "Add --references FILE.")
+    scores = use.score_files(Path(args.hypotheses), Path(args.references), args.to, args.metrics.split(","))
+    if not args.json:
+        for score in scores:
+            low, high = score["interval"] or (float("nan"), float("nan"))
+            print(f"{score['name']}\t{score['value']:.2f}\t[{low:.2f}, {high:.2f}]\t{score['signature']}")
+    return {"scores": [{k: v for k, v in s.items() if k != "segments"} for s in scores]}
+
+
+def _inspect_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", metavar="MODEL", help="a model or adapter directory")
+
+
+def _inspect(args: argparse.Namespace) -> dict[str, Any]:
+    from sordino.measure import size
+
+    found = size.measure(Path(args.model))
+    if not args.json:
+        print(f"weights            {found.weights_bytes:>15,} bytes  {found.weights_bytes / 1e9:.3f} GB")
+        logical = "unknown" if found.logical_parameters is None else f"{found.logical_parameters:,}"
+        print(f"logical parameters {logical:>15}\nstored elements    {found.stored_elements:>15,}")
+        for title, table in (("part", found.bytes_by_part), ("dtype", found.bytes_by_dtype)):
+            for name, count in sorted(table.items(), key=lambda item: -item[1]):
+                print(f"  {title:<6}{name:<22}{count:>15,} bytes")
+    return {"model": args.model, "size": found.to_json()}
+
+
+def _families(args: argparse.Namespace) -> dict[str, Any]:
+    from sordino.families import registry
+
+    rows = {name: registry.get(name).model_class for name in registry.FAMILIES}
+    if not args.json:
+        for name, model_class in rows.items():
+            print(f"{name}\t{model_class}")
+    return {"families": rows}
+
+
+COMMANDS: dict[str, Command] = {
+    "run": Command("run every stage of a recipe that is missing or out of date", _recipe_arguments, _run),
+    "plan": Command("show what would run, and why", _recipe_arguments, _plan),
+    "check": Command("compare every finished file of a run with its record", _recipe_arguments, _check),
+    **{name: Command(text, _recipe_arguments, _stage) for name, text in STAGES.items()},
+    "translate": Command(STAGES["translate"], _translate_arguments, _translate),
+    "evaluate": Command(STAGES["evaluate"], _evaluate_arguments, _evaluate),
+    "inspect": Command("what a model directory weighs, from its headers alone", _inspect_arguments, _inspect),
+    "families": Command("the model families sordino knows", lambda _: None, _families),
+}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

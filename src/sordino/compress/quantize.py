@@ -1,0 +1,103 @@
+"""4-bit NormalFloat weights (nf4, QLoRA: arXiv:2305.14314) through bitsandbytes.
+
+Every linear layer but the head is quantised, the audio tower's and the projector's too; scales are quantised
+once more (double quantisation). Norms, convolutions, embedding and head stay in 16 bits.
+
+What is written is written before the first forward pass: a pass on a CPU may repack the weights, lossily, and
+turns biases into the type it computes in.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from sordino.errors import FamilyError
+from sordino.families import registry
+from sordino.families.base import Family, SpeechModel
+
+WEIGHTS_PER_BYTE = 2  # of a packed 4-bit weight
+
+
+def nf4_config(family: Family, compute_dtype: torch.dtype) -> Any:
+    """The BitsAndBytesConfig that quantises every linear layer of this family but the head."""
+    from transformers import BitsAndBytesConfig
+
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=compute_dtype,
+        # a list of one's own replaces the default, which holds the head: always the full list
+        llm_int8_skip_modules=[family.parts["head"]],
+    )
+
+
+def is_quantised(module: nn.Module) -> bool:
+    """Whether this is a bitsandbytes layer, whose weight is packed and not a matrix."""
+    return type(module).__module__.startswith("bitsandbytes.")
+
+
+def quantised_linears(model: nn.Module) -> list[str]:
+    """Names of the quantised linear layers, in model order."""
+    return [name for name, module in model.named_modules() if is_quantised(module)]
+
+
+def check_nf4(family: Family, model: nn.Module) -> None:
+    """Raise FamilyError unless exactly the linear layers that `nf4_config` means are quantised, and to nf4."""
+    head = family.parts["head"]
+    linear = {name: m for name, m in model.named_modules() if isinstance(m, nn.Linear) and name != head}
+    problems = [f"{name} is not quantised" for name, module in linear.items() if not is_quantised(module)]
+    problems += [f"{name} must not be quantised" for name in quantised_linears(model) if name not in linear]
+    for name, module in linear.items():
+        state = getattr(module.weight, "quant_state", None)
+        if is_quantised(module) and (getattr(state, "quant_type", "") != "nf4" or not state.nested):
+            problems.append(f"{name} is not nf4 with double quantisation")
+    if not linear:
+        problems.append("it has no linear layers")
+    if problems:
+        raise FamilyError(
+            f"a {family.model_type} model is not quantised as asked: {problems[0]}, {len(problems)} such in all.",
+            "Quantise a 16-bit model, with the versions of transformers and bitsandbytes that sordino names.",
+        )
+
+
+def set_compute_dtype(model: nn.Module, dtype: torch.dtype) -> None:
+    """Let a quantised model compute in `dtype`, whatever its stored configuration says.
+
+    The 4-bit layers multiply in it, and the other weights are held in it: transformers leaves some of them in
+    the type they are stored in when it loads a quantised checkpoint, and the two types do not multiply.
+    """
+    for module in model.modules():
+        if is_quantised(module) and hasattr(module, "compute_dtype"):
+            module.compute_dtype = dtype  # type: ignore[assignment]  # a plain attribute
+            module.compute_type_is_set = True  # type: ignore[assignment]
+    keep: Any = getattr(model, "_keep_in_fp32_modules_strict", None) or ()
+    for name, parameter in model.named_parameters():
+        if parameter.is_floating_point():
+            parameter.data = parameter.data.to(torch.float32 if any(part in name for part in keep) else dtype)
+
+
+def logical_numel(parameter: nn.Parameter) -> int:
+    """Weights in a parameter: a packed 4-bit tensor holds two a byte."""
+    state = getattr(parameter, "quant_state", None)
+    return int(torch.Size(state.shape).numel()) if state is not None else parameter.numel()
+
+
+def save_nf4(source: str, directory: Path, *, device: str | torch.device = "cpu") -> SpeechModel:
+    """Quantise a 16-bit (or 32-bit) checkpoint and write it; stock `from_pretrained` loads it. -> as saved.
+
+    What is not quantised is stored in bfloat16. Do not write the returned model again after it has run.
+    Raises FamilyError for a source that is quantised already: rounding twice is worse than once.
+    """
+    if not registry.is_hub_id(source) and "quantization_config" in registry.read_config(source):
+        raise FamilyError(f"{source} is quantised already.", "Quantise the 16-bit model it was made from.")
+    speech = registry.load(source, device=device, dtype=torch.bfloat16, quantise="nf4")
+    for parameter in speech.model.parameters():
+        if parameter.dtype == torch.float32:  # transformers keeps some embeddings of positions in 32 bits
+            parameter.data = parameter.data.to(torch.bfloat16)
+    registry.save(speech, directory)
+    return speech

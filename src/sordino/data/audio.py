@@ -1,0 +1,212 @@
+"""Audio files to float32 waveforms, 16 kHz mono, with every reason to refuse one spelled out.
+
+Reads what libsndfile reads (WAV, FLAC, Ogg Vorbis, Opus, MP3, AIFF...) at any rate and channel count, and of a long
+talk only the slice asked for. Nothing is cut silently: a clip that is too long is refused, and so is a file that
+ends before its container says it should (see containers.py for how that is told).
+
+Not detectable: changed bytes inside PCM samples or MPEG frames; the cut of a WAV whose header gives no size (one
+written to a pipe) and, between two frames, of an MP3 without a frame count; the loss of one MPEG frame (24 to 72 ms)
+of an MP3. Of a slice only what it covers is checked. An Opus slice differs from the same samples of the whole by
+up to about 1e-3, because the decoder starts 80 ms ahead of it; all other formats agree.
+"""
+
+import math
+import stat
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+import soxr
+from numpy.typing import NDArray
+
+from sordino.data.clip import MAX_SECONDS, MIN_SECONDS, SAMPLE_RATE, Clip
+from sordino.data.containers import ended_early, scan_mp3
+from sordino.errors import DataError
+
+Waveform = NDArray[np.float32]  # (n,), 16,000 Hz, full scale is 1.0
+
+SILENCE_DBFS = -80.0  # a 16-bit file's last three steps: dither and nothing else
+SILENCE_PEAK = 10 ** (SILENCE_DBFS / 20)
+END_TOLERANCE = 0.01  # seconds: tables round their times, and the last slice of a talk then ends past the file
+UNKNOWN_FRAMES = 2**62  # libsndfile reports 2**63 - 1 where a header gives no length
+MP3_PADDING_FRAMES = 4  # encoder delay and padding, which decoders drop, never fill as many MPEG frames
+
+FETCH_AGAIN = "Fetch or export the file again, or leave this clip out."
+
+
+def load(
+    path: str | Path,
+    start: float = 0.0,
+    seconds: float | None = None,
+    *,
+    max_seconds: float = MAX_SECONDS,
+    min_seconds: float = MIN_SECONDS,
+) -> Waveform:
+    """Decode one stretch of a file -> float32 (n,), 16,000 Hz, channels averaged.
+
+    start: seconds into the file. seconds: length of the stretch; None reads to the end.
+    Raises DataError, naming the file: missing, a directory, empty, not audio, truncated or damaged, slice beyond
+    the end, shorter than `min_seconds`, longer than `max_seconds`, NaN or infinite samples, silence.
+    """
+    path = Path(path)
+    if not 0 <= start < math.inf or not (seconds is None or 0 < seconds < math.inf):
+        raise DataError(f"{path}: start={start} and seconds={seconds} do not describe a stretch of audio.")
+    with _open(path) as file:
+        first, count = _stretch(file, path, start, seconds)
+        cut = seconds is None or count < round(seconds * file.samplerate)
+        length = count / file.samplerate if cut or seconds is None else seconds
+        if length > max_seconds:
+            raise DataError(
+                f"{path}: the clip is {length:.2f} s long, {max_seconds:g} s is the limit.",
+                "Segment it: give each clip its start and seconds in the table or manifest.",
+            )
+        if length < min_seconds:
+            raise DataError(
+                f"{path}: the clip is {length:.3f} s long, {min_seconds:g} s is the minimum.",
+                "Leave it out, or merge it with its neighbour.",
+            )
+        samples = _read(file, path, first, count)
+        rate = int(file.samplerate)
+    mono = _mix(samples, path)
+    if rate != SAMPLE_RATE:
+        mono = np.asarray(soxr.resample(mono, rate, SAMPLE_RATE), dtype=np.float32)
+    return mono[: round(max_seconds * SAMPLE_RATE)]  # rounding may have added one sample
+
+
+def load_clip(clip: Clip) -> Waveform:
+    """The clip's stretch of its file -> float32 (n,), 16,000 Hz mono; raises as `load` does."""
+    return load(clip.audio, clip.start, clip.seconds)
+
+
+def duration(path: str | Path) -> float:
+    """Seconds of a whole file from its header and container, without decoding.
+
+    Raises DataError as `load` does for files that cannot be opened or were cut; a cut FLAC, or a cut MP3
+    that opens with a frame count, shows only when it is decoded.
+    """
+    path = Path(path)
+    with _open(path) as file:
+        _, count = _stretch(file, path, 0.0, None)
+        return float(count / file.samplerate)
+
+
+def _open(path: Path) -> Any:
+    """An open soundfile.SoundFile; DataError for what is not a readable audio file."""
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        raise DataError(f"{path} does not exist.", "Check the path, and that the data set is complete.") from None
+    except (OSError, ValueError) as error:
+        raise DataError(f"{str(path)!r} cannot be opened: {error}.", "Check the path.") from None
+    if not stat.S_ISREG(status.st_mode):
+        kind = "a directory" if stat.S_ISDIR(status.st_mode) else "not a regular file"
+        raise DataError(f"{path} is {kind}, not an audio file.", "Name the audio file itself.")
+    if status.st_size == 0:
+        raise DataError(f"{path} is empty (0 bytes).", FETCH_AGAIN)
+    try:
+        return soundfile.SoundFile(path)
+    except (soundfile.SoundFileError, TypeError) as error:  # TypeError: headerless .raw
+        detail = getattr(error, "error_string", None) or str(error)
+        raise DataError(
+            f"{path} cannot be read as audio: {detail.strip().rstrip('.')}.",
+            "If another player opens it, convert it: ffmpeg -i FILE -ac 1 -ar 16000 FILE.flac",
+        ) from None
+
+
+def _stretch(file: Any, path: Path, start: float, seconds: float | None) -> tuple[int, int]:
+    """(first frame, number of frames) at the file's own rate; checked against the file's end."""
+    rate, total = int(file.samplerate), int(file.frames)
+    first = round(start * rate)
+    if total >= UNKNOWN_FRAMES:
+        if seconds is None:
+            raise DataError(
+                f"{path} does not say how long it is (it was written to a pipe).",
+                "Write it anew so that its header is complete: ffmpeg -i FILE NEW.flac",
+            )
+        return first, round(seconds * rate)
+    if seconds is None:
+        _check_ending(file, path)
+        if first >= total > 0:
+            raise _beyond(path, start, start, total / rate)
+        return first, total - first
+    count = round(seconds * rate)
+    if first + count > total + END_TOLERANCE * rate or first >= total:
+        _check_ending(file, path)  # a cut file is the likelier reason, and the better message
+        raise _beyond(path, start, start + seconds, total / rate)
+    # A whole file's length was rounded to 16 kHz when it was noted: do not lose its last sample over that.
+    reaches_end = first + count > total or total - first - count <= rate / SAMPLE_RATE
+    return first, total - first if reaches_end else count
+
+
+def _beyond(path: Path, start: float, end: float, total: float) -> DataError:
+    return DataError(
+        f"{path}: the clip spans {start:.2f} s to {end:.2f} s and the file ends at {total:.2f} s.",
+        "Check start and seconds (both in seconds, not samples or milliseconds), and that it is the right file.",
+    )
+
+
+def _check_ending(file: Any, path: Path) -> None:
+    """DataError where the container shows that the file does not end at `file.frames`."""
+    reason = ended_early(path, file.format)
+    if reason:
+        raise DataError(f"{path} is truncated or damaged: {reason}.", FETCH_AGAIN)
+    frames = scan_mp3(path) if file.format == "MP3" else None
+    if frames is None:
+        return
+    hidden = frames.samples - int(file.frames)
+    # libsndfile's own length is a guess where no frame count opens the file, and it never decodes past it.
+    if hidden > (most := MP3_PADDING_FRAMES * frames.samples_per_frame) or (not frames.counted and hidden < -most):
+        raise DataError(
+            f"{path} holds {frames.samples / file.samplerate:.2f} s of MPEG frames and would be decoded as "
+            f"{file.frames / file.samplerate:.2f} s: its frame count is missing or wrong.",
+            "Convert it: ffmpeg -i FILE -ac 1 -ar 16000 FILE.flac",
+        )
+
+
+def _read(file: Any, path: Path, first: int, count: int) -> Waveform:
+    """Frames first..first+count -> float32 (count, channels); DataError where they cannot all be decoded."""
+    try:
+        file.seek(first)
+        samples: Waveform = file.read(count, dtype="float32", always_2d=True)
+    except soundfile.SoundFileError:
+        raise _damaged(file, path, None, count) from None
+    if len(samples) < count and count - len(samples) > _mp3_slack(file, path):
+        raise _damaged(file, path, len(samples), count)
+    return samples
+
+
+def _mp3_slack(file: Any, path: Path) -> int:
+    """Frames that may be missing at the end of an MP3 without its being cut; 0 for other formats.
+
+    One MPEG frame, because encoders disagree on whether the frame that holds the count counts itself; the
+    padding where there is no count and the length is a guess.
+    """
+    frames = scan_mp3(path) if file.format == "MP3" else None
+    if frames is None:
+        return 0
+    return frames.samples_per_frame * (1 if frames.counted else MP3_PADDING_FRAMES)
+
+
+def _damaged(file: Any, path: Path, got: int | None, count: int) -> DataError:
+    rate = file.samplerate
+    found = "the decoder gave up" if got is None else f"{got / rate:.2f} s could be decoded"
+    return DataError(f"{path} is truncated or damaged: {found} of {count / rate:.2f} s.", FETCH_AGAIN)
+
+
+def _mix(samples: Waveform, path: Path) -> Waveform:
+    """(n, channels) -> (n,), the mean of the channels; DataError for NaN, infinity and silence."""
+    if not np.isfinite(samples).all():
+        bad = int(np.count_nonzero(~np.isfinite(samples).all(axis=1)))
+        raise DataError(
+            f"{path}: {bad:,} of {len(samples):,} samples are NaN or infinite.",
+            "Export it again, as 16-bit PCM or FLAC.",
+        )
+    mono: Waveform = samples.mean(axis=1, dtype=np.float32)
+    peak = float(np.abs(mono).max(initial=0.0))
+    if peak < SILENCE_PEAK:
+        cancel = float(np.abs(samples).max(initial=0.0)) >= SILENCE_PEAK
+        why = "its channels cancel each other" if cancel else f"it never rises above {SILENCE_DBFS:g} dBFS"
+        fix = "Export one of its channels alone." if cancel else "Leave it out, or check the recording."
+        raise DataError(f"{path}: the clip is silent: {why}.", fix)
+    return mono

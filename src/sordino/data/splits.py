@@ -1,0 +1,139 @@
+"""Clips to train, select, dev and test, with no talk or speaker in two of them.
+
+A split by random segment puts sentences of one talk on both sides, and scores then measure memory of the talk. So
+clips are dealt out by group where it is known and one by one where it is not. The order in which groups are dealt
+is that of a hash of (seed, group): the same on every machine, whatever the order of the input, and adding a talk
+does not reshuffle the others.
+
+Dealing is greedy. For test, then dev, then select, groups are taken in that order if they still fit into the
+split's size; a split never gets more clips than asked for, and may get fewer where groups are large. What is left
+over is train. `split_by="segment"` ignores groups: it leaks, and is there to reproduce results obtained that way.
+"""
+
+import hashlib
+import itertools
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from typing import Literal
+
+from sordino.data.clip import Clip
+from sordino.data.corpora.base import SPLITS, Split
+from sordino.errors import DataError, RecipeError
+
+SplitBy = Literal["group", "segment"]
+DRAWN: tuple[Split, ...] = ("test", "dev", "select")  # in this order; train is the rest
+
+
+def assign(
+    clips: Iterable[Clip],
+    sizes: Mapping[str, float],
+    seed: int,
+    given: Mapping[str, Split] | None = None,
+    *,
+    split_by: SplitBy = "group",
+) -> dict[Split, list[Clip]]:
+    """Deal clips into splits -> {split: clips sorted by id}; a split nobody asked for is left out.
+
+    sizes: "select", "dev", "test" -> a number of clips (int) or a share of the clips that are dealt (float between
+        0 and 1).
+    given: clip id -> split, from the corpus. A split it fills is taken as it is, and its size is not used; the
+        others are drawn from the clips given to train or to nothing.
+    Raises RecipeError for a bad size, DataError for a repeated id, no clips, a group in two given splits, sizes
+    beyond the data, and a split that would be empty.
+    """
+    _check_options(sizes, split_by)
+    clips = sorted(clips, key=lambda clip: clip.id)
+    if not clips:
+        raise DataError("There are no clips to split.")
+    _check_ids(clips)
+    of = {clip.id: (given or {}).get(clip.id, "train") for clip in clips}
+    if split_by == "group":
+        _check_groups(clips, of)
+    result: dict[Split, list[Clip]] = defaultdict(list)
+    for clip in clips:
+        result[of[clip.id]].append(clip)
+    wanted = [split for split in DRAWN if split in sizes and split not in result]
+    pool = result.pop("train", [])
+    counts = {split: _count(split, sizes[split], len(pool)) for split in wanted}
+    if sum(counts.values()) >= len(pool) and wanted:
+        asked = ", ".join(f"{split} {count:,}" for split, count in counts.items())
+        raise DataError(
+            f"{len(pool):,} clips cannot be dealt into {asked} and leave any for train.", "Ask for fewer clips."
+        )
+    units = _units(pool, seed, split_by)
+    for split in wanted:
+        result[split], units = _fill(split, counts[split], units)
+    result["train"] = [clip for unit in units for clip in unit]
+    return {split: sorted(result[split], key=lambda clip: clip.id) for split in SPLITS if result[split]}
+
+
+def _check_options(sizes: Mapping[str, float], split_by: str) -> None:
+    if split_by not in {"group", "segment"}:
+        raise RecipeError(f"split_by must be group or segment, found {split_by!r}.")
+    for split, size in sizes.items():
+        if split not in DRAWN:
+            raise RecipeError(f"There is no size for {split!r}.", "Sizes: select, dev, test; train is the rest.")
+        count = isinstance(size, int) and not isinstance(size, bool) and size >= 1
+        if not count and not (isinstance(size, float) and 0 < size < 1):
+            raise RecipeError(
+                f"The size of {split} must be a number of clips or a share between 0 and 1, found {size!r}.",
+                "To do without that split, leave its size out.",
+            )
+
+
+def _check_ids(clips: list[Clip]) -> None:
+    for one, other in itertools.pairwise(clips):
+        if one.id == other.id:
+            raise DataError(f"Two clips have the id {one.id!r}.", "Give every clip its own id.")
+
+
+def _check_groups(clips: list[Clip], of: Mapping[str, Split]) -> None:
+    first: dict[str, Clip] = {}
+    for clip in clips:
+        if clip.group is None:
+            continue
+        other = first.setdefault(clip.group, clip)
+        if of[other.id] != of[clip.id]:
+            raise DataError(
+                f"Group {clip.group!r} stands in {of[other.id]} (clip {other.id!r}) and in {of[clip.id]} "
+                f"(clip {clip.id!r}).",
+                "Move its clips into one split in the corpus's split column; a clip without a split counts as train.",
+            )
+
+
+def _count(split: str, size: float, available: int) -> int:
+    count = size if isinstance(size, int) else round(size * available)
+    if count < 1:
+        raise DataError(f"{split} would be empty: {size:g} of {available:,} clips.", "Ask for a larger share.")
+    return count
+
+
+def _units(clips: list[Clip], seed: int, split_by: SplitBy) -> list[list[Clip]]:
+    """What may not be torn apart, in the seed's order: groups, and clips without one."""
+    units: dict[tuple[str, str], list[Clip]] = defaultdict(list)
+    for clip in clips:
+        grouped = clip.group is not None and split_by == "group"
+        units[("group", clip.group or "") if grouped else ("id", clip.id)].append(clip)
+
+    def rank(key: tuple[str, str]) -> bytes:
+        return hashlib.sha256("\0".join((str(seed), *key)).encode()).digest()
+
+    return [units[key] for key in sorted(units, key=rank)]
+
+
+def _fill(split: str, count: int, units: list[list[Clip]]) -> tuple[list[Clip], list[list[Clip]]]:
+    """Take units that fit, in order, until there are `count` clips -> (taken clips, units left)."""
+    taken: list[Clip] = []
+    left: list[list[Clip]] = []
+    for unit in units:
+        if len(taken) + len(unit) <= count:
+            taken += unit
+        else:
+            left.append(unit)
+    if not taken:
+        smallest = min((len(unit) for unit in units), default=0)
+        raise DataError(
+            f"{split} would be empty: it may have {count:,} clips and the smallest group left has {smallest:,}.",
+            "Ask for a larger split, or give the corpus a split column.",
+        )
+    return taken, left

@@ -1,0 +1,16 @@
+"""bf16: the plain 16-bit checkpoint, without anything that only training needed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from sordino.families import registry
+
+LOADS_WITH = "transformers: from_pretrained(path, dtype='bfloat16')"
+
+
+def write(source: Path, directory: Path) -> None:
+    """source: a 16- or 32-bit model directory. Raises FamilyError for one that does not load."""
+    registry.save(registry.load(str(source), device="cpu", dtype=torch.bfloat16), directory)

@@ -1,0 +1,45 @@
+"""Open any model of a run, or any model directory: plain, quantised, or an adapter on its base."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from sordino import artifact
+from sordino.compress import lora
+from sordino.errors import ArtifactError, FamilyError
+from sordino.families import registry
+from sordino.families.base import SpeechModel
+
+ADAPTER_CONFIG = "adapter_config.json"
+
+
+def open_model(path: str, **options: Any) -> SpeechModel:
+    """Load what lies at `path`. Options are those of registry.load.
+
+    An adapter directory is opened on the base its config names, quantised as it was while training.
+    Raises FamilyError for anything that is no model.
+    """
+    directory = Path(path)
+    if not (directory / ADAPTER_CONFIG).is_file():
+        if directory.is_dir() and not (directory / "config.json").is_file():
+            inside = sorted(p.parent.name for p in directory.glob("*/config.json"))
+            if inside:
+                raise FamilyError(
+                    f"{path} is no model directory, but holds some: {', '.join(inside)}.",
+                    f"Give one, e.g. {directory / inside[0]}.",
+                )
+        return registry.load(path, **options)
+    config = artifact.read_json(directory / ADAPTER_CONFIG)
+    base = str(config.get("base_model_name_or_path") or "")
+    if base.startswith(".."):
+        base = str(directory / base)
+    stage = artifact.read_stage(directory)
+    if stage is None:
+        raise ArtifactError(
+            f"{directory} holds an adapter that sordino did not finish.", "Merge it, or run qlora again."
+        )
+    speech = registry.load(base, quantise="nf4" if stage["section"].get("quantise") == "nf4" else None, **options)
+    lora.load(speech, directory)
+    speech.path = path
+    return speech

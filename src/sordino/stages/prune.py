@@ -1,0 +1,61 @@
+"""prune: drop the layers the ranking names and write a checkpoint that stock transformers loads."""
+
+from __future__ import annotations
+
+import torch
+
+from sordino import artifact
+from sordino.compress import importance, layers
+from sordino.errors import RecipeError
+from sordino.families import registry
+from sordino.families.base import SpeechModel
+from sordino.progress import note
+from sordino.stages.job import RANKING, Job, Stage, directory_of, teacher_key
+
+
+def run(job: Job) -> None:
+    section = job.recipe.prune
+    assert section
+    order = removal_order(job)
+    speech = job.load(teacher_key(job.recipe), dtype=torch.bfloat16)
+    kept = prune(speech, order)
+    registry.save(speech, job.out)
+    job.describe(job.out)
+    artifact.write_json(job.out / "kept.json", kept)
+    job.record["removed"] = [str(layer) for layer in order]
+    note(f"  {len(kept['decoder'])} decoder and {len(kept['encoder'])} encoder layers are left")
+
+
+def removal_order(job: Job) -> list[importance.Layer]:
+    """The ranking's removals that this recipe takes. Raises RecipeError where it asks for more than were ranked."""
+    section = job.recipe.prune
+    assert section
+    order = [
+        importance.parse_layer(text) for text in artifact.read_json(job.run_dir / RANKING / "ranking.json")["order"]
+    ]
+    if section.remove is None:
+        return order
+    if not 1 <= section.remove <= len(order):
+        raise RecipeError(
+            f"prune.remove: {section.remove}, but the ranking holds {len(order)} removals.", "Raise rank.remove."
+        )
+    return order[: section.remove]
+
+
+def prune(speech: SpeechModel, removed: list[importance.Layer]) -> dict[str, list[int]]:
+    """Prune in place. Returns, per scope, the old index of every layer that is left (position = new index)."""
+    kept = {}
+    for scope in importance.SCOPES["both"]:
+        kept[str(scope)] = importance.kept(len(speech.layers(scope)), scope, removed)
+        layers.prune(speech, scope, kept[str(scope)])
+    return kept
+
+
+STAGE = Stage(
+    name="prune",
+    directory="40-pruned",
+    section=lambda recipe: recipe.prune,
+    parents=lambda recipe: [directory_of(teacher_key(recipe)), RANKING],
+    run=run,
+    uses=("source", "target", "prompt"),
+)

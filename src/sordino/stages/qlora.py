@@ -1,0 +1,44 @@
+"""qlora: low-rank adapters trained on a 4-bit base (Dettmers et al. 2023), rank-stabilised (Kalajdzievski 2023)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from sordino.compress import lora
+from sordino.recipe import Recipe
+from sordino.stages.job import DATA, PSEUDO, Job, Stage, directory_of, qlora_start
+from sordino.stages.learning import fit, mixed
+
+ADAPTER = "61-adapter"
+
+
+def run(job: Job) -> None:
+    section = job.recipe.qlora
+    assert section
+    start = qlora_start(job.recipe)
+    speech = job.load(start, quantise="nf4" if section.quantise == "nf4" else None)
+    options = lora.LoraOptions(section.rank, section.alpha, section.rslora, section.dropout, section.scope)
+    peft_model = lora.attach(speech, options, job.recipe.seed)
+    fit(job, speech, mixed(job, section.mix), section, "training the adapter")
+    lora.save(peft_model, job.out, base_reference(job.recipe, start))
+    job.describe(job.out)
+    job.record |= {"start": start, "quantise": section.quantise}
+
+
+def base_reference(recipe: Recipe, start: str) -> str:
+    """How the adapter names its base: from its own directory where both lie in the run, so that a run can move."""
+    return recipe.model if start == "base" else str(Path("..") / directory_of(start))
+
+
+STAGE = Stage(
+    name="qlora",
+    directory=ADAPTER,
+    section=lambda recipe: recipe.qlora,
+    parents=lambda recipe: [
+        directory_of(qlora_start(recipe)),
+        DATA,
+        *([PSEUDO] if recipe.qlora and recipe.qlora.mix.pseudo else []),
+    ],
+    run=run,
+    uses=("source", "target", "prompt", "seed", "dtype", "attention"),
+)

@@ -1,0 +1,133 @@
+"""report: one offline HTML page of what the run found, beside its JSON files."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import platform
+import shutil
+from typing import Any
+
+from sordino import artifact
+from sordino.data import manifest
+from sordino.languages import language_name
+from sordino.measure.size import Size
+from sordino.measure.speed import Speed
+from sordino.metrics.base import Score
+from sordino.metrics.health import Health
+from sordino.recipe import Recipe
+from sordino.report.model import Report, Sample, System, Trial
+from sordino.report.page import render
+from sordino.stages.job import DATA, OUTPUTS, RANKING, REPORT, SCORES, Job, Stage
+from sordino.stages.rank import TRIALS
+
+FILES = ("scores.json", "size.json", "speed.json")
+
+
+def run(job: Job) -> None:
+    for name in FILES:
+        shutil.copyfile(job.run_dir / SCORES / name, job.out / name)
+    artifact.write_text(job.out / "report.html", render(build(job.recipe)))
+
+
+def build(recipe: Recipe) -> Report:
+    """Gather a run's finished artefacts. Raises ArtifactError where one is missing."""
+    run_dir = recipe.directory
+    scores, sizes, speeds = (artifact.read_json(run_dir / SCORES / name) for name in FILES)
+    keys = list(scores["systems"])
+    return Report(
+        title=recipe.name,
+        facts=facts(recipe, scores, speeds),
+        systems=tuple(system(key, scores["systems"][key], sizes[key], speeds[key]) for key in keys),
+        trials=trials(recipe),
+        samples=samples(recipe, scores["split"], keys),
+        notes=notes(recipe, scores),
+        criterion=recipe.criterion,
+    )
+
+
+def system(key: str, entry: dict[str, Any], size: dict[str, Any] | None, speed: dict[str, Any]) -> System:
+    model = speed.get("model", {})
+    return System(
+        name=key,
+        label=entry["label"],
+        decoder_layers=model.get("decoder_layers"),
+        size=Size.from_json(size) if size else None,
+        scores={name: Score.from_json(s) for name, s in entry["scores"].items()},
+        retention=entry["retention"],
+        speed=Speed.from_json({k: v for k, v in speed.items() if k != "model"}),
+        health=Health.from_json(entry["health"]),
+    )
+
+
+def trials(recipe: Recipe) -> tuple[Trial, ...]:
+    """Every trial of the search; the baseline (round 0) is no trial of a layer."""
+    if recipe.rank is None:
+        return ()
+    order = artifact.read_json(recipe.directory / RANKING / "ranking.json")["order"]
+    rows = artifact.read_jsonl(recipe.directory / RANKING / TRIALS)
+    return tuple(
+        Trial(r["round"], r["scope"], r["layer"], r["score"], order[r["round"] - 1] == f"{r['scope']}.{r['layer']}")
+        for r in rows
+        if r["layer"] is not None
+    )
+
+
+def samples(recipe: Recipe, split: str, keys: list[str]) -> tuple[Sample, ...]:
+    """Clips side by side: first those on which the systems differ most, in the order of the split."""
+    assert recipe.report
+    clips = manifest.read(recipe.directory / DATA / f"{split}.jsonl")
+    texts = {
+        key: {r["id"]: r["text"] for r in artifact.read_jsonl(recipe.directory / OUTPUTS / key / f"{split}.jsonl")}
+        for key in keys
+    }
+    found = [
+        Sample(c.id, c.source_text or "", c.target_text or "", {key: texts[key][c.id] for key in keys}) for c in clips
+    ]
+    ranked = sorted(range(len(found)), key=lambda i: (-len(set(found[i].hypotheses.values())), i))
+    return tuple(found[i] for i in sorted(ranked[: recipe.report.samples]))
+
+
+def facts(recipe: Recipe, scores: dict[str, Any], speeds: dict[str, Any]) -> dict[str, str]:
+    stage = artifact.read_stage(recipe.directory / OUTPUTS)
+    assert stage
+    first = next(iter(speeds.values()))
+    known = stage["versions"]
+    return {
+        "translation": f"{language_name(recipe.source)} to {language_name(recipe.target)}",
+        "scored on": f"{scores['clips']} clips of the {scores['split']} split",
+        "base model": recipe.model,
+        "seed": str(recipe.seed),
+        "device": f"{first['device']} ({platform.machine()}, {os.cpu_count()} cores), {first['model']['dtype']}",
+        "versions": ", ".join(f"{name} {known[name]}" for name in known),
+        "date": datetime.date.today().isoformat(),
+    }
+
+
+def notes(recipe: Recipe, scores: dict[str, Any]) -> tuple[str, ...]:
+    """What a reader must know before believing a number."""
+    found = []
+    data = artifact.read_stage(recipe.directory / DATA)
+    if data and data.get("leaking_split"):
+        found.append("The split is random by segment: clips of one talk stand on both sides, so scores are too high.")
+    if data and data.get("skipped"):
+        found.append(
+            f"{data['skipped']} rows of the corpus could not be used and were left out (10-data/skipped.jsonl)."
+        )
+    if "teacher" not in scores["systems"]:
+        found.append("There is no teacher in this run, so no retention is given.")
+    if recipe.qlora:
+        found.append("The adapter is weighed together with the 16-bit base it needs; it runs on that base in 4 bits.")
+    if recipe.prompt.example:
+        found.append("The prompt is one-shot.")
+    return tuple(found)
+
+
+STAGE = Stage(
+    name="report",
+    directory=REPORT,
+    section=lambda recipe: recipe.report if recipe.translate and recipe.evaluate else None,
+    parents=lambda recipe: [SCORES, OUTPUTS, DATA, *([RANKING] if recipe.rank else [])],
+    run=run,
+    uses=("name", "source", "target", "model", "seed"),
+)

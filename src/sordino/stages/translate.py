@@ -1,0 +1,98 @@
+"""translate: every model of the chain translates the test split, timed from the waveform to the text.
+
+Nothing is taken from the feature cache here, since the audio encoder is part of the price. A system that was finished
+before a kill is not run again.
+"""
+
+from __future__ import annotations
+
+import gc
+
+from sordino import artifact
+from sordino.data import manifest
+from sordino.data.clip import Clip
+from sordino.decoding import Decoding, Hypothesis, translate
+from sordino.errors import RecipeError
+from sordino.families import registry
+from sordino.families.base import SpeechModel
+from sordino.features import Features
+from sordino.measure.speed import Meter
+from sordino.progress import bar
+from sordino.recipe import Recipe, TranslateSection
+from sordino.stages.job import DATA, OUTPUTS, Job, Stage, directory_of, model_path, render, systems
+from sordino.stages.opening import open_model
+
+
+def run(job: Job) -> None:
+    section = job.recipe.translate
+    assert section
+    clips = manifest.read(job.run_dir / DATA / f"{section.split}.jsonl")
+    for key in chosen(job.recipe):
+        directory = job.out / key
+        if (directory / "speed.json").is_file():
+            continue
+        directory.mkdir(exist_ok=True)
+        gc.collect()
+        speech = open_model(
+            model_path(job.recipe, key),
+            device=registry.default_device(job.recipe.device),
+            dtype=job.recipe.dtype,
+            attention=job.recipe.attention,
+            **({"revision": job.recipe.revision} if key == "base" else {}),
+        )
+        meter = Meter(str(speech.device))
+        hypotheses = timed(speech, clips, render(speech, job.recipe), section, meter, systems(job.recipe)[key])
+        rows = "".join(artifact.json_line(h.to_json()) + "\n" for h in hypotheses)
+        artifact.write_text(directory / f"{section.split}.jsonl", rows)
+        facts = {"decoder_layers": len(speech.layers("decoder")), "dtype": str(speech.dtype).removeprefix("torch.")}
+        artifact.write_json(directory / "speed.json", meter.result().to_json() | {"model": facts})
+        job.record["device"] = str(speech.device)
+        del speech
+
+
+def timed(
+    speech: SpeechModel,
+    clips: list[Clip],
+    prompt: str,
+    section: TranslateSection,
+    meter: Meter,
+    label: str,
+) -> list[Hypothesis]:
+    """Hear and translate in batches of similar length; the meter sees both, and not the loading of the model."""
+    order = sorted(range(len(clips)), key=lambda i: (clips[i].seconds or 0.0, i))
+    found: dict[int, Hypothesis] = {}
+    features = Features(speech, None)
+    with bar(f"{label} translates", len(clips)) as advance:
+        for start in range(0, len(order), section.batch_size):
+            part = order[start : start + section.batch_size]
+            with meter:
+                heard = [features.hear(clips[i], prompt) for i in part]
+                results = translate(speech, heard, Decoding(section.batch_size, section.max_new_tokens))
+            meter.add(audio_seconds=sum(h.seconds for h in heard), tokens=sum(h.tokens for h in results))
+            found |= dict(zip(part, results, strict=True))
+            advance(len(part))
+    return [found[i] for i in range(len(clips))]
+
+
+def chosen(recipe: Recipe) -> list[str]:
+    """Keys of the systems to translate with. Raises RecipeError for one the recipe does not make."""
+    made = systems(recipe)
+    wanted = list(recipe.translate.systems) if recipe.translate and recipe.translate.systems else list(made)
+    for key in wanted:
+        if key not in made:
+            raise RecipeError(f"translate.systems: this recipe makes no '{key}'; it makes {', '.join(made)}.")
+    return wanted
+
+
+def parents(recipe: Recipe) -> list[str]:
+    return [*dict.fromkeys(directory_of(key) for key in chosen(recipe)), DATA]
+
+
+STAGE = Stage(
+    name="translate",
+    directory=OUTPUTS,
+    section=lambda recipe: recipe.translate,
+    parents=parents,
+    run=run,
+    uses=("source", "target", "prompt", "dtype", "attention"),
+)

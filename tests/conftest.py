@@ -1,0 +1,56 @@
+"""Shared fixtures: one thread, quiet libraries, and pico models built once a session."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from sordino.families.base import SpeechModel
+
+
+@pytest.fixture(scope="session")
+def pico_dir(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Family name -> directory of its pico checkpoint, written on the first call. Never write into it."""
+    import torch
+    import transformers
+
+    from sordino.families import registry
+    from tests.tiny import DECODER_LAYERS, ENCODER_LAYERS
+
+    torch.set_num_threads(1)
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    made: dict[str, Path] = {}
+
+    def make(family: str) -> Path:
+        if family not in made:
+            made[family] = tmp_path_factory.mktemp(family)
+            registry.get(family).tiny(str(made[family]), DECODER_LAYERS, ENCODER_LAYERS, 1)
+        return made[family]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def pico(pico_dir: Callable[[str], Path]) -> Callable[[str], SpeechModel]:
+    """Family name -> its loaded pico model, the same object for all tests: take `tiny.fresh` to change one."""
+    from sordino.families import registry
+
+    loaded: dict[str, SpeechModel] = {}
+
+    def get(family: str) -> SpeechModel:
+        if family not in loaded:
+            loaded[family] = registry.load(str(pico_dir(family)), device="cpu", dtype="float32")
+        return loaded[family]
+
+    return get

@@ -1,0 +1,113 @@
+"""Pico models through the real entry points, seconds-long synthetic clips, and the few things tests ask of them.
+
+A model here is random but lively: weights of 0.15 make predictions differ, so that a wrong layer, mask or clip
+shows. Logits are taken through the project's own path (tower -> project -> embed) unless a name says `stock`.
+"""
+
+from __future__ import annotations
+
+import base64
+import copy
+import dataclasses
+import io
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import soundfile
+import torch
+import transformers
+from torch import Tensor
+
+from sordino.families.base import Encoded, Prompt, SpeechModel, Waveform, pad_left
+
+RATE = 16_000  # Hz
+QUESTION = Prompt("Translate into German.")
+DECODER_LAYERS, ENCODER_LAYERS = 4, 3
+
+
+def clip(seed: int, seconds: float) -> Waveform:
+    """A gliding tone with overtones and some noise: nothing like speech, but no two seeds sound alike."""
+    rng = np.random.default_rng(seed)
+    time = np.arange(round(seconds * RATE)) / RATE
+    pitch = rng.uniform(90, 300) + rng.uniform(-40, 40) * np.sin(2 * np.pi * rng.uniform(0.5, 3) * time)
+    phase = 2 * np.pi * np.cumsum(pitch) / RATE
+    tone = sum(rng.uniform(0.05, 0.3) * np.sin(k * phase) for k in range(1, 6))
+    return np.asarray(tone + 0.01 * rng.standard_normal(len(time)), dtype=np.float32)
+
+
+def fresh(speech: SpeechModel) -> SpeechModel:
+    """A copy whose weights and configs can be changed."""
+    return dataclasses.replace(speech, model=copy.deepcopy(speech.model))
+
+
+def stock(speech: SpeechModel, directory: Any, **options: Any) -> SpeechModel:
+    """What stock `from_pretrained` makes of a directory."""
+    model_class = getattr(transformers, speech.family.model_class)
+    return dataclasses.replace(speech, model=model_class.from_pretrained(str(directory), **options).eval())
+
+
+def ask(speech: SpeechModel, clips: Sequence[Waveform], prompt: Prompt = QUESTION) -> Encoded:
+    text = speech.family.render(speech.processor, prompt)
+    return speech.family.encode(speech.processor, clips, [text] * len(clips))
+
+
+def features(speech: SpeechModel, encoded: Encoded) -> Tensor:
+    """(sum of A, H)."""
+    rows = speech.family.tower(speech.model, encoded.mel, encoded.frames)
+    return speech.family.project(speech.model, torch.cat(rows))
+
+
+def inputs(
+    speech: SpeechModel, encoded: Encoded, answers: Sequence[Sequence[int]] | None = None
+) -> dict[str, Tensor]:
+    """Left-padded embeddings and mask; `answers` are appended to the prompts."""
+    rows = [[*ids, *(answers[i] if answers else [])] for i, ids in enumerate(encoded.input_ids)]
+    ids, mask = pad_left(rows, speech.pad_id(), speech.device)
+    return {"inputs_embeds": speech.embed(ids, features(speech, encoded)), "attention_mask": mask}
+
+
+@torch.no_grad()
+def logits(speech: SpeechModel, encoded: Encoded) -> Tensor:
+    """(B, S, V), left-padded."""
+    out: Tensor = speech.model(**inputs(speech, encoded), use_cache=False).logits
+    return out
+
+
+@torch.no_grad()
+def greedy(speech: SpeechModel, encoded: Encoded, tokens: int, *, cached: bool) -> tuple[Tensor, Tensor]:
+    """Ids (B, tokens) and their logits (B, tokens, V)."""
+    out = speech.model.generate(
+        **inputs(speech, encoded),
+        do_sample=False,
+        min_new_tokens=tokens,
+        max_new_tokens=tokens,
+        use_cache=cached,
+        return_dict_in_generate=True,
+        output_logits=True,
+    )
+    return out.sequences, torch.stack(out.logits, dim=1)
+
+
+def stock_inputs(speech: SpeechModel, wave: Waveform, instruction: str) -> dict[str, Tensor]:
+    """What the stock processor, called as its documentation says, gives the model for one clip."""
+    return _STOCK_INPUTS[speech.family.model_type](speech.processor, wave, instruction)
+
+
+def _qwen2_audio(processor: Any, wave: Waveform, instruction: str) -> dict[str, Tensor]:
+    content = [{"type": "audio", "audio_url": "clip"}, {"type": "text", "text": instruction}]
+    text = processor.apply_chat_template(
+        [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
+    )
+    return dict(processor(text=text, audio=[wave], sampling_rate=RATE, return_tensors="pt"))
+
+
+def _voxtral(processor: Any, wave: Waveform, instruction: str) -> dict[str, Tensor]:
+    file = io.BytesIO()
+    soundfile.write(file, wave, RATE, format="WAV", subtype="FLOAT")
+    audio = "data:audio/wav;base64," + base64.b64encode(file.getvalue()).decode("ascii")
+    content = [{"type": "audio", "base64": audio}, {"type": "text", "text": instruction}]
+    return dict(processor.apply_chat_template([[{"role": "user", "content": content}]]))
+
+
+_STOCK_INPUTS = {"qwen2_audio": _qwen2_audio, "voxtral": _voxtral}
