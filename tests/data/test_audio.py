@@ -111,12 +111,15 @@ def test_a_cut_file_is_refused(tmp_path: Path, suffix: str, share: float) -> Non
 
 
 @pytest.mark.parametrize("suffix", FORMATS)
-def test_a_slice_behind_the_cut_is_refused_and_one_before_it_is_whole(tmp_path: Path, suffix: str) -> None:
+def test_a_slice_behind_the_cut_is_refused(tmp_path: Path, suffix: str) -> None:
     path = save(tmp_path / f"a.{suffix}", tone(10.0))
     before = audio.load(path, 1.0, 1.0)
     keep(path, 0.5)
     assert "truncated" in refused(path, 8.0, 1.0)
-    np.testing.assert_allclose(audio.load(path, 1.0, 1.0), before, atol=1e-6)
+    if suffix in {"wav", "flac"}:  # what stands in front of the cut can be trusted
+        np.testing.assert_array_equal(audio.load(path, 1.0, 1.0), before)
+    else:
+        assert "truncated" in refused(path, 1.0, 1.0)
 
 
 @pytest.mark.parametrize("suffix", ["ogg", "opus"])
@@ -159,6 +162,7 @@ def test_damage_in_the_middle_is_refused(tmp_path: Path, suffix: str) -> None:
     data[middle : middle + 1500] = bytes(1500)
     path.write_bytes(data)
     assert "damaged" in refused(path)
+    assert "damaged" in refused(path, 1.0, 3.0)  # libsndfile would close the gap and serve 3 s
 
 
 def test_a_recording_that_was_never_closed_is_refused(tmp_path: Path) -> None:

@@ -5,13 +5,14 @@ talk only the slice asked for. Nothing is cut silently: a clip that is too long 
 ends before its container says it should (see containers.py for how that is told).
 
 Not detectable: changed bytes inside PCM samples or MPEG frames; the cut of a WAV whose header gives no size (one
-written to a pipe) and, between two frames, of an MP3 without a frame count; the loss of one MPEG frame (24 to 72 ms)
-of an MP3. Of a slice only what it covers is checked. An Opus slice differs from the same samples of the whole by
-up to about 1e-3, because the decoder starts 80 ms ahead of it; all other formats agree.
+written to a pipe) and, between two frames, of an MP3 without a frame count; the loss of one MPEG frame (24 to
+72 ms) of an MP3. Slices in front of the cut of a WAV or FLAC file are served, those of Ogg and MP3 are not. An Opus
+slice differs from the same samples of the whole by up to about 1e-3, because the decoder starts 80 ms ahead of it.
 """
 
 import math
 import stat
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ Waveform = NDArray[np.float32]  # (n,), 16,000 Hz, full scale is 1.0
 SILENCE_DBFS = -80.0  # a 16-bit file's last three steps: dither and nothing else
 SILENCE_PEAK = 10 ** (SILENCE_DBFS / 20)
 END_TOLERANCE = 0.01  # seconds: tables round their times, and the last slice of a talk then ends past the file
+RESYNCING = {"OGG", "MP3"}  # decoders of these pass over damage without a word and move what follows it forward
 UNKNOWN_FRAMES = 2**62  # libsndfile reports 2**63 - 1 where a header gives no length
 MP3_PADDING_FRAMES = 4  # encoder delay and padding, which decoders drop, never fill as many MPEG frames
 
@@ -127,13 +129,15 @@ def _stretch(file: Any, path: Path, start: float, seconds: float | None) -> tupl
         return first, round(seconds * rate)
     if seconds is None:
         _check_ending(file, path)
-        if first >= total > 0:
+        if first >= total and first > 0:
             raise _beyond(path, start, start, total / rate)
         return first, total - first
     count = round(seconds * rate)
     if first + count > total + END_TOLERANCE * rate or first >= total:
         _check_ending(file, path)  # a cut file is the likelier reason, and the better message
         raise _beyond(path, start, start + seconds, total / rate)
+    if file.format in RESYNCING:
+        _check_container(file, path)
     # A whole file's length was rounded to 16 kHz when it was noted: do not lose its last sample over that.
     reaches_end = first + count > total or total - first - count <= rate / SAMPLE_RATE
     return first, total - first if reaches_end else count
@@ -148,9 +152,7 @@ def _beyond(path: Path, start: float, end: float, total: float) -> DataError:
 
 def _check_ending(file: Any, path: Path) -> None:
     """DataError where the container shows that the file does not end at `file.frames`."""
-    reason = ended_early(path, file.format)
-    if reason:
-        raise DataError(f"{path} is truncated or damaged: {reason}.", FETCH_AGAIN)
+    _check_container(file, path)
     frames = scan_mp3(path) if file.format == "MP3" else None
     if frames is None:
         return
@@ -162,6 +164,19 @@ def _check_ending(file: Any, path: Path) -> None:
             f"{file.frames / file.samplerate:.2f} s: its frame count is missing or wrong.",
             "Convert it: ffmpeg -i FILE -ac 1 -ar 16000 FILE.flac",
         )
+
+
+def _check_container(file: Any, path: Path) -> None:
+    status = path.stat()
+    reason = _verdict(path, file.format, status.st_size, status.st_mtime_ns)
+    if reason:
+        raise DataError(f"{path} is truncated or damaged: {reason}.", FETCH_AGAIN)
+
+
+@lru_cache(maxsize=256)
+def _verdict(path: Path, container: str, _size: int, _changed: int) -> str | None:
+    """`ended_early`, once for all the slices of a talk as long as its file does not change."""
+    return ended_early(path, container)
 
 
 def _read(file: Any, path: Path, first: int, count: int) -> Waveform:
