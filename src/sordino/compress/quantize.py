@@ -53,8 +53,8 @@ def check_nf4(family: Family, model: nn.Module) -> None:
     problems = [f"{name} is not quantised" for name, module in linear.items() if not is_quantised(module)]
     problems += [f"{name} must not be quantised" for name in quantised_linears(model) if name not in linear]
     for name, module in linear.items():
-        state = getattr(module.weight, "quant_state", None)
-        if is_quantised(module) and (getattr(state, "quant_type", "") != "nf4" or not state.nested):
+        state: Any = getattr(module.weight, "quant_state", None)
+        if is_quantised(module) and not (state and state.quant_type == "nf4" and state.nested):
             problems.append(f"{name} is not nf4 with double quantisation")
     if not linear:
         problems.append("it has no linear layers")
@@ -68,13 +68,17 @@ def check_nf4(family: Family, model: nn.Module) -> None:
 def set_compute_dtype(model: nn.Module, dtype: torch.dtype) -> None:
     """Let a quantised model compute in `dtype`, whatever its stored configuration says.
 
-    The 4-bit layers multiply in it, and the other weights are held in it: transformers leaves some of them in
-    the type they are stored in when it loads a quantised checkpoint, and the two types do not multiply.
+    The 4-bit layers are unpacked to it and multiply in it; left alone, training rounds unpacked weights to the
+    type they once had and generating does not. The other weights are held in it: transformers leaves some of
+    them in the type they are stored in when it loads a quantised checkpoint, and two types do not multiply.
     """
     for module in model.modules():
         if is_quantised(module) and hasattr(module, "compute_dtype"):
             module.compute_dtype = dtype  # type: ignore[assignment]  # a plain attribute
             module.compute_type_is_set = True  # type: ignore[assignment]
+            state: Any = getattr(module.weight, "quant_state", None)
+            if state is not None:
+                state.dtype = dtype
     keep: Any = getattr(model, "_keep_in_fp32_modules_strict", None) or ()
     for name, parameter in model.named_parameters():
         if parameter.is_floating_point():

@@ -186,8 +186,8 @@ def _write_tiny_tekken(file: Any) -> int:
     named = {
         0: "<unk>", 1: "<s>", 2: "</s>", 3: "[INST]", 4: "[/INST]", 5: "[AVAILABLE_TOOLS]",
         6: "[/AVAILABLE_TOOLS]", 7: "[TOOL_RESULTS]", 8: "[/TOOL_RESULTS]", 9: "[TOOL_CALLS]", 11: "<pad>",
-        14: "[PREFIX]", 15: "[MIDDLE]", 16: "[SUFFIX]", 17: "[SYSTEM_PROMPT]", 18: "[/SYSTEM_PROMPT]", 19: "[TOOL_CONTENT]", 24: AUDIO,
-        25: "[BEGIN_AUDIO]", 34: "[TRANSCRIBE]",
+        14: "[PREFIX]", 15: "[MIDDLE]", 16: "[SUFFIX]", 17: "[SYSTEM_PROMPT]", 18: "[/SYSTEM_PROMPT]",
+        19: "[TOOL_CONTENT]", 24: AUDIO, 25: "[BEGIN_AUDIO]", 34: "[TRANSCRIBE]",
     }  # fmt: skip
     count = max(named) + 1
     special = [{"rank": i, "token_str": named.get(i, f"<SPECIAL_{i}>"), "is_control": True} for i in range(count)]
