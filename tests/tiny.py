@@ -58,9 +58,7 @@ def features(speech: SpeechModel, encoded: Encoded) -> Tensor:
     return speech.family.project(speech.model, torch.cat(rows))
 
 
-def inputs(
-    speech: SpeechModel, encoded: Encoded, answers: Sequence[Sequence[int]] | None = None
-) -> dict[str, Tensor]:
+def inputs(speech: SpeechModel, encoded: Encoded, answers: Sequence[Sequence[int]] | None = None) -> dict[str, Tensor]:
     """Left-padded embeddings and mask; `answers` are appended to the prompts."""
     rows = [[*ids, *(answers[i] if answers else [])] for i, ids in enumerate(encoded.input_ids)]
     ids, mask = pad_left(rows, speech.pad_id(), speech.device)
@@ -87,6 +85,15 @@ def greedy(speech: SpeechModel, encoded: Encoded, tokens: int, *, cached: bool) 
         output_logits=True,
     )
     return out.sequences, torch.stack(out.logits, dim=1)
+
+
+def stir(speech: SpeechModel) -> None:
+    """Give an adapter an effect, as training would."""
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for name, parameter in speech.model.named_parameters():
+            if ".lora_B." in name:
+                parameter.copy_(0.02 * torch.randn(parameter.shape, generator=generator))
 
 
 def stock_inputs(speech: SpeechModel, wave: Waveform, instruction: str) -> dict[str, Tensor]:

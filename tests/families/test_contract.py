@@ -112,9 +112,7 @@ def test_other_audio_gives_other_logits(speech: SpeechModel) -> None:
 
 def test_a_batch_equals_its_clips_one_by_one(speech: SpeechModel) -> None:
     clips = [tiny.clip(1, 0.7), tiny.clip(2, 2.9), tiny.clip(3, 1.6)]
-    prompts = [
-        speech.family.render(speech.processor, Prompt(text)) for text in ("Go.", "Translate it.", "To German.")
-    ]
+    prompts = [speech.family.render(speech.processor, Prompt(text)) for text in ("Go.", "Translate it.", "To German.")]
     together = tiny.logits(speech, speech.family.encode(speech.processor, clips, prompts))
     for row, wave, prompt in zip(together, clips, prompts, strict=True):
         alone = tiny.logits(speech, speech.family.encode(speech.processor, [wave], [prompt]))[0]
@@ -238,7 +236,7 @@ def test_an_adapter_touches_its_scope_only(speech: SpeechModel, scope: lora.Adap
     inside = {name.startswith(speech.family.parts["decoder"] + ".") for name in trained}
     assert inside == ({True} if scope == "decoder" else {True, False})
     assert isinstance(speech.part("head"), nn.Linear)
-    stir(speech)
+    tiny.stir(speech)
     assert torch.equal(tiny.features(speech, encoded), heard) == (scope == "decoder")
     assert not torch.allclose(tiny.logits(speech, encoded), before, atol=1e-2)
 
@@ -247,7 +245,7 @@ def test_merged_equals_base_and_adapter(speech: SpeechModel) -> None:
     encoded = tiny.ask(speech, [tiny.clip(1, 1.0)])
     names, base = list(speech.model.state_dict()), tiny.logits(speech, encoded)
     lora.attach(speech, lora.LoraOptions(r=4, alpha=8), seed=0)
-    stir(speech)
+    tiny.stir(speech)
     adapted = tiny.logits(speech, encoded)
     lora.merge(speech)
     torch.testing.assert_close(tiny.logits(speech, encoded), adapted, atol=1e-3, rtol=1e-3)
@@ -297,12 +295,3 @@ def test_a_model_without_its_processor_is_refused(speech: SpeechModel, copied: P
             file.unlink()
     with pytest.raises(FamilyError, match=f"processor in {copied} does not load"):
         registry.load(str(copied), device="cpu")
-
-
-def stir(speech: SpeechModel) -> None:
-    """Give an adapter an effect, as training would."""
-    generator = torch.Generator().manual_seed(3)
-    with torch.no_grad():
-        for name, parameter in speech.model.named_parameters():
-            if ".lora_B." in name:
-                parameter.copy_(0.02 * torch.randn(parameter.shape, generator=generator))
