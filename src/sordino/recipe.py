@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -238,7 +239,7 @@ def parse(raw: Mapping[str, Any], problems: list[str], origin: str) -> Recipe:
         raise RecipeError(f"{origin}: " + "; ".join(problems) + ".")
     try:
         name = recipe.name.format(source=language_code(recipe.source), target=language_code(recipe.target))
-    except (KeyError, IndexError, ValueError) as error:
+    except (KeyError, IndexError, ValueError, AttributeError) as error:
         raise RecipeError(f"{origin}: name: '{recipe.name}' may use {{source}} and {{target}} only.") from error
     if "/" in name or name in ("", ".", ".."):
         raise RecipeError(f"{origin}: name: '{name}' must be a plain directory name.", "Use `out` for its parent.")
@@ -260,19 +261,29 @@ def _override(raw: dict[str, Any], override: str, problems: list[str]) -> None:
     except yaml.YAMLError:
         problems.append(f"{key}: '{text}' is not a YAML value")
         return
-    node = raw
+    node, hint = raw, Recipe
     *path, last = key.split(".")
     for part in path:
         if node.get(part) is None:
             node[part] = {}
-        node = node[part]
+        node, hint = node[part], _hint_of(hint, part)
         if not isinstance(node, dict):
             problems.append(f"{key}: '{part}' is not a section")
             return
-    if value is None and isinstance(node.get(last), dict) and not path:
-        node.pop(last)  # `distil=` switches a stage off
-        return
-    node[last] = value
+    # `distil=` leaves the stage out; None would ask for it with its defaults
+    leaves_out = value is None and _optional_section(_hint_of(hint, last))
+    node[last] = False if leaves_out else value
+
+
+def _hint_of(hint: Any, key: str) -> Any:
+    """Type of a section's setting, None where the section has no such setting."""
+    sections = [hint] if dataclasses.is_dataclass(hint) else typing.get_args(hint)
+    return next((typing.get_type_hints(s).get(key) for s in sections if dataclasses.is_dataclass(s)), None)
+
+
+def _optional_section(hint: Any) -> bool:
+    args = typing.get_args(hint)
+    return type(None) in args and any(dataclasses.is_dataclass(a) for a in args)
 
 
 def _section(cls: type, raw: Any, where: str, problems: list[str]) -> Any:
@@ -316,7 +327,7 @@ def _value(hint: Any, value: Any, where: str, problems: list[str]) -> Any:
         return value
     if origin is tuple:
         if not isinstance(value, (list, tuple)):
-            value = [value]
+            value = [] if value is None else [value]
         return tuple(_value(args[0], item, where, problems) for item in value)
     return _scalar(hint, value, where, problems)
 
@@ -349,8 +360,6 @@ def _contradictions(recipe: Recipe, problems: list[str]) -> None:
         problems.append("rank.layers: method 'explicit' needs the layers to remove")
     if rank and rank.method != "explicit" and rank.layers:
         problems.append(f"rank.layers: not used by method '{rank.method}'; use method: explicit")
-    if rank and rank.method != "explicit" and rank.remove < 1:
-        problems.append("rank.remove: must be at least 1")
     if recipe.prune and not rank:
         problems.append("prune: needs the rank section (method: explicit takes a list by hand)")
     if recipe.prune and recipe.prune.of == "teacher" and not recipe.finetune:
@@ -374,10 +383,39 @@ def _contradictions(recipe: Recipe, problems: list[str]) -> None:
     _starts(recipe, problems)
     for name in ("finetune", "distil", "qlora"):
         section = getattr(recipe, name)
-        if section and (section.epochs <= 0 or section.batch_size < 1 or section.accumulate < 1):
-            problems.append(f"{name}: epochs, batch_size and accumulate must be positive")
-        if section and section.batch_size % section.accumulate:
+        if section and section.accumulate > 0 and section.batch_size % section.accumulate:
             problems.append(f"{name}.accumulate: must divide batch_size")
+    if recipe.qlora and recipe.qlora.freeze:
+        problems.append("qlora.freeze: an adapter's base is frozen whole; use qlora.scope: decoder")
+    _ranges(recipe, "", problems)
+
+
+# the least value that makes sense, wherever a setting of this name stands
+AT_LEAST = {
+    "batch_size": 1, "accumulate": 1, "max_steps": 1, "checkpoint_steps": 1, "max_new_tokens": 1, "rows": 1,
+    "clips": 1, "remove": 1, "rank": 1, "alpha": 1, "oversample": 1, "protect_first": 0, "protect_last": 0, "extra": 0,
+    "select": 0, "dev": 0, "test": 0, "warmup_ratio": 0, "weight_decay": 0, "dropout": 0, "bootstrap": 0, "samples": 0,
+}  # fmt: skip
+ABOVE_ZERO = ("epochs", "lr", "max_grad_norm")
+BELOW_ONE = ("warmup_ratio", "dropout")
+
+
+def _ranges(section: Any, where: str, problems: list[str]) -> None:
+    """Numbers that no stage could use, in every section."""
+    for each in dataclasses.fields(section):
+        value, spot, name = getattr(section, each.name), f"{where}{each.name}", each.name
+        if dataclasses.is_dataclass(value):
+            _ranges(value, f"{spot}.", problems)
+        elif not isinstance(value, (int, float)):
+            continue
+        elif not math.isfinite(value):
+            problems.append(f"{spot}: {value} is not a number to compute with")
+        elif name in AT_LEAST and value < AT_LEAST[name]:
+            problems.append(f"{spot}: must be at least {AT_LEAST[name]}, found {value:g}")
+        elif name in ABOVE_ZERO and value <= 0:
+            problems.append(f"{spot}: must be above 0, found {value:g}")
+        elif name in BELOW_ONE and value >= 1:
+            problems.append(f"{spot}: must be below 1, found {value:g}")
 
 
 def _starts(recipe: Recipe, problems: list[str]) -> None:
@@ -391,3 +429,8 @@ def _starts(recipe: Recipe, problems: list[str]) -> None:
         wanted = getattr(section, key, "auto")
         if wanted not in ("auto", *made):
             problems.append(f"{where}: this recipe makes no '{wanted}' model")
+    made |= {"adapter"} if recipe.qlora else set()
+    made |= set(recipe.export.formats) if recipe.export else set()
+    for wanted in recipe.translate.systems if recipe.translate else ():
+        if wanted not in made:
+            problems.append(f"translate.systems: this recipe makes no '{wanted}'; it makes {', '.join(sorted(made))}")
