@@ -170,6 +170,8 @@ def building(
     extra: dict[str, Any] = {}
     start = time.perf_counter()
     yield partial, extra
+    for left in partial.rglob(".*.tmp"):  # of a write that a kill cut short
+        left.unlink()
     prints = outputs(partial)
     stage = {
         **request,
@@ -192,9 +194,7 @@ def _same_request(partial: Path, request: Mapping[str, Any]) -> bool:
 
 
 def finish(partial: Path, directory: Path, stage: Mapping[str, Any]) -> None:
-    """Flush every file, drop the resume state, write stage.json last, rename into place."""
-    shutil.rmtree(partial / STATE_DIR, ignore_errors=True)
-    (partial / REQUEST_FILE).unlink(missing_ok=True)
+    """Flush every file, write stage.json last, rename into place; the resume state goes after that, not before."""
     for file in partial.rglob("*"):
         if file.is_file():
             with file.open("rb") as data:
@@ -205,6 +205,8 @@ def finish(partial: Path, directory: Path, stage: Mapping[str, Any]) -> None:
     if directory.exists():
         directory.rename(old)
     partial.rename(directory)
+    (directory / REQUEST_FILE).unlink(missing_ok=True)
+    shutil.rmtree(directory / STATE_DIR, ignore_errors=True)
     shutil.rmtree(old, ignore_errors=True)
 
 
@@ -262,7 +264,7 @@ def read_jsonl(file: Path) -> list[dict[str, Any]]:
         with file.open("r+b") as out:
             out.truncate(len(whole) + len(torn))
     try:
-        return [json.loads(line) for line in whole.decode("utf-8").splitlines() if line]
+        return [json.loads(line) for line in whole.decode("utf-8").split("\n") if line]
     except ValueError as error:
         raise ArtifactError(f"{file} is damaged: {error}.", "Delete its directory and run the stage again.") from error
 
