@@ -127,11 +127,12 @@ def train(
                 torch.manual_seed(seed * 1_000_003 + step)  # dropout depends on the step, not on what ran before
                 loss = _accumulate(speech, [examples[i] for i in steps[step]], part, prompt, mixed)
                 if not math.isfinite(loss):
-                    raise DataError(
-                        f"{label}: the loss became {loss} at step {step + 1}.", "Lower lr or raise warmup_ratio."
-                    )
+                    raise diverged(label, "loss", loss, step + 1)
                 row = {"step": step + 1, "epoch": round((step + 1) / per_epoch, 4), "loss": loss}
-                row["lr"] = run.update(section.max_grad_norm)
+                norm = run.clip(section.max_grad_norm)
+                if not math.isfinite(norm):
+                    raise diverged(label, "gradient", norm, step + 1)
+                row["lr"] = run.update()
                 if dev and ((step + 1) % per_epoch == 0 or step + 1 == len(steps)):
                     row["dev_loss"] = mean_loss(speech, dev, section.batch_size, prompt, mixed)
                 run.log.append(row)
@@ -144,6 +145,10 @@ def train(
             speech.model.gradient_checkpointing_disable()
     tokens = sum(len(examples[i].answer) for batch in steps for i in batch)
     return Trained(len(steps), tuple(run.log), tokens)
+
+
+def diverged(label: str, what: str, value: float, step: int) -> DataError:
+    return DataError(f"{label}: the {what} became {value} at step {step}.", "Lower lr or raise warmup_ratio.")
 
 
 def _autocast(speech: SpeechModel, mixed: bool) -> contextlib.AbstractContextManager[Any]:
@@ -201,9 +206,12 @@ class _Run:
         scheduler = get_scheduler(section.scheduler, optimizer, round(section.warmup_ratio * steps), steps)
         return cls([n for n, _ in trained], [p for _, p in trained], optimizer, scheduler, [], state)
 
-    def update(self, max_grad_norm: float) -> float:
+    def clip(self, max_grad_norm: float) -> float:
+        """Scale the gradients down to a norm of `max_grad_norm`. Returns the norm they had."""
+        return float(nn.utils.clip_grad_norm_(self.weights, max_grad_norm))
+
+    def update(self) -> float:
         """One optimizer step on the gradients that are there. Returns the learning rate it used."""
-        nn.utils.clip_grad_norm_(self.weights, max_grad_norm)
         rate = float(self.scheduler.get_last_lr()[0])
         self.optimizer.step()
         self.scheduler.step()
@@ -242,6 +250,8 @@ class _Run:
         with torch.no_grad():
             for name, weight in zip(self.names, self.weights, strict=True):
                 weight.copy_(tensors[f"weight/{name}"])
+                if f"step/{name}" not in tensors:  # no gradient has reached this weight
+                    continue
                 moments = {k: tensors[f"{k}/{name}"] for k in ("exp_avg", "exp_avg_sq")}
                 self.optimizer.state[weight] = {k: v.to(weight.device) for k, v in moments.items()}
                 self.optimizer.state[weight]["step"] = tensors[f"step/{name}"]
