@@ -71,7 +71,6 @@ def generate(speech: SpeechModel, heard: Sequence[Heard], max_new_tokens: int) -
     tower = torch.cat([h.tower for h in heard]).to(speech.device, speech.dtype)
     embeds = speech.embed(ids, speech.family.project(speech.model, tower))  # (B, S, H)
     stops = speech.stop_ids()
-    # a config of our own replaces the stored one: its sampling settings must not leak in
     greedy = GenerationConfig(
         do_sample=False,
         num_beams=1,
@@ -80,7 +79,13 @@ def generate(speech: SpeechModel, heard: Sequence[Heard], max_new_tokens: int) -
         eos_token_id=stops,
         pad_token_id=speech.pad_id(),
     )
-    out = speech.model.generate(inputs_embeds=embeds, attention_mask=mask, generation_config=greedy)
+    # `generate` fills what a given config leaves unset from the stored one (min_new_tokens, no_repeat_ngram_size,
+    # ...), so the stored one is put aside: nothing of it may leak in
+    stored, speech.model.generation_config = speech.model.generation_config, greedy
+    try:
+        out = speech.model.generate(inputs_embeds=embeds, attention_mask=mask)
+    finally:
+        speech.model.generation_config = stored
     return [cut(row, stops) for row in out.tolist()]
 
 

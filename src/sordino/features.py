@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -79,7 +80,7 @@ class Features:
         encoded = self.speech.family.encode(self.speech.processor, [wave], [prompt])
         ids, seconds = encoded.input_ids[0], len(wave) / SAMPLE_RATE
         file = self._file(wave)
-        if file and file.is_file():
+        if file and _whole(file):
             return Heard(clip, ids, seconds, file)
         rows = self.speech.family.tower(self.speech.model, encoded.mel, encoded.frames)[0].cpu().contiguous()
         if file:
@@ -98,6 +99,15 @@ class Features:
         if self.directory is None:
             return None
         return self.directory / f"{hashlib.sha256(np.ascontiguousarray(wave).tobytes()).hexdigest()[:32]}.safetensors"
+
+
+def _whole(file: Path) -> bool:
+    """Whether a cached file is there and was not cut by a power failure."""
+    try:
+        with safe_open(file, "pt") as stored:
+            return "tower" in stored.keys()  # noqa: SIM118 (not a dict)
+    except (OSError, SafetensorError):
+        return False
 
 
 def _store(rows: Tensor, file: Path) -> None:
