@@ -11,13 +11,12 @@ from sordino import artifact
 from sordino.data.audio import load
 from sordino.data.clip import Clip
 from sordino.decoding import Decoding, translate
-from sordino.errors import DataError
-from sordino.families import registry
+from sordino.errors import ArtifactError, DataError
 from sordino.features import Features
 from sordino.metrics import registry as metrics
 from sordino.progress import bar
 from sordino.recipe import PromptSection
-from sordino.stages.job import CARD, render_section
+from sordino.stages.job import CARD, device_of, render_section
 from sordino.stages.opening import open_model
 
 
@@ -45,7 +44,7 @@ def translate_files(
             problems.append(str(error))
     if problems:
         raise DataError("\n".join(problems))
-    speech = open_model(model, device=registry.default_device(device), dtype=dtype)
+    speech = open_model(model, device=device_of(device), dtype=dtype)
     prompt = render_section(speech, stored_prompt(model), source, target)
     clips = [Clip(str(i), str(Path(f).absolute()), None, source, target) for i, f in enumerate(files)]
     features = Features(speech, None)
@@ -68,8 +67,11 @@ def stored_prompt(model: str) -> PromptSection:
     file = Path(model) / CARD
     if not file.is_file():
         return PromptSection()
-    stored = artifact.read_json(file)["prompt"]
-    return PromptSection(**{**stored, "example": tuple(stored["example"])})
+    try:
+        stored = artifact.read_json(file)["prompt"]
+        return PromptSection(**{**stored, "example": tuple(stored["example"])})
+    except (KeyError, TypeError) as error:
+        raise ArtifactError(f"{file} does not say how the model is asked ({error}).", "Make it again.") from error
 
 
 def score_files(hypotheses: Path, references: Path, target: str, names: Sequence[str]) -> list[dict[str, Any]]:

@@ -9,9 +9,8 @@ from __future__ import annotations
 import dataclasses
 
 from sordino.compress import importance
-from sordino.families import registry
 from sordino.recipe import DistilSection, Recipe
-from sordino.stages.job import DATA, PSEUDO, RANKING, Job, Stage, directory_of, teacher_key
+from sordino.stages.job import DATA, PSEUDO, RANKING, Job, Stage, device_of, directory_of, teacher_key
 from sordino.stages.learning import fit, mixed, save_16bit
 from sordino.stages.prune import prune, removal_order
 from sordino.training.trainer import freeze, weight_dtype
@@ -21,7 +20,7 @@ def run(job: Job) -> None:
     section = job.recipe.distil
     assert section
     clips = mixed(job, section.mix)
-    dtype = weight_dtype(section, registry.default_device(job.recipe.device))
+    dtype = weight_dtype(section, device_of(job.recipe.device))
     if section.heal == "once":
         speech = job.load("pruned", dtype=dtype)
         freeze(speech, section)

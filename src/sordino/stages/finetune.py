@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from sordino.data import manifest
-from sordino.families import registry
-from sordino.stages.job import DATA, Job, Stage
+from sordino.stages.job import DATA, Job, Stage, device_of
 from sordino.stages.learning import fit, save_16bit
 from sordino.training.trainer import freeze, weight_dtype
 
@@ -12,7 +11,7 @@ from sordino.training.trainer import freeze, weight_dtype
 def run(job: Job) -> None:
     section = job.recipe.finetune
     assert section
-    speech = job.load("base", dtype=weight_dtype(section, registry.default_device(job.recipe.device)))
+    speech = job.load("base", dtype=weight_dtype(section, device_of(job.recipe.device)))
     freeze(speech, section)
     fit(job, speech, manifest.read(job.run_dir / DATA / "train.jsonl"), section, "training the teacher")
     save_16bit(speech, job.out)

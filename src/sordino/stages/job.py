@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from sordino import artifact
-from sordino.errors import ArtifactError
+from sordino.errors import ArtifactError, RecipeError
 from sordino.families import registry
 from sordino.families.base import Prompt, SpeechModel
 from sordino.recipe import PromptSection, Recipe, fill_instruction
@@ -81,7 +81,7 @@ class Job:
         recipe = self.recipe
         return registry.load(
             self.path(key),
-            device=registry.default_device(recipe.device),
+            device=device_of(recipe.device),
             dtype=dtype or recipe.dtype,
             attention=recipe.attention,
             revision=recipe.revision if key == "base" else None,
@@ -111,6 +111,17 @@ def render_section(speech: SpeechModel, section: PromptSection, source: str, tar
     filled = fill_instruction(section.instruction, source, target)
     example = (section.example[0], section.example[1]) if section.example else None
     return speech.family.render(speech.processor, Prompt(filled, section.system, section.style, example))
+
+
+def device_of(wanted: str) -> torch.device:
+    """The device to run on. Raises RecipeError for one that torch does not know or this machine does not have."""
+    try:
+        device = registry.default_device(wanted)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise RecipeError(f"device: '{wanted}' cannot be used here ({reason}).", "Use auto or cpu.") from error
+    return device
 
 
 def model_path(recipe: Recipe, key: str) -> str:

@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from sordino import artifact
+from sordino.compress import importance
 from sordino.errors import ArtifactError, RecipeError
+from sordino.metrics import registry as metrics
 from sordino.progress import note
 from sordino.recipe import Recipe
 from sordino.stages import (
@@ -32,7 +34,7 @@ from sordino.stages import (
     report,
     translate,
 )
-from sordino.stages.job import Job, Stage, parents_of, resolved
+from sordino.stages.job import Job, Stage, device_of, parents_of, resolved
 
 PIPELINE: tuple[Stage, ...] = (
     prepare.STAGE,
@@ -73,13 +75,14 @@ class Planned:
 
 def plan(recipe: Recipe) -> list[Planned]:
     """What `run` would do and why, without loading weights. Raises on inputs that are not there."""
+    refuse_early(recipe)
     found: list[Planned] = []
     renewed: set[str] = set()
     for stage, settings in stages_of(recipe):
         directory = recipe.directory / stage.directory
         waiting = [p for p in stage.parents(recipe) if p in renewed]
         if waiting:
-            why: str | None = f"after {', '.join(waiting)}"
+            why: str | None = f"after {max(waiting)}"
         else:
             why = artifact.why_stale(directory, settings, parents_of(stage, recipe))
         if why is not None:
@@ -98,6 +101,7 @@ def stages_of(recipe: Recipe) -> list[tuple[Stage, dict[str, Any]]]:
 
 def run(recipe: Recipe, options: Mapping[str, Any] | None = None) -> list[str]:
     """Run every stage that is missing or out of date, in order. Returns the names of the stages that ran."""
+    refuse_early(recipe)
     ran = []
     for stage, _ in stages_of(recipe):
         if run_stage(stage, recipe, options or {}):
@@ -110,7 +114,17 @@ def run_one(name: str, recipe: Recipe, options: Mapping[str, Any]) -> bool:
     stage = by_name(name)
     if resolved(stage, recipe) is None:
         raise RecipeError(f"this recipe has no {name} section.", f"Add `{name}:` to it.")
+    refuse_early(recipe)
     return run_stage(stage, recipe, options)
+
+
+def refuse_early(recipe: Recipe) -> None:
+    """Raise RecipeError for names that only a later stage would look up, perhaps after hours of training."""
+    device_of(recipe.device)
+    for text in recipe.rank.layers if recipe.rank else ():
+        importance.parse_layer(text)
+    for metric in recipe.evaluate.metrics if recipe.evaluate else ():
+        metrics.canonical(metric)
 
 
 def run_stage(stage: Stage, recipe: Recipe, options: Mapping[str, Any]) -> bool:
@@ -124,14 +138,17 @@ def run_stage(stage: Stage, recipe: Recipe, options: Mapping[str, Any]) -> bool:
         note(f"{stage.name}: done ({directory})")
         return False
     note(f"{stage.name}: {why}; writing {directory}")
-    facts = {"stage": stage.name, "recipe": recipe.name, "seed": recipe.seed}
+    device = str(device_of(recipe.device))
+    facts = {"stage": stage.name, "recipe": recipe.name, "seed": recipe.seed, "device": device}
     try:
         with artifact.building(directory, settings, parents, facts) as (out, extra):
             stage.run(Job(recipe, out, extra, options))
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        raise full(directory) from error
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise full(directory) from error
+        if error.errno in (errno.EACCES, errno.EROFS):
+            raise ArtifactError(f"{error.filename}: {error.strerror}.", "Change its rights, or `out`.") from error
+        raise
     except Exception as error:
         # libraries wrap a full disk in errors of their own
         if "No space left on device" not in str(error):

@@ -13,13 +13,12 @@ from sordino.data import manifest
 from sordino.data.clip import Clip
 from sordino.decoding import Decoding, Hypothesis, translate
 from sordino.errors import RecipeError
-from sordino.families import registry
 from sordino.families.base import SpeechModel
 from sordino.features import Features
 from sordino.measure.speed import Meter
 from sordino.progress import bar
 from sordino.recipe import Recipe, TranslateSection
-from sordino.stages.job import DATA, OUTPUTS, Job, Stage, directory_of, model_path, render, systems
+from sordino.stages.job import DATA, OUTPUTS, Job, Stage, device_of, directory_of, model_path, render, systems
 from sordino.stages.opening import open_model
 
 
@@ -35,7 +34,7 @@ def run(job: Job) -> None:
         gc.collect()
         speech = open_model(
             model_path(job.recipe, key),
-            device=registry.default_device(job.recipe.device),
+            device=device_of(job.recipe.device),
             dtype=job.recipe.dtype,
             attention=job.recipe.attention,
             **({"revision": job.recipe.revision} if key == "base" else {}),
