@@ -13,8 +13,7 @@ from sordino.measure import size
 from sordino.metrics import health
 from sordino.metrics import registry as metrics
 from sordino.recipe import Recipe
-from sordino.stages.job import DATA, OUTPUTS, SCORES, Job, Stage, directory_of, model_path, qlora_start, systems
-from sordino.stages.translate import chosen
+from sordino.stages.job import DATA, OUTPUTS, SCORES, Job, Stage, chosen, directory_of, model_path, qlora_start, systems
 
 
 def run(job: Job) -> None:

@@ -30,6 +30,7 @@ MODELS = {
     "merged": ("62-merged", "merged"),
 }
 DATA, RANKING, PSEUDO, EXPORT = "10-data", "30-ranking", "50-pseudo", "70-export"
+TRIALS = "trials.jsonl"  # of the ranking: one line a trial
 CARD = "sordino.json"  # beside every model of a run: how it wants to be asked
 OUTPUTS, SCORES, REPORT, CACHE = "80-outputs", "85-scores", "90-report", "cache"
 
@@ -147,6 +148,16 @@ def systems(recipe: Recipe) -> dict[str, str]:
     if recipe.export:
         found |= {name: f"export {name}" for name in recipe.export.formats}
     return found
+
+
+def chosen(recipe: Recipe) -> list[str]:
+    """Keys of the systems to translate with. Raises RecipeError for one the recipe does not make."""
+    made = systems(recipe)
+    wanted = list(recipe.translate.systems) if recipe.translate and recipe.translate.systems else list(made)
+    for key in wanted:
+        if key not in made:
+            raise RecipeError(f"translate.systems: this recipe makes no '{key}'; it makes {', '.join(made)}.")
+    return wanted
 
 
 def teacher_key(recipe: Recipe) -> str:

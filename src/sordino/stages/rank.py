@@ -17,11 +17,9 @@ from sordino.features import Features, Heard
 from sordino.metrics import registry as metrics
 from sordino.progress import bar, note
 from sordino.recipe import RankSection
-from sordino.stages.job import DATA, RANKING, Job, Stage, directory_of, teacher_key
+from sordino.stages.job import DATA, RANKING, TRIALS, Job, Stage, directory_of, teacher_key
 from sordino.training.collate import Example
 from sordino.training.trainer import mean_loss
-
-TRIALS = "trials.jsonl"
 
 
 def run(job: Job) -> None:

@@ -18,8 +18,7 @@ from sordino.metrics.health import Health
 from sordino.recipe import Recipe
 from sordino.report.model import Report, Sample, System, Trial
 from sordino.report.page import render
-from sordino.stages.job import DATA, OUTPUTS, RANKING, REPORT, SCORES, Job, Stage
-from sordino.stages.rank import TRIALS
+from sordino.stages.job import DATA, OUTPUTS, RANKING, REPORT, SCORES, TRIALS, Job, Stage
 
 FILES = ("scores.json", "size.json", "speed.json")
 

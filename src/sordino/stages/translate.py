@@ -12,13 +12,12 @@ from sordino import artifact
 from sordino.data import manifest
 from sordino.data.clip import Clip
 from sordino.decoding import Decoding, Hypothesis, translate
-from sordino.errors import RecipeError
 from sordino.families.base import SpeechModel
 from sordino.features import Features
 from sordino.measure.speed import Meter
 from sordino.progress import bar
 from sordino.recipe import Recipe, TranslateSection
-from sordino.stages.job import DATA, OUTPUTS, Job, Stage, device_of, directory_of, model_path, render, systems
+from sordino.stages.job import DATA, OUTPUTS, Job, Stage, chosen, device_of, directory_of, model_path, render, systems
 from sordino.stages.opening import open_model
 
 
@@ -71,16 +70,6 @@ def timed(
             found |= dict(zip(part, results, strict=True))
             advance(len(part))
     return [found[i] for i in range(len(clips))]
-
-
-def chosen(recipe: Recipe) -> list[str]:
-    """Keys of the systems to translate with. Raises RecipeError for one the recipe does not make."""
-    made = systems(recipe)
-    wanted = list(recipe.translate.systems) if recipe.translate and recipe.translate.systems else list(made)
-    for key in wanted:
-        if key not in made:
-            raise RecipeError(f"translate.systems: this recipe makes no '{key}'; it makes {', '.join(made)}.")
-    return wanted
 
 
 def parents(recipe: Recipe) -> list[str]:

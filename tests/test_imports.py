@@ -1,0 +1,150 @@
+"""Imports go one way, importing sordino is cheap, and architectures are named in families/ alone."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import sordino
+
+ROOT = Path(sordino.__file__).parent
+FILES = sorted(ROOT.rglob("*.py"))
+# a module imports its own level's package and the levels above it, nothing below
+LEVELS = (
+    {"errors", "languages"},
+    {"recipe", "artifact", "progress"},
+    {"data"},
+    {"families"},
+    {"features"},
+    {"compress", "metrics", "measure"},
+    {"training", "decoding", "export", "report"},
+    {"stages"},
+    {"use"},
+    {"cli"},
+)
+# what the levels would allow and the design does not
+NARROWER = {
+    "report": {"errors", "languages", "metrics", "measure", "report"},
+    "metrics": {"errors", "languages", "metrics"},
+    "measure": {"errors", "languages", "measure"},
+    "data": {"errors", "languages", "data"},
+    "export": {"errors", "families", "compress", "export"},
+}
+# registry.load can quantise while it loads; imported when asked for
+KNOWN = {("families/registry.py", "compress.quantize")}
+STAGES_SHARE = {"job", "learning", "opening"}
+# `heal: each` removes layers as the prune stage does
+STAGES_KNOWN = {("distil", "prune")}
+
+
+def imports(file: Path) -> Iterator[str]:
+    """Dotted names inside sordino that a file imports, anywhere in it: 'families.registry', 'artifact'."""
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (a.name.removeprefix("sordino.") for a in node.names if a.name.startswith("sordino."))
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file}: imports are absolute"
+            if node.module == "sordino":
+                yield from (a.name for a in node.names)
+            elif node.module and node.module.startswith("sordino."):
+                module = node.module.removeprefix("sordino.")
+                inside = {f.stem for f in (ROOT / module.replace(".", "/")).glob("*.py")}
+                yield from (f"{module}.{a.name}" if a.name in inside else module for a in node.names)
+
+
+def level(package: str) -> int:
+    return next(i for i, names in enumerate(LEVELS) if package in names)
+
+
+def name_of(file: Path) -> str:
+    return file.relative_to(ROOT).as_posix()
+
+
+def test_imports_go_one_way() -> None:
+    wrong = []
+    seen = 0
+    for file in FILES:
+        package = file.relative_to(ROOT).parts[0].removesuffix(".py")
+        if package == "__init__":
+            continue
+        for imported in imports(file):
+            seen += 1
+            other = imported.split(".")[0]
+            allowed = NARROWER.get(package, {other})
+            fine = (other == package or level(other) < level(package)) and other in allowed
+            if not fine and (name_of(file), imported) not in KNOWN:
+                wrong.append(f"{name_of(file)} imports {imported}")
+    assert not wrong
+    assert seen > 150
+
+
+def test_what_is_known_is_there() -> None:
+    assert all(imported in set(imports(ROOT / file)) for file, imported in KNOWN)
+    assert all(f"stages.{other}" in set(imports(ROOT / "stages" / f"{one}.py")) for one, other in STAGES_KNOWN)
+
+
+def test_stages_do_not_import_each_other() -> None:
+    wrong = []
+    for file in (ROOT / "stages").glob("*.py"):
+        for imported in imports(file):
+            package, _, other = imported.partition(".")
+            if package != "stages" or file.stem == "pipeline" or other in STAGES_SHARE:
+                continue
+            if (file.stem, other) not in STAGES_KNOWN:
+                wrong.append(f"{file.stem} imports {other}")
+    assert not wrong
+    shared = {other for name in STAGES_SHARE for other in imports(ROOT / "stages" / f"{name}.py")}
+    assert not {other for other in shared if other.startswith("stages.")} - {"stages.job"}
+
+
+def code_strings(tree: ast.Module) -> Iterator[str]:
+    """Identifiers and string constants; docstrings left out."""
+    docs = set()
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)) and ast.get_docstring(node):
+            first = node.body[0]
+            assert isinstance(first, ast.Expr)
+            docs.add(id(first.value))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docs:
+            yield node.value
+        elif isinstance(node, ast.Name):
+            yield node.id
+        elif isinstance(node, ast.Attribute):
+            yield node.attr
+        elif isinstance(node, ast.alias):
+            yield node.name
+
+
+def test_only_families_name_architectures() -> None:
+    classes = re.compile(r"\b(Qwen|Voxtral|Whisper|Llama|Mistral)\w+\b|For(ConditionalGeneration|CausalLM)\b")
+    wrong = []
+    for file in FILES:
+        if file.relative_to(ROOT).parts[0] == "families":
+            continue
+        tree = ast.parse(file.read_text(encoding="utf-8"))
+        wrong += [f"{name_of(file)}: {text}" for text in code_strings(tree) if classes.search(text)]
+        compared = (n for n in ast.walk(tree) if isinstance(n, (ast.Compare, ast.MatchValue)))
+        wrong += [f"{name_of(file)}: {ast.unparse(n)}" for n in compared if "model_type" in ast.unparse(n)]
+    assert not wrong
+    named = {t for t in code_strings(ast.parse((ROOT / "families/qwen2_audio.py").read_text())) if classes.search(t)}
+    assert named  # the pattern finds what it looks for
+
+
+@pytest.mark.parametrize("statement", ["import sordino", "import sordino.cli; sordino.cli._parser()"])
+def test_importing_is_cheap(statement: str) -> None:
+    heavy = "torch", "transformers", "numpy", "soundfile", "sacrebleu"
+    code = f"import sys; {statement}; print([m for m in {heavy!r} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_the_package_exports_little() -> None:
+    tree = ast.parse((ROOT / "__init__.py").read_text(encoding="utf-8"))
+    assert len([node for node in tree.body if isinstance(node, (ast.Assign, ast.Import, ast.ImportFrom))]) <= 10
