@@ -1,0 +1,108 @@
+"""Batches: labels by position, left padding, an order that depends on the seed alone."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+
+import pytest
+import torch
+
+from sordino.families.base import SpeechModel
+from sordino.features import Features
+from sordino.training.collate import IGNORED, Example, collate, epoch_batches
+from sordino.training.trainer import batch_loss
+from tests.tiny import fresh
+
+
+def test_labels_are_the_answer_tokens_alone(speech: SpeechModel, pairs: list[Example], prompt: str) -> None:
+    batch = collate(speech, pairs, prompt)
+    assert len({len(e.answer) for e in pairs}) > 3
+    for row, example in enumerate(pairs):
+        n = len(example.answer)
+        assert batch.labels[row, -n:].tolist() == example.answer
+        assert set(batch.labels[row, :-n].tolist()) == {IGNORED}
+        assert batch.ids[row, -n:].tolist() == example.answer
+        first = int(batch.mask[row].argmax())  # padding is on the left, and only there
+        assert batch.mask[row, first:].all()
+        assert not batch.mask[row, :first].any()
+        assert set(batch.ids[row, :first].tolist()) <= {speech.pad_id()}
+        assert batch.labels[row, batch.ids[row] == speech.family.audio_token(speech.model.config)].eq(IGNORED).all()
+
+
+def test_the_loss_is_the_models_own(speech: SpeechModel, pairs: list[Example], prompt: str) -> None:
+    for chosen in (pairs[:1], pairs):
+        batch = collate(speech, chosen, prompt)
+        assert batch.encoded is not None
+        with torch.no_grad():
+            total, tokens = batch_loss(speech, batch)
+            frames = batch.encoded.frames
+            stock = speech.model(
+                input_ids=batch.ids,
+                attention_mask=batch.mask,
+                input_features=batch.encoded.mel,
+                feature_attention_mask=(torch.arange(batch.encoded.mel.shape[-1])[None] < frames[:, None]).long(),
+                labels=batch.labels,
+            )
+        assert tokens == sum(len(e.answer) for e in chosen)
+        assert float(total) / tokens == pytest.approx(float(stock.loss), abs=2e-5)
+
+
+def test_features_heard_beforehand_change_nothing(speech: SpeechModel, pairs: list[Example], prompt: str) -> None:
+    features = Features(speech, None)
+    heard = [dataclasses.replace(e, heard=features.hear(e.clip, prompt)) for e in pairs]
+    with torch.no_grad():
+        one, _ = batch_loss(speech, collate(speech, pairs, prompt))
+        other, _ = batch_loss(speech, collate(speech, heard, prompt))
+    assert float(one) == pytest.approx(float(other), rel=1e-5)
+
+
+def test_only_answer_tokens_carry_a_gradient(speech: SpeechModel, pairs: list[Example], prompt: str) -> None:
+    """The head's gradient is that of the answer positions alone, whatever stands on the masked ones."""
+    own = fresh(speech)
+    batch = collate(own, pairs[:3], prompt)
+    logits: list[torch.Tensor] = []
+    own.model.get_output_embeddings().register_forward_hook(lambda *seen: logits.append(seen[2]))
+    loss, tokens = batch_loss(own, batch)
+    assert logits[0].shape[0] == tokens  # no logits are made elsewhere
+    first = torch.autograd.grad(loss, own.model.get_output_embeddings().weight)[0]
+
+    changed = batch.ids.clone()  # what the masked positions of a label tensor hold cannot matter: there is none
+    labels = torch.where(batch.labels == IGNORED, IGNORED, changed)
+    again, _ = batch_loss(own, dataclasses.replace(batch, labels=labels))
+    assert torch.equal(first, torch.autograd.grad(again, own.model.get_output_embeddings().weight)[0])
+
+    answers = dataclasses.replace(batch, labels=batch.labels.clone())
+    answers.labels[0, -1] = 5
+    other, _ = batch_loss(own, answers)
+    assert not torch.equal(first, torch.autograd.grad(other, own.model.get_output_embeddings().weight)[0])
+
+
+def test_a_prompt_without_its_audio_is_refused(speech: SpeechModel, pairs: list[Example], prompt: str) -> None:
+    batch = collate(speech, pairs[:2], prompt)
+    with pytest.raises(ValueError, match="audio placeholders"):
+        batch_loss(speech, dataclasses.replace(batch, ids=torch.zeros_like(batch.ids)))
+
+
+@pytest.mark.parametrize(("count", "size"), [(1, 4), (7, 3), (64, 4), (130, 16)])
+def test_an_epoch_takes_every_index_once(count: int, size: int) -> None:
+    lengths = [float((i * 7919) % 31) for i in range(count)]
+    for epoch in range(3):
+        found = epoch_batches(lengths, size, epoch, seed=1)
+        assert Counter(i for batch in found for i in batch) == Counter(range(count))
+        assert len(found) == -(-count // size)
+        assert sum(len(batch) < size for batch in found) <= 1
+        assert found == epoch_batches(lengths, size, epoch, seed=1)
+
+
+def test_epochs_and_seeds_differ() -> None:
+    lengths = [float(i) for i in range(40)]
+    orders = [epoch_batches(lengths, 4, epoch, seed) for epoch in (0, 1) for seed in (0, 1)]
+    assert all(one != other for i, one in enumerate(orders) for other in orders[:i])
+
+
+def test_batches_are_of_similar_length() -> None:
+    lengths = [float((i * 7919) % 997) for i in range(512)]
+    found = epoch_batches(lengths, 8, 0, 0)
+    spread = sum(max(lengths[i] for i in b) - min(lengths[i] for i in b) for b in found) / len(found)
+    assert spread < 997 / 4
