@@ -175,4 +175,5 @@ QWEN2_AUDIO = Family(
     stop_tokens=("<|im_end|>", "<|endoftext|>"),
     answers_end_with={"chat": "<|im_end|>", "base": "<|endoftext|>"},
     tiny=tiny,
+    fixed=("model.audio_tower.embed_positions",),
 )

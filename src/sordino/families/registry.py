@@ -14,7 +14,7 @@ from typing import Any, Literal
 import torch
 
 from sordino.errors import FamilyError
-from sordino.families.base import Family, SpeechModel
+from sordino.families.base import Family, SpeechModel, module_at
 
 FAMILIES = {
     "qwen2_audio": "sordino.families.qwen2_audio:QWEN2_AUDIO",
@@ -155,6 +155,8 @@ def load(
     if report.get("mismatched_keys"):
         raise FamilyError(f"{path} holds weights of other shapes than config.json says: {report['mismatched_keys']}.")
     model.eval()
+    for part in family.fixed:  # the class freezes them, and loading a checkpoint undoes that
+        module_at(model, part).requires_grad_(False)
     if quantise or getattr(model, "is_quantized", False):
         from sordino.compress.quantize import check_nf4, set_compute_dtype
 

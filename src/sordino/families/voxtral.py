@@ -234,4 +234,5 @@ VOXTRAL = Family(
     stop_tokens=("</s>",),
     answers_end_with={"chat": "</s>"},
     tiny=tiny,
+    fixed=("model.audio_tower.embed_positions",),
 )
