@@ -246,10 +246,10 @@ def peak_memory() -> int:
     return int(peak if sys.platform == "darwin" else peak * 1024)
 
 
-def append_jsonl(file: Path, row: Mapping[str, Any]) -> None:
-    """Append one line and flush it to disk: a long stage's progress."""
+def append_jsonl(file: Path, *rows: Mapping[str, Any]) -> None:
+    """Append lines and flush them to disk: a long stage's progress."""
     with file.open("a", encoding="utf-8") as out:
-        out.write(json_line(row) + "\n")
+        out.write("".join(json_line(row) + "\n" for row in rows))
         out.flush()
         os.fsync(out.fileno())
 

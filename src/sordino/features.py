@@ -31,11 +31,12 @@ from sordino.progress import bar
 
 @dataclass(frozen=True)
 class Heard:
-    """A clip as the decoder's input needs it. ids: prompt with expanded placeholders; seconds: of audio."""
+    """A clip as the decoder's input needs it. ids: `prompt` with expanded placeholders; seconds: of audio."""
 
     clip: Clip
     ids: list[int]
     seconds: float
+    prompt: str
     stored: Tensor | Path  # a cached clip's features stay on disk until they are used
 
     @property
@@ -81,11 +82,11 @@ class Features:
         ids, seconds = encoded.input_ids[0], len(wave) / SAMPLE_RATE
         file = self._file(wave)
         if file and _whole(file):
-            return Heard(clip, ids, seconds, file)
+            return Heard(clip, ids, seconds, prompt, file)
         rows = self.speech.family.tower(self.speech.model, encoded.mel, encoded.frames)[0].cpu().contiguous()
         if file:
             _store(rows, file)
-        return Heard(clip, ids, seconds, file or rows)
+        return Heard(clip, ids, seconds, prompt, file or rows)
 
     def hear_all(self, clips: Sequence[Clip], prompt: str, label: str = "encoding audio") -> list[Heard]:
         heard = []

@@ -50,10 +50,17 @@ class SplitSection:
 
 @dataclass(frozen=True)
 class CorpusSection:
-    corpus: str = "folder"
+    """A corpus on disk and what to take of it; docs/corpora.md shows each one's layout."""
+
+    corpus: str = "folder"  # acl6060, covost2, folder, iwslt or mustc
     path: str = ""
-    texts: str | None = None  # the table, where the folder holds several
-    rows: int | None = None  # a seeded sample of so many clips
+    texts: str | None = None  # the table (iwslt: the list of segments), where the folder holds several
+    subsets: tuple[str, ...] = ()  # acl6060, covost2, mustc: parts as published, e.g. [dev]; default: all usual ones
+    split: Literal["own", "paper"] = "own"  # paper (acl6060): test is the 100 segments the paper drew; leaks talks
+    rows: int | None = None  # a seeded sample of so many clips, after the limits below
+    min_seconds: float | None = None  # limits on clips: length by the table or the file's header
+    max_seconds: float | None = None
+    max_ratio: float | None = None  # a translation so many times longer or shorter than usual for its transcript
 
 
 @dataclass(frozen=True)
@@ -88,13 +95,16 @@ class FinetuneSection(TrainSection):
 class RankSection:
     method: Literal["iterative", "middle", "explicit"] = "iterative"
     scope: ScopeName = "decoder"
-    criterion: Literal["auto", "chrf", "chrf++", "bleu", "loss"] = "auto"  # auto: chrF for zh and ja, else chrF++
+    # auto: chrF for zh and ja, else chrF++; the others are explained in compress/criteria.py
+    criterion: Literal["auto", "chrf", "chrf++", "bleu", "loss", "kl", "influence", "angular"] = "auto"
+    search: Literal["exact", "racing"] = "exact"  # racing drops candidates on part of the clips: faster, not exact
+    targets: tuple[str, ...] = ()  # rank by the mean over several target languages; default: the recipe's
     remove: int = 8  # layers to remove, one a round
     layers: tuple[str, ...] = ()  # explicit: "12" or "decoder.12" or "encoder.3", in removal order
     protect_first: int = 1  # layers at the start that are never candidates
     protect_last: int = 1
     clips: int | None = None  # so many clips of the select split; default: all
-    batch_size: int = 16
+    memory_mb: int | None = None  # for batches; default: a quarter of the model, 256 MiB at least
     max_new_tokens: int = 256
 
 
@@ -353,6 +363,8 @@ def _contradictions(recipe: Recipe, problems: list[str]) -> None:
         problems.append("model: missing (a directory or a Hub id)")
     if recipe.data is None or not recipe.data.path:
         problems.append("data.path: missing (where the corpus is)")
+    if recipe.data is not None:
+        _corpora(recipe.data, problems)
     if len(recipe.prompt.example) not in (0, 2):
         problems.append("prompt.example: give a sentence and its translation, or nothing")
     rank = recipe.rank
@@ -360,6 +372,10 @@ def _contradictions(recipe: Recipe, problems: list[str]) -> None:
         problems.append("rank.layers: method 'explicit' needs the layers to remove")
     if rank and rank.method != "explicit" and rank.layers:
         problems.append(f"rank.layers: not used by method '{rank.method}'; use method: explicit")
+    if rank and rank.criterion in ("influence", "angular") and rank.scope != "decoder":
+        problems.append(f"rank.criterion: '{rank.criterion}' is of decoder layers; use scope: decoder")
+    if rank and rank.search == "racing" and rank.criterion in ("loss", "kl", "influence", "angular"):
+        problems.append(f"rank.search: '{rank.criterion}' is cheap enough for exact; racing is for translation scores")
     if recipe.prune and not rank:
         problems.append("prune: needs the rank section (method: explicit takes a list by hand)")
     if recipe.prune and recipe.prune.of == "teacher" and not recipe.finetune:
@@ -416,6 +432,23 @@ def _ranges(section: Any, where: str, problems: list[str]) -> None:
             problems.append(f"{spot}: must be above 0, found {value:g}")
         elif name in BELOW_ONE and value >= 1:
             problems.append(f"{spot}: must be below 1, found {value:g}")
+
+
+def _corpora(data: DataSection, problems: list[str]) -> None:
+    """What the corpora are asked for must be possible."""
+    for where, section in (("data", data), ("data.extra", data.extra)):
+        if section is None:
+            continue
+        if section.max_ratio is not None and section.max_ratio < 1:
+            problems.append(f"{where}.max_ratio: must be at least 1 (2: up to twice or half the usual length)")
+        if (section.min_seconds or 0) > (section.max_seconds or math.inf):
+            problems.append(f"{where}.min_seconds: is above max_seconds")
+        if section.rows is not None and section.rows < 1:
+            problems.append(f"{where}.rows: must be at least 1")
+    if data.split == "paper" and data.splits.by == "group":
+        problems.append("data.split: 'paper' has the same talks in train and test; say so with splits.by: segment")
+    if data.extra and data.extra.split == "paper":
+        problems.append("data.extra.split: the extra corpus is for training alone")
 
 
 def _starts(recipe: Recipe, problems: list[str]) -> None:

@@ -2,8 +2,11 @@
 
 In every round each remaining candidate layer is taken out in turn (a view, no copy), the select clips are scored, and
 the layer whose removal hurts least goes for good (Moslem 2025, aclanthology.org/2025.iwslt-1.40). Ties go to the layer
-with the lower index, so that a search gives the same order every time. `middle` is the ablation that takes a block
-from the middle without looking.
+with the lower index, so that a search gives the same order every time.
+
+`exact` scores every candidate on every clip. `racing` drops candidates on the way: a cheap screening by the
+teacher-forced loss, then successive halving (Jamieson & Talwalkar 2016) by the criterion on growing parts of the
+clips; only the last two meet on all of them. `middle` is the ablation that takes a block without looking.
 
 Layers are named by their index in the unpruned model: "decoder.12", "encoder.3".
 """
@@ -13,7 +16,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
 
 from sordino.compress.layers import check_keep, only
 from sordino.errors import RecipeError
@@ -24,6 +30,8 @@ SCOPES: dict[str, tuple[Scope, ...]] = {
     "encoder": ("encoder",),
     "both": ("decoder", "encoder"),
 }
+SCREEN_SHARE = 8  # racing screens on an eighth of the clips
+FINALISTS = 2  # candidates that racing scores on all clips
 
 
 @dataclass(frozen=True, order=True)
@@ -39,25 +47,76 @@ class Layer:
 
 @dataclass(frozen=True)
 class Trial:
-    """One scored candidate. round 0 with no layer is the unpruned model; digest: of the hypotheses, if any."""
+    """One scored candidate. round 0 with no layer is the unpruned model.
+
+    clips: number of select clips it was scored on; hypotheses: its translations of them, in the order of the split,
+    where the criterion translates; values: else the criterion's value of each clip.
+    """
 
     round: int
     layer: Layer | None
     score: float
-    digest: str | None = None
+    clips: int
+    interval: tuple[float, float] | None = None
+    hypotheses: tuple[str, ...] | None = None
+    values: tuple[float, ...] | None = None
 
     def to_json(self) -> dict[str, Any]:
         scope, index = (self.layer.scope, self.layer.index) if self.layer else (None, None)
-        return {"round": self.round, "scope": scope, "layer": index, "score": self.score, "hypotheses": self.digest}
+        return {
+            "round": self.round,
+            "scope": scope,
+            "layer": index,
+            "score": self.score,
+            "interval": self.interval,
+            "clips": self.clips,
+            "hypotheses": self.hypotheses,
+            "values": self.values,
+        }
 
     @classmethod
     def from_json(cls, row: dict[str, Any]) -> Trial:
         layer = None if row["layer"] is None else Layer(row["scope"], row["layer"])
-        return cls(row["round"], layer, row["score"], row["hypotheses"])
+        interval, hypotheses, values = (
+            tuple(row[name]) if row[name] is not None else None for name in ("interval", "hypotheses", "values")
+        )
+        return cls(row["round"], layer, row["score"], row["clips"], interval, hypotheses, values)
 
 
-# removed layers -> (score, digest of the hypotheses), with those layers out of the model
-Evaluate = Callable[[Sequence[Layer]], tuple[float, str | None]]
+class Judge(Protocol):
+    """Scores candidates; knows the model, the clips and the criterion."""
+
+    higher_is_better: bool
+    clips: int
+
+    def trials(
+        self, number: int, removed: Sequence[Layer], candidates: Sequence[Layer | None], clips: int
+    ) -> Iterator[Trial]:
+        """Score candidates on the first `clips` clips, with `removed` out of the model already."""
+        ...
+
+    def screen(self, removed: Sequence[Layer], candidates: Sequence[Layer], clips: int) -> list[float]:
+        """Teacher-forced loss of each candidate on the first `clips` clips, nats a token."""
+        ...
+
+    def resampled(self, trial: Trial) -> NDArray[np.float64]:
+        """The trial's score on bootstrap resamples of its clips; the same resamples for every trial."""
+        ...
+
+
+@dataclass(frozen=True)
+class Removal:
+    """A layer that went, and how sure that was.
+
+    probability: share of bootstrap resamples of the clips in which this removal scores best of its round; runner_up:
+    the layer that would have gone otherwise, with its own share.
+    """
+
+    layer: Layer
+    trial: Trial
+    probability: float
+    runner_up: Layer | None
+    runner_up_probability: float
 
 
 def parse_layer(text: str) -> Layer:
@@ -112,39 +171,82 @@ def without(speech: SpeechModel, removed: Sequence[Layer]) -> Iterator[SpeechMod
 def search(
     pool: Sequence[Layer],
     remove: int,
-    evaluate: Evaluate,
-    higher_is_better: bool,
+    judge: Judge,
     known: Sequence[Trial],
     record: Callable[[Trial], None],
-) -> list[Layer]:
-    """Removal order of `remove` layers.
+    racing: bool = False,
+) -> list[Removal]:
+    """The removals, in order.
 
     known: trials of an earlier, interrupted search, which are not run again; record: called with every new trial.
     Raises RecipeError where more layers are to go than there are candidates.
     """
     if remove > len(pool):
         raise RecipeError(f"rank.remove: {remove} layers, but only {len(pool)} are candidates.", "Remove fewer.")
-    scores = {(t.round, t.layer): t for t in known}
-
-    def trial(number: int, layer: Layer | None, removed: Sequence[Layer]) -> Trial:
-        found = scores.get((number, layer))
-        if found is None:
-            found = Trial(number, layer, *evaluate(removed))
-            record(found)
-        return found
-
-    trial(0, None, [])
-    order: list[Layer] = []
+    runner = _Runner(judge, {(t.round, t.layer, t.clips): t for t in known}, record)
+    runner.score(0, [], [None], judge.clips)
+    removals: list[Removal] = []
     for number in range(1, remove + 1):
-        left = [layer for layer in pool if layer not in order]
-        results = [trial(number, layer, [*order, layer]) for layer in left]
-        sign = 1 if higher_is_better else -1
-        best = max(results, key=lambda t: sign * t.score)  # the first of equals: pool is in index order
-        assert best.layer is not None
-        order.append(best.layer)
-    return order
+        gone = [r.layer for r in removals]
+        left = [layer for layer in pool if layer not in gone]
+        results = runner.race(number, gone, left) if racing else runner.score(number, gone, left, judge.clips)
+        removals.append(decide(results, judge))
+    return removals
+
+
+def decide(results: Sequence[Trial], judge: Judge) -> Removal:
+    """The best of a round's trials on the same clips, and how often it stays the best when clips are resampled."""
+    sign = 1 if judge.higher_is_better else -1
+    best = max(range(len(results)), key=lambda i: (sign * results[i].score, -i))  # the first of equals
+    scores = np.stack([sign * judge.resampled(trial) for trial in results])  # (candidates, resamples)
+    wins = np.bincount(scores.argmax(0), minlength=len(results)) / scores.shape[1]
+    others = [i for i in range(len(results)) if i != best]
+    second = max(others, key=lambda i: wins[i]) if others else None
+    layer = results[best].layer
+    assert layer is not None
+    return Removal(
+        layer,
+        results[best],
+        float(wins[best]),
+        results[second].layer if second is not None else None,
+        float(wins[second]) if second is not None else 0.0,
+    )
+
+
+@dataclass
+class _Runner:
+    """Runs what is not known yet."""
+
+    judge: Judge
+    known: dict[tuple[int, Layer | None, int], Trial]
+    record: Callable[[Trial], None]
+
+    def score(self, number: int, removed: Sequence[Layer], layers: Sequence[Layer | None], clips: int) -> list[Trial]:
+        """Trials of all `layers` on so many clips, known or new."""
+        new = [layer for layer in layers if (number, layer, clips) not in self.known]
+        if new:
+            for trial in self.judge.trials(number, removed, new, clips):
+                self.known[number, trial.layer, clips] = trial
+                self.record(trial)
+        return [self.known[number, layer, clips] for layer in layers]
+
+    def race(self, number: int, removed: Sequence[Layer], left: Sequence[Layer]) -> list[Trial]:
+        """Screen, then halve on growing parts of the clips; the finalists are scored on all of them."""
+        total, sign = self.judge.clips, 1 if self.judge.higher_is_better else -1
+        field = list(left)
+        if len(field) > FINALISTS:
+            losses = self.judge.screen(removed, field, max(1, total // SCREEN_SHARE))
+            order = sorted(range(len(field)), key=lambda i: (losses[i], i))
+            field = [field[i] for i in sorted(order[: max(FINALISTS, (len(field) + 1) // 2)])]
+        clips = max(1, total // 4)
+        while len(field) > FINALISTS and clips < total:
+            trials = self.score(number, removed, field, clips)
+            order = sorted(range(len(field)), key=lambda i: (-sign * trials[i].score, i))
+            field = [field[i] for i in sorted(order[: max(FINALISTS, (len(field) + 1) // 2)])]
+            clips *= 2
+        return self.score(number, removed, field, total)
 
 
 def trials_in(pool: int, remove: int) -> int:
-    """Number of trials of a search, the unpruned model included."""
+    """Number of trials of an exact search, the unpruned model included."""
     return 1 + sum(pool - i for i in range(remove))

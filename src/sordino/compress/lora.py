@@ -86,8 +86,8 @@ def save(peft_model: Any, directory: Path, base: str) -> None:
     config.inference_mode = True
     config.save_pretrained(str(directory))
     stored = json.loads((directory / CONFIG).read_text(encoding="utf-8"))
-    ordered = {k: sorted(v) if k == "target_modules" else v for k, v in sorted(stored.items())}
-    (directory / CONFIG).write_text(json.dumps(ordered, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    text = json.dumps(stored, indent=2, ensure_ascii=False, sort_keys=True)
+    (directory / CONFIG).write_text(text + "\n", encoding="utf-8")
 
 
 def load(speech: SpeechModel, directory: Path, *, trainable: bool = False) -> Any:

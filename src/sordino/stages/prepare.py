@@ -5,13 +5,15 @@ Every unusable row is reported at once. With `--skip-bad` they are left out and 
 
 from __future__ import annotations
 
-import random
+import os
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from sordino import artifact
 from sordino.data import corpora, manifest, splits
 from sordino.data.checks import BadClip, check_audio
+from sordino.data.choose import choose
 from sordino.data.clip import SAMPLE_RATE, Clip
 from sordino.errors import DataError, FamilyError
 from sordino.families import registry
@@ -19,6 +21,7 @@ from sordino.progress import bar, note
 from sordino.recipe import CorpusSection
 from sordino.stages.job import DATA, Job, Stage
 
+AUDIO, EXTRA_AUDIO = "audio", "audio-extra"  # of corpora that keep theirs inside tables
 SHOWN = 10  # problems printed before "and so many more"
 
 
@@ -34,18 +37,18 @@ def run(job: Job) -> None:
             "Copy the processor and tokenizer files of the original model beside the weights.",
         ) from error
     bad: list[dict[str, str]] = []
-    clips, given = _read(job, recipe.data, window, bad, "hearing the corpus")
+    clips, given = _read(job, recipe.data, window, bad, AUDIO, "hearing the corpus")
     extra: list[Clip] = []
     if recipe.data.extra:
-        extra, _ = _read(job, recipe.data.extra, window, bad, "hearing the extra corpus")
+        extra, _ = _read(job, recipe.data.extra, window, bad, EXTRA_AUDIO, "hearing the extra corpus")
     _refuse(job, bad)
     wanted = recipe.data.splits
     sizes = {"select": _size(wanted.select), "dev": _size(wanted.dev), "test": _size(wanted.test)}
     dealt = splits.assign(clips, {k: v for k, v in sizes.items() if v}, recipe.seed, given, split_by=wanted.by)
     for split, members in dealt.items():
-        manifest.write(job.out / f"{split}.jsonl", members)
+        manifest.write(job.out / f"{split}.jsonl", _settled(job, members))
     if extra:
-        manifest.write(job.out / "extra.jsonl", extra)
+        manifest.write(job.out / "extra.jsonl", _settled(job, extra))
     if bad:
         artifact.write_text(job.out / "skipped.jsonl", "".join(f"{artifact.json_line(row)}\n" for row in bad))
     counts = {split: len(members) for split, members in dealt.items()} | ({"extra": len(extra)} if extra else {})
@@ -55,15 +58,37 @@ def run(job: Job) -> None:
 
 
 def _read(
-    job: Job, section: CorpusSection, window: float, bad: list[dict[str, str]], label: str
+    job: Job, section: CorpusSection, window: float, bad: list[dict[str, str]], audio: str, label: str
 ) -> tuple[list[Clip], dict[str, corpora.Split]]:
-    """Usable clips of a corpus and the splits it came with; what is not usable goes to `bad`."""
-    corpus = corpora.load(section.corpus, section.path, job.recipe.source, job.recipe.target, section.texts)
+    """Usable clips of a corpus and the splits it came with; what is not usable goes to `bad`.
+
+    audio: where in the artefact a corpus that keeps its audio inside tables unpacks it.
+    """
+    corpus = corpora.load(
+        section.corpus,
+        section.path,
+        job.recipe.source,
+        job.recipe.target,
+        section.texts,
+        audio_dir=job.out / audio,
+        subsets=section.subsets,
+        split=section.split,
+    )
     bad += [{"id": row.id, "problem": row.problem} for row in corpus.problems]
-    clips: Sequence[Clip] = corpus.clips
-    if section.rows is not None and section.rows < len(clips):
-        chosen = sorted(random.Random(job.recipe.seed).sample(range(len(clips)), section.rows))
-        clips = [clips[i] for i in chosen]
+    held_out = audio == EXTRA_AUDIO  # what the extra corpus keeps for testing is not for training
+    pool = [clip for clip in corpus.clips if not held_out or corpus.splits.get(clip.id, "train") == "train"]
+    clips = choose(
+        pool,
+        section.rows,
+        job.recipe.seed,
+        min_seconds=section.min_seconds,
+        max_seconds=section.max_seconds,
+        max_ratio=section.max_ratio,
+    )
+    if not clips and pool:
+        raise DataError(
+            f"No clip of {section.path} is within the limits.", "Widen min_seconds, max_seconds, max_ratio."
+        )
     with bar(label, len(clips)) as advance:
         good, broken = check_audio(clips, lambda _: advance(1))
     long = [c for c in good if (c.seconds or 0) > window]
@@ -76,6 +101,16 @@ def _read(
         raise DataError(f"{section.path} holds no usable clip. " + (bad[0]["problem"] if bad else ""))
     left = {c.id for c in long}
     return [c for c in good if c.id not in left], dict(corpus.splits)
+
+
+def _settled(job: Job, clips: Sequence[Clip]) -> list[Clip]:
+    """Clips with unpacked audio where it will be: the directory it is in is renamed when the stage is done."""
+    here = f"{job.out.absolute()}{os.sep}"
+    there = (job.run_dir / DATA).absolute()
+    return [
+        replace(clip, audio=str(there / clip.audio.removeprefix(here))) if clip.audio.startswith(here) else clip
+        for clip in clips
+    ]
 
 
 def _refuse(job: Job, bad: Sequence[dict[str, Any]]) -> None:

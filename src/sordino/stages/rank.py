@@ -1,31 +1,38 @@
-"""rank: the order in which layers can go, found on the select split. Resumes at the next trial after a kill."""
+"""rank: the order in which layers can go, found on the select split.
+
+trials.jsonl grows with every trial, and finer: what has been translated is kept in the stage's state, so that a killed
+search goes on from its last batch.
+"""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Sequence
+from typing import Any
 
 from sordino import artifact
 from sordino.compress import importance
-from sordino.compress.importance import Layer, Trial
-from sordino.data import manifest
+from sordino.compress.importance import Removal, Trial
+from sordino.compress.judging import ClipJudge, Key, Task, Terms, work
+from sordino.data import corpora, manifest
 from sordino.data.clip import Clip
-from sordino.decoding import Decoding, translate
 from sordino.errors import DataError
 from sordino.families.base import SpeechModel
-from sordino.features import Features, Heard
-from sordino.metrics import registry as metrics
+from sordino.features import Features
+from sordino.languages import language_code, language_name
 from sordino.progress import bar, note
 from sordino.recipe import RankSection
-from sordino.stages.job import DATA, RANKING, TRIALS, Job, Stage, directory_of, teacher_key
-from sordino.training.collate import Example
-from sordino.training.trainer import mean_loss
+from sordino.stages.job import DATA, RANKING, TRIALS, Job, Stage, directory_of, render_section, teacher_key
+
+FOUND = "found.jsonl"  # resume state: translations by candidates so far
+SMALL_MEMORY = 256 * 2**20  # bytes for batches where a quarter of the model would be less
 
 
 def run(job: Job) -> None:
     section = job.recipe.rank
     assert section
     speech = job.load(teacher_key(job.recipe))
+    if job.recipe.attention == "flash_attention_2":  # the common pool needs masks of its own
+        speech.model.set_attn_implementation("sdpa")
+    removals: list[Removal] = []
     if section.method == "explicit":
         order = [importance.parse_layer(text) for text in section.layers]
         for scope in importance.SCOPES["both"]:
@@ -33,63 +40,115 @@ def run(job: Job) -> None:
     elif section.method == "middle":
         order = importance.middle(speech, section.scope, section.remove)
     else:
-        order = _search(job, speech, section)
+        removals = _search(job, speech, section)
+        order = [removal.layer for removal in removals]
     ranking = {
         "method": section.method,
         "scope": section.scope,
-        "criterion": job.recipe.criterion if section.method == "iterative" else None,
+        "criterion": job.recipe.criterion if removals else None,
+        "search": section.search if removals else None,
         "order": [str(layer) for layer in order],
+        "removals": [_describe(removal) for removal in removals],
         "layers": {"decoder": len(speech.layers("decoder")), "encoder": len(speech.layers("encoder"))},
     }
     artifact.write_json(job.out / "ranking.json", ranking)
+    for removal in removals:
+        rival = f"; {removal.runner_up} in {removal.runner_up_probability:.0%}" if removal.runner_up else ""
+        note(
+            f"  {removal.layer} goes, {job.recipe.criterion} {removal.trial.score:.2f}: "
+            f"the best in {removal.probability:.0%} of resamples{rival}"
+        )
     note("  removal order: " + " ".join(map(str, order)))
 
 
-def _search(job: Job, speech: SpeechModel, section: RankSection) -> list[Layer]:
+def _describe(removal: Removal) -> dict[str, Any]:
+    return {
+        "layer": str(removal.layer),
+        "score": removal.trial.score,
+        "interval": removal.trial.interval,
+        "probability": removal.probability,
+        "runner_up": str(removal.runner_up) if removal.runner_up else None,
+        "runner_up_probability": removal.runner_up_probability,
+    }
+
+
+def _search(job: Job, speech: SpeechModel, section: RankSection) -> list[Removal]:
     pool = importance.candidates(speech, section.scope, section.protect_first, section.protect_last)
-    criterion = job.recipe.criterion
-    progress = job.out / TRIALS
-    known = [Trial.from_json(row) for row in artifact.read_jsonl(progress)]
-    evaluate = Evaluation(job, speech, section, criterion)
-    total = importance.trials_in(len(pool), min(section.remove, len(pool)))
-    higher = criterion != "loss" and metrics.get(criterion).higher_is_better
-    with bar(f"ranking layers by {criterion}", total, len(known)) as advance:
+    racing = section.search == "racing"
+    known = [Trial.from_json(row) for row in artifact.read_jsonl(job.out / TRIALS)]
+    found = {_key(row): row["ids"] for row in artifact.read_jsonl(job.state / FOUND)}
+    tasks = _tasks(job, speech, section)
+    terms = Terms(
+        criterion=job.recipe.criterion,
+        max_new_tokens=section.max_new_tokens,
+        memory=section.memory_mb * 2**20 if section.memory_mb else default_memory(speech),
+        seed=job.recipe.seed,
+        racing=racing,
+    )
+    features = Features(speech, None)  # another encoder's features are of no use to anything else
+    total = work(len(pool), min(section.remove, len(pool)), len(tasks[0].heard) * len(tasks), racing)
+    with bar(f"ranking layers by {terms.criterion}", total, len(found)) as advance:
+        judge = ClipJudge(
+            speech,
+            tasks,
+            terms,
+            lambda heard: features.hear(heard.clip, heard.prompt),
+            found=found,
+            remember=lambda rows: artifact.append_jsonl(job.state / FOUND, *map(_row, rows)),
+            advance=advance,
+        )
 
         def record(trial: Trial) -> None:
-            artifact.append_jsonl(progress, trial.to_json())
-            advance(1)
+            artifact.append_jsonl(job.out / TRIALS, trial.to_json())
 
-        return importance.search(pool, section.remove, evaluate, higher, known, record)
+        return importance.search(pool, section.remove, judge, known, record, racing)
 
 
-class Evaluation:
-    """Scores the model without some layers on the select clips; audio is encoded once while the encoder is whole."""
+def _row(pair: tuple[Key, list[int]]) -> dict[str, Any]:
+    (removed, item), ids = pair
+    return {"without": [str(layer) for layer in removed], "item": item, "ids": ids}
 
-    def __init__(self, job: Job, speech: SpeechModel, section: RankSection, criterion: str) -> None:
-        self.speech, self.section, self.criterion = speech, section, criterion
-        self.prompt = job.prompt(speech)
-        self.clips = select_clips(job, section)
-        self.references = [clip.target_text or "" for clip in self.clips]
-        self.target, self.style = job.recipe.target, job.recipe.prompt.style
-        self.whole = Features(speech, job.cache).hear_all(self.clips, self.prompt)
 
-    def __call__(self, removed: Sequence[Layer]) -> tuple[float, str | None]:
-        with importance.without(self.speech, removed):
-            heard = self._hear(removed)
-            if self.criterion == "loss":
-                answers = [self.speech.answer_ids(text, self.style) for text in self.references]
-                pairs = [Example(h.clip, a, h) for h, a in zip(heard, answers, strict=True)]
-                return mean_loss(self.speech, pairs, self.section.batch_size, self.prompt), None
-            options = Decoding(self.section.batch_size, self.section.max_new_tokens)
-            texts = [h.text for h in translate(self.speech, heard, options)]
-        digest = hashlib.sha256("\n".join(texts).encode()).hexdigest()[:16]
-        return metrics.get(self.criterion).corpus(texts, self.references, self.target), digest
+def _key(row: dict[str, Any]) -> Key:
+    return tuple(importance.parse_layer(text) for text in row["without"]), row["item"]
 
-    def _hear(self, removed: Sequence[Layer]) -> list[Heard]:
-        if all(layer.scope == "decoder" for layer in removed):
-            return self.whole
-        again = Features(self.speech, None)  # another encoder: its features are of no use to anything else
-        return [again.hear(clip, self.prompt) for clip in self.clips]
+
+def default_memory(speech: SpeechModel) -> int:
+    """A quarter of the model's own bytes for batches, and 256 MiB where the model is small."""
+    weights: int = sum(p.numel() * p.element_size() for p in speech.model.parameters())
+    return max(SMALL_MEMORY, weights // 4)
+
+
+def _tasks(job: Job, speech: SpeechModel, section: RankSection) -> list[Task]:
+    """The select clips for every target language that is ranked; other languages come from the corpus' own columns."""
+    recipe = job.recipe
+    clips = select_clips(job, section)
+    found = []
+    for target in section.targets or (recipe.target,):
+        references = _references(job, clips, target)
+        prompt = render_section(speech, recipe.prompt, recipe.source, target)
+        heard = Features(speech, job.cache).hear_all(clips, prompt, "encoding the select clips")
+        answers = [speech.answer_ids(text, recipe.prompt.style) for text in references]
+        found.append(Task(target, heard, references, answers))
+        job.record.setdefault("prompts", []).append(prompt)
+    return found
+
+
+def _references(job: Job, clips: list[Clip], target: str) -> list[str]:
+    """Reference translations of the clips in a language. Raises DataError where the corpus lacks one."""
+    recipe = job.recipe
+    assert recipe.data
+    if language_code(target) == language_code(recipe.target):
+        return [clip.target_text or "" for clip in clips]
+    other = corpora.load(recipe.data.corpus, recipe.data.path, recipe.source, target, recipe.data.texts)
+    texts = {clip.id: clip.target_text for clip in other.clips}
+    missing = [clip.id for clip in clips if not texts.get(clip.id)]
+    if missing:
+        raise DataError(
+            f"rank.targets: {len(missing)} select clips have no {language_name(target)} text, {missing[0]} among them.",
+            "Rank by the languages that the corpus has.",
+        )
+    return [texts[clip.id] or "" for clip in clips]
 
 
 def select_clips(job: Job, section: RankSection) -> list[Clip]:
@@ -106,5 +165,5 @@ STAGE = Stage(
     section=lambda recipe: recipe.rank,
     parents=lambda recipe: [directory_of(teacher_key(recipe)), DATA],
     run=run,
-    uses=("source", "target", "prompt", "dtype", "attention"),
+    uses=("source", "target", "prompt", "seed", "dtype", "attention"),
 )

@@ -64,10 +64,11 @@ def trials(recipe: Recipe) -> tuple[Trial, ...]:
     if recipe.rank is None:
         return ()
     order = artifact.read_json(recipe.directory / RANKING / "ranking.json")["order"]
-    rows = artifact.read_jsonl(recipe.directory / RANKING / TRIALS)
+    # a race scores some candidates on more and more clips: the last score stands
+    rows = {(r["round"], r["scope"], r["layer"]): r for r in artifact.read_jsonl(recipe.directory / RANKING / TRIALS)}
     return tuple(
         Trial(r["round"], r["scope"], r["layer"], r["score"], order[r["round"] - 1] == f"{r['scope']}.{r['layer']}")
-        for r in rows
+        for r in rows.values()
         if r["layer"] is not None
     )
 

@@ -1,0 +1,289 @@
+"""Judges candidates for removal: the model, the select clips and a criterion, put together fast.
+
+Translations go through `drafting`: clips are encoded once, candidates share a trunk, drafts are the current model's own
+translations. What has been translated is remembered (and handed to `remember`, so that a killed search loses at most
+one batch), which serves resuming, the next round's drafts and the next stage of a race alike.
+
+Several target languages are ranked together: each brings its prompt and references, and a candidate's score is the
+mean of its scores.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from sordino.compress import criteria
+from sordino.compress.drafting import Drafting
+from sordino.compress.importance import SCREEN_SHARE, Layer, Trial, without
+from sordino.families.base import SpeechModel
+from sordino.features import Heard
+from sordino.metrics import overlap
+from sordino.metrics import registry as metrics
+
+RESAMPLES = 1000
+Key = tuple[tuple[Layer, ...], int]  # (layers that are out, item) -> greedy ids
+Advance = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class Task:
+    """One target language on the select clips. answers: ids of the references, with the stop token."""
+
+    target: str
+    heard: Sequence[Heard]
+    references: Sequence[str]
+    answers: Sequence[Sequence[int]]
+
+
+@dataclass(frozen=True)
+class Terms:
+    """How candidates are judged. memory: bytes for batches; racing: clips are translated in growing parts."""
+
+    criterion: str
+    max_new_tokens: int
+    memory: int
+    seed: int = 0
+    racing: bool = False
+
+
+class ClipJudge:
+    """The Judge of `importance.search`. Items are clips, language after language."""
+
+    def __init__(
+        self,
+        speech: SpeechModel,
+        tasks: Sequence[Task],
+        terms: Terms,
+        hear_again: Callable[[Heard], Heard],
+        *,
+        found: Mapping[Key, list[int]] | None = None,
+        remember: Callable[[Sequence[tuple[Key, list[int]]]], None] = lambda _: None,
+        advance: Advance = lambda _: None,
+    ) -> None:
+        """hear_again: encodes a clip with the audio encoder as it then is, for candidates of the encoder."""
+        self.speech, self.tasks, self.terms, self.hear_again = speech, tasks, terms, hear_again
+        self.found: dict[Key, list[int]] = dict(found or {})
+        self.remember, self.advance = remember, advance
+        self.clips = len(tasks[0].heard)
+        self.heard = [h for task in tasks for h in task.heard]
+        self.answers = [a for task in tasks for a in task.answers]
+        self.higher_is_better = criteria.higher_is_better(terms.criterion)
+
+    def trials(
+        self, number: int, removed: Sequence[Layer], candidates: Sequence[Layer | None], clips: int
+    ) -> Iterator[Trial]:
+        if self.terms.criterion in criteria.TRANSLATION:
+            self._translate(removed, candidates, clips)
+            for candidate in candidates:
+                gone = out_of(removed, candidate)
+                texts = tuple(self.speech.decode(self.found[gone, item]) for item in self._items(0, clips))
+                yield self._finish(Trial(number, candidate, 0.0, clips, hypotheses=texts))
+            return
+        if self.terms.criterion in criteria.FORCED:
+            values = self._forced(self.terms.criterion, removed, candidates, clips)
+        else:
+            values = self._states(removed, candidates, clips)
+        for candidate in candidates:
+            yield self._finish(Trial(number, candidate, 0.0, clips, values=tuple(values[candidate])))
+
+    def screen(self, removed: Sequence[Layer], candidates: Sequence[Layer], clips: int) -> list[float]:
+        weights = self._weights(clips)
+        values = self._forced("loss", removed, candidates, clips)
+        return [float(np.sum(values[c]) / weights.sum()) for c in candidates]
+
+    def resampled(self, trial: Trial) -> NDArray[np.float64]:
+        if trial.hypotheses is not None:
+            metric = metrics.get(self.terms.criterion)
+            assert isinstance(metric, overlap.Overlap)
+            parts = [
+                metric.resampled(texts, refs, task.target, count=RESAMPLES, seed=self.terms.seed)
+                for task, texts, refs in self._by_task(trial)
+            ]
+            return np.asarray(np.mean(parts, axis=0))
+        assert trial.values is not None
+        values, weights = np.array(trial.values), self._weights(trial.clips)
+        drawn = np.stack(list(overlap.resamples(len(values), RESAMPLES, self.terms.seed)))
+        return np.asarray(values[drawn].sum(1) / weights[drawn].sum(1))
+
+    def _finish(self, trial: Trial) -> Trial:
+        """The trial with its score and interval."""
+        if trial.hypotheses is not None:
+            metric = metrics.get(self.terms.criterion)
+            scores = [metric.corpus(texts, refs, task.target) for task, texts, refs in self._by_task(trial)]
+            score = float(np.mean(scores))
+        else:
+            assert trial.values is not None
+            score = float(np.sum(trial.values) / self._weights(trial.clips).sum())
+        interval = overlap.percentile_interval(self.resampled(trial))
+        return Trial(trial.round, trial.layer, score, trial.clips, interval, trial.hypotheses, trial.values)
+
+    def _by_task(self, trial: Trial) -> Iterator[tuple[Task, list[str], list[str]]]:
+        """Hypotheses and references of a trial, per target language."""
+        assert trial.hypotheses is not None
+        for i, task in enumerate(self.tasks):
+            part = trial.hypotheses[i * trial.clips : (i + 1) * trial.clips]
+            yield task, list(part), list(task.references[: trial.clips])
+
+    def _items(self, first: int, last: int) -> list[int]:
+        """Items of the clips first to last - 1 in every language."""
+        return [task * self.clips + clip for task in range(len(self.tasks)) for clip in range(first, last)]
+
+    def _weights(self, clips: int) -> NDArray[np.float64]:
+        """What each item's value is a sum over: answer tokens, prompt positions, or one."""
+        items = self._items(0, clips)
+        if self.terms.criterion == "influence":
+            return np.array([len(self.heard[i].ids) for i in items], dtype=np.float64)
+        if self.terms.criterion == "angular":
+            return np.ones(len(items))
+        return np.array([len(self.answers[i]) for i in items], dtype=np.float64)
+
+    def _segments(self, clips: int) -> list[tuple[int, int]]:
+        """Parts in which clips are translated: whole, or as a race comes by them. Batches never cross a border."""
+        borders = [0, clips]
+        if self.terms.racing:
+            quarter = max(1, self.clips // 4)
+            steps = [quarter * 2**i for i in range(self.clips.bit_length())]
+            borders = sorted({0, clips, *(s for s in steps if s < clips)})
+        return list(itertools.pairwise(borders))
+
+    def _heard(self, removed: Sequence[Layer]) -> Sequence[Heard]:
+        """The clips as the encoder without the removed layers hears them."""
+        if all(layer.scope == "decoder" for layer in removed):
+            return self.heard
+        with without(self.speech, removed):
+            return [self.hear_again(h) for h in self.heard]
+
+    def _groups(
+        self, removed: Sequence[Layer], candidates: Sequence[Layer | None]
+    ) -> Iterator[tuple[list[Layer], list[Layer | None], Sequence[Heard]]]:
+        """Candidates that can share a trunk: all of the decoder; each of the encoder by itself, as its own model."""
+        together = [c for c in candidates if c is None or c.scope == "decoder"]
+        if together:
+            yield list(removed), together, self._heard(removed)
+        for candidate in candidates:
+            if candidate is not None and candidate.scope == "encoder":
+                gone = [*removed, candidate]
+                yield gone, [None], self._heard(gone)
+
+    def _translate(self, removed: Sequence[Layer], candidates: Sequence[Layer | None], clips: int) -> None:
+        """Fill `found` with the greedy ids of every candidate on the first `clips` clips."""
+        for gone, group, heard in self._groups(removed, candidates):
+            with without(self.speech, gone):
+                engine = Drafting(self.speech, self.terms.max_new_tokens, self.terms.memory)
+                at = [position(gone, c) for c in group]
+                for first, last in self._segments(clips):
+                    for batch in engine.batches(heard, self._items(first, last), self.terms.max_new_tokens):
+                        self._batch(engine, heard, batch, gone, group, at)
+
+    def _batch(
+        self,
+        engine: Drafting,
+        heard: Sequence[Heard],
+        batch: list[int],
+        gone: Sequence[Layer],
+        group: Sequence[Layer | None],
+        at: Sequence[int | None],
+    ) -> None:
+        keys = [(out_of(gone, c), item) for c in group for item in batch]
+        if all(key in self.found for key in keys):
+            return
+        drafts = {item: self._draft(gone, item) for item in batch}
+        named = dict(zip(at, group, strict=True))
+        rows = [((out_of(gone, named[f.candidate]), f.clip), f.ids) for f in engine.translate(heard, batch, at, drafts)]
+        self.found |= dict(rows)
+        self.remember(rows)
+        self.advance(len(rows))
+
+    def _draft(self, gone: Sequence[Layer], item: int) -> list[int]:
+        """The translation by the model closest to this one: without the same layers, or without all but the last."""
+        for last in range(len(gone), -1, -1):
+            ids = self.found.get((out_of(gone[:last], None), item))
+            if ids is not None:
+                return ids
+        return []
+
+    def _forced(
+        self, criterion: str, removed: Sequence[Layer], candidates: Sequence[Layer | None], clips: int
+    ) -> dict[Layer | None, list[float]]:
+        """Loss or divergence of each candidate per item, summed over the answer's tokens."""
+        items = self._items(0, clips)
+        found: dict[Layer | None, dict[int, float]] = {c: {} for c in candidates}
+        longest = max(len(self.answers[i]) for i in items)
+        whole = Drafting(self.speech, 0, self.terms.memory)
+        for gone, group, heard in self._groups(removed, candidates):
+            # the group of one encoder candidate is judged as the whole of a model without it
+            names = group if group != [None] or gone == list(removed) else [gone[-1]]
+            for batch in whole.batches(heard, items, longest):
+                answers = [self.answers[i] for i in batch]
+                before: list[Tensor] = []
+                if criterion == "kl":
+                    before = next(iter(whole.forced(self.heard, batch, [None], answers)))[1]
+                with without(self.speech, gone):
+                    engine = Drafting(self.speech, 0, self.terms.memory)
+                    at = [position(gone, c) for c in group]
+                    for name, (_, logits) in zip(names, engine.forced(heard, batch, at, answers), strict=True):
+                        for row, (item, answer) in enumerate(zip(batch, answers, strict=True)):
+                            if criterion == "kl":
+                                value = criteria.kl(logits[row], before[row])
+                            else:
+                                value = criteria.loss(logits[row], torch.tensor(answer, device=logits[row].device))
+                            found[name][item] = value
+                        self.advance(len(batch))
+        return {c: [found[c][i] for i in items] for c in candidates}
+
+    def _states(
+        self, removed: Sequence[Layer], candidates: Sequence[Layer | None], clips: int
+    ) -> dict[Layer | None, list[float]]:
+        """Block influence or angular distance of each decoder layer per item; 0 for the model as it is."""
+        items = self._items(0, clips)
+        by_layer: dict[int, dict[int, float]] = {}
+        heard = self._heard(removed)
+        with without(self.speech, removed):
+            engine = Drafting(self.speech, 0, self.terms.memory)
+            for batch in engine.batches(heard, items, 0):
+                for index, before, after, valid in engine.states(heard, batch):
+                    if self.terms.criterion == "influence":
+                        values = criteria.influence(before, after, valid)
+                    else:
+                        values = criteria.angular(before, after)
+                    by_layer.setdefault(index, {}).update(zip(batch, values.tolist(), strict=True))
+                self.advance(len(batch) * len(candidates))
+        at = {c: position(removed, c) for c in candidates}
+        return {c: [0.0 if (p := at[c]) is None else by_layer[p][i] for i in items] for c in candidates}
+
+
+def out_of(removed: Sequence[Layer], candidate: Layer | None) -> tuple[Layer, ...]:
+    """The layers a candidate does without, in one order whichever way they went."""
+    return tuple(sorted([*removed, *([candidate] if candidate else [])]))
+
+
+def position(removed: Sequence[Layer], layer: Layer | None) -> int | None:
+    """A decoder layer's present index, once the layers in `removed` (by their old index) are gone."""
+    if layer is None:
+        return None
+    return layer.index - sum(r.scope == layer.scope and r.index < layer.index for r in removed)
+
+
+def work(pool: int, remove: int, clips: int, racing: bool) -> int:
+    """Translations (or forced passes) that a search of decoder layers comes to, for its progress bar."""
+    rounds = [pool - i for i in range(remove)]
+    if not racing:
+        return clips * (1 + sum(rounds))
+    total = clips
+    for left in rounds:
+        field, part, before = left, max(1, clips // 4), 0
+        if field > 2:
+            total += field * max(1, clips // SCREEN_SHARE)
+            field = max(2, (field + 1) // 2)
+        while field > 2 and part < clips:
+            total += field * (part - before)
+            field, before, part = max(2, (field + 1) // 2), part, part * 2
+        total += field * (clips - before)
+    return total
