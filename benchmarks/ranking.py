@@ -1,0 +1,340 @@
+"""Layer ranking: the reference procedure against sordino's, on one run's teacher and select split.
+
+The reference is written plainly from the published method: for every candidate the whole model is deep-copied, one
+layer taken out, and every clip translated alone, its audio encoded anew and padded to the full window of the model.
+The exact search must find the same removals through the same translations; racing need not.
+
+    python benchmarks/ranking.py runs/demo-en-de --remove 3 --json ranking.json
+    python benchmarks/ranking.py runs/demo-en-de --ideas          # what each idea brings, without the reference
+    python benchmarks/ranking.py runs/demo-en-de --growth         # cost against clips, candidates and layers
+
+Everything runs in float32 in one process; memory is the process's peak resident set above what it was with the model
+loaded. Times are wall-clock; quote the ratios.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import os
+import platform
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sordino.cli import _before_torch
+
+_before_torch()
+
+import torch  # noqa: E402
+
+from sordino import artifact  # noqa: E402
+from sordino.compress import importance  # noqa: E402
+from sordino.compress.drafting import Drafting  # noqa: E402
+from sordino.compress.importance import Layer, Removal, Trial, without  # noqa: E402
+from sordino.compress.judging import ClipJudge, Task, Terms  # noqa: E402
+from sordino.data import manifest  # noqa: E402
+from sordino.data.audio import load_clip  # noqa: E402
+from sordino.data.clip import Clip  # noqa: E402
+from sordino.decoding import Decoding, cut, generate, translate  # noqa: E402
+from sordino.families import registry  # noqa: E402
+from sordino.families.base import SpeechModel  # noqa: E402
+from sordino.features import Features, Heard  # noqa: E402
+from sordino.measure.speed import peak_rss_bytes, reset_peak_rss  # noqa: E402
+from sordino.metrics import registry as metrics  # noqa: E402
+from sordino.progress import bar, note  # noqa: E402
+from sordino.stages.rank import default_memory  # noqa: E402
+
+MIB = 2**20
+
+
+@dataclass
+class Bench:
+    """A run's teacher on its select clips."""
+
+    speech: SpeechModel
+    prompt: str
+    clips: list[Clip]
+    target: str
+    criterion: str
+    max_new_tokens: int
+    heard: list[Heard] = field(default_factory=list)
+
+    @property
+    def references(self) -> list[str]:
+        return [clip.target_text or "" for clip in self.clips]
+
+    def score(self, texts: list[str]) -> float:
+        return metrics.get(self.criterion).corpus(texts, self.references[: len(texts)], self.target)
+
+    def hear(self) -> None:
+        self.heard = [Features(self.speech, None).hear(clip, self.prompt) for clip in self.clips]
+
+    def task(self) -> Task:
+        answers = [self.speech.answer_ids(text) for text in self.references]
+        return Task(self.target, self.heard, self.references, answers)
+
+    def pool(self) -> list[Layer]:
+        return importance.candidates(self.speech, "decoder", 1, 1)
+
+
+@dataclass
+class Result:
+    order: list[str]
+    trials: list[Trial]
+    seconds: float
+    peak_bytes: int
+
+
+def reference(bench: Bench, remove: int) -> Result:
+    """The published procedure, plainly."""
+
+    def procedure() -> tuple[list[str], list[Trial]]:
+        order: list[Layer] = []
+        trials = [Trial(0, None, *_scored(bench, reference_texts(bench, bench.speech.model)))]
+        pool = bench.pool()
+        total = sum(len(pool) - i for i in range(remove))
+        with bar("reference", total) as advance:
+            for number in range(1, remove + 1):
+                results = []
+                for layer in [c for c in pool if c not in order]:
+                    model = copy.deepcopy(bench.speech.model)
+                    gone = {layer.index, *(r.index for r in order)}
+                    _drop(bench, model, gone)
+                    results.append(Trial(number, layer, *_scored(bench, reference_texts(bench, model))))
+                    advance(1)
+                trials += results
+                best = max(results, key=lambda t: t.score)
+                assert best.layer
+                order.append(best.layer)
+        return [str(layer) for layer in order], trials
+
+    return _measured(procedure)
+
+
+def reference_texts(bench: Bench, model: Any) -> list[str]:
+    """One clip at a time through the stock model, audio padded to the window and encoded again."""
+    speech, texts = bench.speech, []
+    from transformers import GenerationConfig
+
+    greedy = GenerationConfig(
+        do_sample=False,
+        repetition_penalty=1.0,
+        max_new_tokens=bench.max_new_tokens,
+        eos_token_id=speech.stop_ids(),
+        pad_token_id=speech.pad_id(),
+    )
+    with torch.inference_mode():
+        for clip in bench.clips:
+            inputs = speech.processor(
+                text=[bench.prompt], audio=[load_clip(clip)], sampling_rate=16_000, return_tensors="pt"
+            )
+            out = model.generate(**inputs, generation_config=greedy)
+            texts.append(speech.decode(cut(out[0, inputs["input_ids"].shape[1] :].tolist(), speech.stop_ids())))
+    return texts
+
+
+def _drop(bench: Bench, model: Any, gone: set[int]) -> None:
+    from sordino.compress.layers import prune
+
+    copied = SpeechModel(bench.speech.family, model, bench.speech.processor, bench.speech.path)
+    prune(copied, "decoder", [i for i in range(len(copied.layers("decoder"))) if i not in gone])
+
+
+def _scored(bench: Bench, texts: list[str]) -> tuple[float, int, None, tuple[str, ...]]:
+    return bench.score(texts), len(texts), None, tuple(texts)
+
+
+def ours(bench: Bench, remove: int, *, racing: bool = False) -> Result:
+    """sordino's search as `sordino rank` runs it, the encoding of the clips included."""
+
+    def procedure() -> tuple[list[str], list[Trial]]:
+        bench.hear()
+        terms = Terms(bench.criterion, bench.max_new_tokens, default_memory(bench.speech), racing=racing)
+        judge = ClipJudge(bench.speech, [bench.task()], terms, lambda h: h)
+        trials: list[Trial] = []
+        removals: list[Removal] = importance.search(bench.pool(), remove, judge, [], trials.append, racing)
+        return [str(r.layer) for r in removals], trials
+
+    return _measured(procedure)
+
+
+def _measured(procedure: Callable[[], tuple[list[str], list[Trial]]]) -> Result:
+    reset_peak_rss()
+    before = peak_rss_bytes()
+    start = time.perf_counter()
+    order, trials = procedure()
+    return Result(order, trials, time.perf_counter() - start, peak_rss_bytes() - before)
+
+
+def compare(bench: Bench, remove: int) -> dict[str, Any]:
+    """Both procedures and the race; prints orders, score tables, times, memory and ratios."""
+    resident = peak_rss_bytes()
+    weights = sum(p.numel() * p.element_size() for p in bench.speech.model.parameters())
+    exact, race = ours(bench, remove), ours(bench, remove, racing=True)
+    plain = reference(bench, remove)
+    same = [
+        a.hypotheses == b.hypotheses
+        for a, b in zip(sorted(plain.trials, key=_key), sorted(exact.trials, key=_key), strict=True)
+    ]
+    rows = {}
+    for name, result in (("reference", plain), ("exact", exact), ("racing", race)):
+        rows[name] = {
+            "order": result.order,
+            "seconds": round(result.seconds, 2),
+            "speedup": round(plain.seconds / result.seconds, 1),
+            "peak_over_loaded_mib": round(result.peak_bytes / MIB),
+            "peak_ratio": round((resident + result.peak_bytes) / resident, 3),
+        }
+        note(f"{name:<10}{json.dumps(rows[name])}")
+    agreed = sum(r.order[i] == exact.order[i] for r in (race,) for i in range(remove))
+    print(f"\n{'round':<7}{'layer':<12}{'reference':>12}{'exact':>12}  same translations")
+    for a, b in zip(sorted(plain.trials, key=_key), sorted(exact.trials, key=_key), strict=True):
+        print(f"{a.round:<7}{a.layer or '-'!s:<12}{a.score:>12.4f}{b.score:>12.4f}  {a.hypotheses == b.hypotheses}")
+    print(f"\nsame order: {plain.order == exact.order}; same translations in {sum(same)} of {len(same)} trials")
+    print(f"exact is {rows['exact']['speedup']}x the reference; racing {exact.seconds / race.seconds:.2f}x exact")
+    print(f"racing found {agreed} of exact's {remove} removals, in its order")
+    return {"procedures": rows, "same": all(same), "model_mib": round(weights / MIB), "racing_agrees": agreed}
+
+
+def _key(trial: Trial) -> tuple[int, int]:
+    return trial.round, trial.layer.index if trial.layer else -1
+
+
+def ideas(bench: Bench) -> list[dict[str, Any]]:
+    """Round one, with one idea after the other. The first rows run on a tenth of the clips and say so."""
+    pool = bench.pool()
+    few = bench.clips[: max(1, len(bench.clips) // 10)]
+    rows: list[dict[str, Any]] = []
+
+    def add(idea: str, clips: int, work: Callable[[], Any], candidates: int = len(pool)) -> None:
+        start = time.perf_counter()
+        work()
+        spent = time.perf_counter() - start
+        rows.append({"idea": idea, "ms_per_translation": round(1000 * spent / clips / candidates, 2)})
+        note(f"{idea:<62}{rows[-1]['ms_per_translation']:>10.2f} ms a translation")
+
+    def copied() -> None:
+        for layer in pool:
+            model = copy.deepcopy(bench.speech.model)
+            _drop(bench, model, {layer.index})
+            reference_texts(small, model)
+
+    def viewed() -> None:
+        for layer in pool:
+            with without(bench.speech, [layer]):
+                reference_texts(small, bench.speech.model)
+
+    def heard_once(size: int, chosen: list[Heard]) -> Callable[[], None]:
+        def work() -> None:
+            for layer in pool:
+                with without(bench.speech, [layer]):
+                    translate(bench.speech, chosen, Decoding(size, bench.max_new_tokens))
+
+        return work
+
+    small = Bench(bench.speech, bench.prompt, few, bench.target, bench.criterion, bench.max_new_tokens)
+    bench.hear()
+    add("reference: deep copy, full window, one by one", len(few), copied)
+    add("views in place of copies", len(few), viewed)
+    add("every clip encoded once, at its true length", len(few), heard_once(1, bench.heard[: len(few)]))
+    add("batches of 50 by length", len(bench.clips), heard_once(50, bench.heard))
+    drafts = dict(enumerate(generate_all(bench)))
+    indices = [layer.index for layer in pool]
+    for label, together, with_drafts in (
+        ("own decoder loop, one candidate after the other", False, False),
+        ("... with drafts", False, True),
+        ("trunk and pool shared by all candidates", True, False),
+        ("... with drafts: the exact mode", True, True),
+    ):
+        engine = Drafting(bench.speech, bench.max_new_tokens, default_memory(bench.speech))
+
+        def work(
+            engine: Drafting = engine,
+            together: bool = together,
+            used: dict[int, list[int]] = drafts if with_drafts else {},
+        ) -> None:
+            for batch in engine.batches(bench.heard, range(len(bench.heard)), bench.max_new_tokens):
+                for group in [indices] if together else [[i] for i in indices]:
+                    engine.translate(bench.heard, batch, group, used)
+
+        add(label, len(bench.clips), work)
+    return rows
+
+
+def generate_all(bench: Bench) -> Iterator[list[int]]:
+    for heard in bench.heard:
+        yield generate(bench.speech, [heard], bench.max_new_tokens)[0]
+
+
+def growth(bench: Bench) -> list[dict[str, Any]]:
+    """Seconds of the exact mode's first round against clips, candidates, and layers of the model."""
+    bench.hear()
+    drafts = dict(enumerate(generate_all(bench)))
+    rows = []
+
+    def add(what: str, clips: int, candidates: list[int]) -> None:
+        engine = Drafting(bench.speech, bench.max_new_tokens, default_memory(bench.speech))
+        start = time.perf_counter()
+        for batch in engine.batches(bench.heard, range(clips), bench.max_new_tokens):
+            engine.translate(bench.heard, batch, candidates, drafts)
+        layers = len(bench.speech.layers("decoder"))
+        rows.append({"what": what, "clips": clips, "candidates": len(candidates), "layers": layers})
+        rows[-1]["seconds"] = round(time.perf_counter() - start, 3)
+        note(json.dumps(rows[-1]))
+
+    every = [layer.index for layer in bench.pool()]
+    for share in (4, 2, 1):
+        add("clips", len(bench.clips) // share, every)
+    for count in (1, 2, 5, len(every)):
+        add("candidates", len(bench.clips), every[-count:])
+    total = len(bench.speech.layers("decoder"))
+    for gone in (total // 2, total // 4):
+        with without(bench.speech, [Layer("decoder", i) for i in range(total - gone - 1, total - 1)]):
+            add("layers", len(bench.clips), list(range(1, total - gone - 1)))
+    return rows
+
+
+def open_bench(run: Path, clips: int | None) -> Bench:
+    stage = artifact.read_stage(run / "30-ranking") or {}
+    section = stage.get("section", {})
+    speech = registry.load(str(run / "20-teacher"), device="cpu", dtype=torch.float32)
+    select = manifest.read(run / "10-data" / "select.jsonl")[:clips]
+    teacher = artifact.read_stage(run / "20-teacher") or {}
+    ranking = artifact.read_json(run / "30-ranking" / "ranking.json")
+    target = select[0].target_lang
+    return Bench(speech, teacher["prompt"], select, target, ranking["criterion"], section["max_new_tokens"])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path, help="a finished run directory")
+    parser.add_argument("--remove", type=int, default=3)
+    parser.add_argument("--clips", type=int, default=None, help="so many of the select clips")
+    parser.add_argument("--ideas", action="store_true")
+    parser.add_argument("--growth", action="store_true")
+    parser.add_argument("--json", type=Path, default=None, help="write the results there")
+    args = parser.parse_args()
+    bench = open_bench(args.run, args.clips)
+    found: dict[str, Any] = {
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, torch threads {torch.get_num_threads()}",
+        "versions": artifact.versions(),
+        "clips": len(bench.clips),
+        "criterion": bench.criterion,
+    }
+    note(json.dumps(found))
+    if args.ideas:
+        found["ideas"] = ideas(bench)
+    elif args.growth:
+        found["growth"] = growth(bench)
+    else:
+        found |= compare(bench, args.remove)
+    if args.json:
+        artifact.write_json(args.json, found)
+
+
+if __name__ == "__main__":
+    main()
