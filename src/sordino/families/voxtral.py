@@ -33,13 +33,15 @@ AUDIO = "[AUDIO]"
 
 
 def load_processor(path: str) -> Any:
-    """The stock processor. Raises FamilyError where the tokenizer's package is missing."""
-    if importlib.util.find_spec("mistral_common") is None:
-        raise FamilyError(
-            "Voxtral's tokenizer needs the package mistral-common, which is not installed.",
-            "Run: pip install 'sordino[voxtral]'",
-        )
+    """The stock processor. Raises FamilyError where the tokenizer's package is missing or too old."""
     from transformers import AutoProcessor
+    from transformers.utils import is_mistral_common_available
+
+    if importlib.util.find_spec("mistral_common") is None or not is_mistral_common_available():
+        raise FamilyError(
+            "Voxtral's tokenizer needs a recent mistral-common, which is not installed.",
+            "Run: pip install --upgrade 'sordino[voxtral]'",
+        )
 
     return AutoProcessor.from_pretrained(path)
 
