@@ -1,0 +1,99 @@
+"""Greedy decoding: the order is kept, batches change nothing, the stored generation config is ignored."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from sordino.decoding import Decoding, batches, cut, generate, translate
+from sordino.families import registry
+from sordino.families.base import SpeechModel
+from sordino.features import Features, Heard
+from tests.data import sounds
+from tests.tiny import QUESTION, clip
+
+SECONDS = (1.1, 0.3, 0.8, 0.5, 1.4)
+
+
+@pytest.fixture(scope="module")
+def speech(pico: Callable[[str], SpeechModel]) -> SpeechModel:
+    return pico("qwen2_audio")
+
+
+def hear(speech: SpeechModel) -> list[Heard]:
+    prompt = speech.family.render(speech.processor, QUESTION)
+    features = Features(speech, None)
+    return [features.hear_wave(sounds.clip(f"c{i}"), clip(i, s), prompt) for i, s in enumerate(SECONDS)]
+
+
+@pytest.fixture(scope="module")
+def heard(speech: SpeechModel) -> list[Heard]:
+    return hear(speech)
+
+
+@pytest.fixture(scope="module")
+def alone(speech: SpeechModel, heard: list[Heard]) -> list[list[int]]:
+    """Every clip translated by itself."""
+    return [generate(speech, [h], 12)[0] for h in heard]
+
+
+def test_the_clips_do_sound_different(alone: list[list[int]]) -> None:
+    assert len({tuple(ids) for ids in alone}) == len(SECONDS)
+    assert all(alone)
+
+
+@pytest.mark.parametrize("size", [1, 2, 5])
+def test_the_order_is_kept_and_batches_change_nothing(
+    speech: SpeechModel, heard: list[Heard], alone: list[list[int]], size: int
+) -> None:
+    seen: list[int] = []
+    found = translate(speech, heard, Decoding(size, 12), seen.append)
+    assert [h.id for h in found] == [f"c{i}" for i in range(5)]
+    assert [h.text for h in found] == [speech.decode(ids) for ids in alone]
+    assert [h.tokens for h in found] == [len(ids) for ids in alone]
+    assert all(h.seconds > 0 for h in found)
+    assert sum(seen) == 5
+    assert set(found[0].to_json()) == {"id", "text", "tokens", "seconds"}
+
+
+def test_batches_are_of_similar_length(heard: list[Heard]) -> None:
+    found = batches(heard, 2)
+    assert [len(batch) for batch in found] == [2, 2, 1]
+    assert [SECONDS[i] for batch in found for i in batch] == sorted(SECONDS)
+
+
+def test_no_clips_are_no_hypotheses(speech: SpeechModel) -> None:
+    assert translate(speech, [], Decoding()) == []
+
+
+def test_new_tokens_are_bounded(speech: SpeechModel, heard: list[Heard], alone: list[list[int]]) -> None:
+    for limit in (1, 5):
+        assert generate(speech, heard, limit) == [ids[:limit] for ids in alone]
+
+
+def test_ids_are_cut_before_the_first_stop_token() -> None:
+    assert cut([5, 6, 2, 7, 2], [2, 3]) == [5, 6]
+    assert cut([3, 5], [2, 3]) == []
+    assert cut([5, 6], [2]) == [5, 6]
+
+
+def test_the_stored_generation_config_is_ignored(
+    pico_dir: Callable[[str], Path], tmp_path: Path, alone: list[list[int]]
+) -> None:
+    """Trap 19, and what transformers fills in where a config of one's own is silent."""
+    model = tmp_path / "model"
+    shutil.copytree(pico_dir("qwen2_audio"), model)
+    sampling = {"do_sample": True, "temperature": 5.0, "top_k": 200, "top_p": 0.9, "repetition_penalty": 1.9}
+    shaping = {"num_beams": 3, "no_repeat_ngram_size": 1, "min_new_tokens": 30, "max_length": 7, "length_penalty": 9.0}
+    shaping["suppress_tokens"] = sorted({token for ids in alone for token in ids})[:40]
+    (model / "generation_config.json").write_text(json.dumps(sampling | shaping))
+    own = registry.load(str(model), device="cpu", dtype="float32")
+    assert own.model.generation_config.no_repeat_ngram_size == 1
+    torch.manual_seed(1)
+    assert generate(own, hear(own), 12) == alone
+    assert own.model.generation_config.temperature == 5.0  # put back: a checkpoint keeps its own
