@@ -16,6 +16,7 @@ import pytest
 
 if TYPE_CHECKING:
     from sordino.families.base import SpeechModel
+    from tests.stages.runs import Made
 
 
 @pytest.fixture(scope="session")
@@ -54,3 +55,11 @@ def pico(pico_dir: Callable[[str], Path]) -> Callable[[str], SpeechModel]:
         return loaded[family]
 
     return get
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
+    """What whole-chain tests start from: a model, a corpus, and a finished run. Never write into them."""
+    from tests.stages.runs import Made
+
+    return Made.in_directory(tmp_path_factory.mktemp("made"))

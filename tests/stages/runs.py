@@ -1,0 +1,147 @@
+"""Whole runs on a pico model: a corpus of made-up clips, recipes as mappings, and the command line in-process."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from sordino.cli import main
+from sordino.families import registry
+from tests.data import sounds
+from tests.tiny import clip
+
+WORDS = ("rain", "train", "late", "bread", "open", "window", "cold", "green", "seven", "again")
+SPLITS = ("train",) * 10 + ("select",) * 4 + ("dev",) * 2 + ("test",) * 4
+
+# the whole chain, as short as it can be and still move every weight
+CHAIN: dict[str, Any] = {
+    "name": "run",
+    "source": "en",
+    "target": "de",
+    "device": "cpu",
+    "data": {},
+    "finetune": {"max_steps": 3, "lr": 1e-3, "checkpoint_steps": 1},
+    "rank": {"remove": 2, "clips": 3, "max_new_tokens": 4},
+    "prune": {},
+    "pseudolabel": {"batch_size": 3, "max_new_tokens": 6},
+    "distil": {"max_steps": 3, "lr": 1e-3, "checkpoint_steps": 1},
+    "qlora": {"max_steps": 3, "rank": 4, "alpha": 8, "lr": 1e-3, "checkpoint_steps": 1},
+    "merge": {},
+    "export": {"formats": ["bf16", "nf4"]},
+    "translate": {"max_new_tokens": 6},
+    "evaluate": {"bootstrap": 20},
+    "report": {"samples": 2},
+}
+
+
+def write_corpus(folder: Path, splits: tuple[str, ...] = SPLITS, start: int = 0) -> Path:
+    """A folder corpus: a second of sound a clip, two clips a talk, texts in two languages."""
+    folder.mkdir(parents=True)
+    rows = ["audio\tgroup\tsplit\ttext_en\ttext_de\ttext_zh"]
+    for i, split in enumerate(splits, start):
+        name = f"clip{i:02}.flac"
+        sounds.save(folder / name, clip(i, 0.4 + 0.1 * (i % 4)))
+        word, other = WORDS[i % 10], WORDS[(i * 3 + 1) % 10]
+        talk = f"{split}-{i // 2}"
+        rows.append(f"{name}\t{talk}\t{split}\tThe {word} is {other}.\tDer {word} ist {other}.\t这是{i}号。")
+    (folder / "texts.tsv").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    return folder
+
+
+def recipe_file(directory: Path, model: Path, corpus: Path, changes: Mapping[str, Any] | None = None) -> Path:
+    """Write CHAIN with changes; a section of None is left out, a mapping is merged into the section."""
+    recipe = copy.deepcopy(CHAIN)
+    recipe |= {"model": str(model), "out": str(directory / "runs")}
+    recipe["data"] = {"path": str(corpus)}
+    for key, value in (changes or {}).items():
+        if value is None:
+            recipe.pop(key, None)
+        elif isinstance(value, Mapping) and isinstance(recipe.get(key), dict):
+            recipe[key] |= value
+        else:
+            recipe[key] = value
+    for name in ("translate", "evaluate", "report"):  # on unless they are switched off
+        recipe.setdefault(name, False)
+    directory.mkdir(parents=True, exist_ok=True)
+    file = directory / "recipe.yaml"
+    file.write_text(yaml.safe_dump(recipe, allow_unicode=True), encoding="utf-8")
+    return file
+
+
+def run(*words: str | Path) -> None:
+    """The command line, which must succeed."""
+    code = main([str(word) for word in words])
+    assert code == 0, f"sordino {' '.join(map(str, words))} ended with {code}"
+
+
+def answer(capsys: pytest.CaptureFixture[str], *words: str | Path) -> dict[str, Any]:
+    """The command's --json answer: one object on the last line of stdout."""
+    capsys.readouterr()
+    run(*words, "--json")
+    found: dict[str, Any] = json.loads(capsys.readouterr().out.splitlines()[-1])
+    return found
+
+
+def refusal(capsys: pytest.CaptureFixture[str], *words: str | Path) -> str:
+    """The one message of a command that must end with 2."""
+    capsys.readouterr()
+    code = main([str(word) for word in words])
+    out, err = capsys.readouterr()
+    assert code == 2, f"sordino {' '.join(map(str, words))} ended with {code}\n{err}"
+    assert "Traceback" not in err
+    assert out == ""
+    assert err.count("sordino: ") == 1
+    return err[err.index("sordino: ") :]
+
+
+def stage_json(directory: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((directory / "stage.json").read_text(encoding="utf-8"))
+    return found
+
+
+def jsonl(file: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in file.read_text(encoding="utf-8").split("\n") if line]
+
+
+def contents(directory: Path) -> dict[str, bytes]:
+    return {p.relative_to(directory).as_posix(): p.read_bytes() for p in directory.rglob("*") if p.is_file()}
+
+
+@dataclass
+class Made:
+    """model, corpus: directories; the finished run of CHAIN is made when it is first asked for."""
+
+    root: Path
+    model: Path
+    corpus: Path
+
+    @classmethod
+    def in_directory(cls, root: Path) -> Made:
+        registry.get("qwen2_audio").tiny(str(root / "model"), 6, 3, 1)
+        return cls(root, root / "model", write_corpus(root / "corpus"))
+
+    def recipe(self, directory: Path, changes: Mapping[str, Any] | None = None) -> Path:
+        """A recipe for this model and corpus whose runs go to `directory`."""
+        return recipe_file(directory, self.model, self.corpus, changes)
+
+    @functools.cached_property
+    def finished(self) -> Path:
+        """The run's directory."""
+        run("run", self.recipe(self.root))
+        return self.root / "runs" / "run"
+
+    def copied(self, directory: Path, changes: Mapping[str, Any] | None = None, stages: Sequence[str] = ()) -> Path:
+        """A recipe with changes beside a copy of the finished run (or of some of its stages)."""
+        names = stages or [p.name for p in self.finished.iterdir()]
+        for name in names:
+            shutil.copytree(self.finished / name, directory / "runs" / "run" / name)
+        return self.recipe(directory, changes)
