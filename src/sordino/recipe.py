@@ -171,8 +171,10 @@ class TranslateSection:
 
 @dataclass(frozen=True)
 class EvaluateSection:
-    metrics: tuple[str, ...] = ("bleu", "chrf", "chrf++")
+    metrics: tuple[str, ...] = ("bleu", "chrf", "chrf++")  # and comet or comet:MODEL, which need source texts
     bootstrap: int = 1000  # resamples behind each 95 % interval
+    significance: bool = True  # test every system against the teacher, with ten times as many shuffles
+    clean: bool = False  # score the outputs without preambles, line breaks and outer quotation marks as well
 
 
 @dataclass(frozen=True)

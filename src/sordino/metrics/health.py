@@ -25,6 +25,9 @@ COMPRESSION_BYTES = 200  # shorter texts compress badly whatever they say
 LENGTH_RATIO = 2.0  # characters, longer or shorter than the reference by more than this
 LENGTH_CHARACTERS = 10  # references below this are too short for a ratio
 EXAMPLES = 5  # ids kept per rule
+COPIED_WORDS = 4  # fewer words are names as often as not
+COPIED_SHARE = 0.6  # of a text's words, taken over from the source though the reference has them not
+FOREIGN_WORDS = 3  # function words of another language, and none of the target's
 
 SCRIPTS = {  # first words of Unicode's character names
     "zh": {"CJK"}, "ja": {"CJK", "HIRAGANA", "KATAKANA", "KATAKANA-HIRAGANA"}, "ko": {"HANGUL"},
@@ -34,6 +37,17 @@ SCRIPTS = {  # first words of Unicode's character names
 LATIN = ("cs", "de", "en", "es", "fr", "id", "it", "nl", "pl", "pt", "sv", "tr", "vi")
 SCRIPTS |= {code: {"LATIN"} for code in LATIN}
 
+# Frequent function words that none of the other languages here writes alike: enough to tell whole sentences apart
+FUNCTION_WORDS = {
+    "de": "und der das ist nicht ein eine wir sie mit auf für auch sich dem von zu wird werden aber",
+    "en": "the and of to that is it for with this are we you have not but they which from was",
+    "es": "el los las y por pero muy este esta son como más también nosotros hay ser",
+    "fr": "le les et est une des dans pour avec pas nous vous qui sur ce cette mais sont très ont",
+    "it": "il gli di che è per non una questo questa sono anche della nel ma molto più ci",
+    "nl": "het een van niet zijn wij voor met maar ook dat deze wordt naar bij heeft hebben je ik",
+    "pt": "os as em não uma com mas isso são também muito você nós é ao pela seu",
+}
+WORD = re.compile(r"[^\W\d_]+")
 LOOP = re.compile(rf"(\S.{{1,{LOOP_UNITS - 1}}}?)\1{{{LOOP_TIMES - 1},}}", re.DOTALL)
 PUNCTUATION = re.compile(r"[\W_]+")  # "no, no, no, no." loops like "no no no no "
 PREAMBLE = re.compile(
@@ -58,6 +72,9 @@ class Health:
     about the translation ("The translation is", "Die Übersetzung lautet", "翻译："). script: fewer than half of
     the letters are of the target language's script (only for languages whose script is known). length: over
     twice, or under half, the reference's characters (references of 10 characters and more; empty ones aside).
+    untranslated: 4 words and more, over 60 % of them the source's and not the reference's (only where the source
+    text is known). language: at least 3 function words of another European language and none of the target's; it
+    tells seven languages apart, whole sentences only, and knows nothing of any other.
     """
 
     segments: int
@@ -100,26 +117,59 @@ def is_odd_length(text: str, reference: str) -> bool:
     return said > 0 and meant >= LENGTH_CHARACTERS and not meant / LENGTH_RATIO <= said <= meant * LENGTH_RATIO
 
 
-def check(hypotheses: Sequence[str], references: Sequence[str], target_lang: str, ids: Sequence[str]) -> Health:
+def words(text: str) -> list[str]:
+    """Runs of letters, case folded."""
+    return [found.casefold() for found in WORD.findall(text)]
+
+
+def is_untranslated(text: str, source: str, reference: str) -> bool:
+    """Most words are the source's, and are not words that the reference leaves as they are (names, numbers)."""
+    said = words(text)
+    copied = set(words(source)) - set(words(reference))
+    return len(said) >= COPIED_WORDS and sum(word in copied for word in said) > COPIED_SHARE * len(said)
+
+
+def is_wrong_language(text: str, target: str) -> bool:
+    """Function words of another language and none of the target's; False for targets without a list."""
+    if target not in FUNCTION_WORDS:
+        return False
+    said = words(text)
+    hits = {code: sum(word in FUNCTION_WORDS[code].split() for word in said) for code in FUNCTION_WORDS}
+    return hits.pop(target) == 0 and max(hits.values()) >= FOREIGN_WORDS
+
+
+def check(
+    hypotheses: Sequence[str],
+    references: Sequence[str],
+    target_lang: str,
+    ids: Sequence[str],
+    sources: Sequence[str | None] | None = None,
+) -> Health:
     """Count the faults of one system's outputs. Raises DataError where lengths differ or the set is empty."""
     check_pairs(hypotheses, references)
-    if len(ids) != len(hypotheses):
-        raise DataError(f"{len(hypotheses)} translations came with {len(ids)} clip ids.", "Give one id per clip.")
-    scripts = SCRIPTS.get(language_code(target_lang).replace("_", "-").split("-")[0], set())
+    for what, column in (("clip ids", ids), ("source texts", sources or hypotheses)):
+        if len(column) != len(hypotheses):
+            raise DataError(f"{len(hypotheses)} translations came with {len(column)} {what}.", "Give one per clip.")
+    target = language_code(target_lang).replace("_", "-").split("-")[0]
+    scripts = SCRIPTS.get(target, set())
     rules: dict[str, Callable[[str], bool]] = {
         "empty": lambda text: not text.strip(),
         "newline": lambda text: len(text.splitlines()) > 1,
         "repetition": is_repetitive,
         "preamble": lambda text: PREAMBLE.match(text) is not None,
         "script": lambda text: bool(scripts) and is_wrong_script(text, scripts),
+        "language": lambda text: is_wrong_language(text, target),
     }
-    found: dict[str, list[str]] = {rule: [] for rule in [*rules, "length"]}
-    for name, text, reference in zip(ids, hypotheses, references, strict=True):
+    found: dict[str, list[str]] = {rule: [] for rule in [*rules, "length", "untranslated"]}
+    spoken = sources or [None] * len(ids)
+    for name, text, reference, source in zip(ids, hypotheses, references, spoken, strict=True):
         for rule, is_faulty in rules.items():
             if is_faulty(text) and not is_faulty(reference):
                 found[rule].append(name)
         if is_odd_length(text, reference):
             found["length"].append(name)
+        if source and is_untranslated(text, source, reference):
+            found["untranslated"].append(name)
     return Health(
         segments=len(hypotheses),
         counts={rule: len(names) for rule, names in found.items()},

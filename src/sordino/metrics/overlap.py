@@ -98,7 +98,7 @@ class Overlap:
     is_mean: bool = False
     needs_sources: bool = False
 
-    def _scorer(self, references: Sequence[str], target_lang: str) -> Any:
+    def scorer(self, references: Sequence[str], target_lang: str) -> Any:
         tokenizer = bleu_tokenizer(target_lang) if self.name == "bleu" else ""
         return _sacrebleu(self.name, tokenizer, tuple(references))
 
@@ -114,14 +114,14 @@ class Overlap:
         Raises DataError where lengths differ, the set is empty or a reference is missing.
         """
         check_pairs(hypotheses, references)
-        return float(self._scorer(references, target_lang).corpus_score(list(hypotheses), None).score)
+        return float(self.scorer(references, target_lang).corpus_score(list(hypotheses), None).score)
 
     def resampled(
         self, hypotheses: Sequence[str], references: Sequence[str], target_lang: str, *, count: int, seed: int
     ) -> NDArray[np.float64]:
         """The corpus score on `count` bootstrap resamples: (count,); the same draws for every system of one length."""
         check_pairs(hypotheses, references)
-        scorer = self._scorer(references, target_lang)
+        scorer = self.scorer(references, target_lang)
         rows = scorer._extract_corpus_statistics(list(hypotheses), None)
         return resampled_scores(scorer, np.array(rows, dtype=np.int64), count, seed)
 
@@ -141,7 +141,7 @@ class Overlap:
         Raises DataError where lengths differ, the set is empty or a reference is missing.
         """
         check_pairs(hypotheses, references)
-        scorer = self._scorer(references, target_lang)
+        scorer = self.scorer(references, target_lang)
         rows: list[list[int]] = scorer._extract_corpus_statistics(list(hypotheses), None)
         signature = scorer.get_signature()
         interval = None
