@@ -1,0 +1,137 @@
+"""Drafting gives the tokens of plain decoding, whatever drafts it is given and however little memory it may use."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from sordino.compress.drafting import Drafting
+from sordino.compress.importance import Layer, without
+from sordino.data.clip import Clip
+from sordino.decoding import generate
+from sordino.families.base import SpeechModel
+from sordino.families.registry import FAMILIES
+from sordino.features import Features, Heard
+from tests import tiny
+
+MOST = 9  # new tokens
+LARGE = 2**30
+SECONDS = (0.3, 1.1, 0.7, 1.9, 0.2, 1.4)
+
+
+@pytest.fixture(scope="module")
+def heard(pico: Callable[[str], SpeechModel]) -> Callable[[str], list[Heard]]:
+    made: dict[str, list[Heard]] = {}
+
+    def make(family: str) -> list[Heard]:
+        if family not in made:
+            speech = pico(family)
+            prompt = speech.family.render(speech.processor, tiny.QUESTION)
+            features = Features(speech, None)
+            made[family] = [
+                features.hear_wave(Clip(str(i), f"/{i}.wav", None, "en", "de"), tiny.clip(i, s), prompt)
+                for i, s in enumerate(SECONDS)
+            ]
+        return made[family]
+
+    return make
+
+
+def plain(speech: SpeechModel, heard: list[Heard], candidate: int | None, most: int = MOST) -> list[list[int]]:
+    """Stock decoding of one candidate, clip by clip."""
+    with without(speech, [] if candidate is None else [Layer("decoder", candidate)]):
+        return [generate(speech, [one], most)[0] for one in heard]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("memory", [1, LARGE])
+def test_every_candidate_translates_as_when_decoded_alone(
+    family: str, memory: int, pico: Callable[[str], SpeechModel], heard: Callable[[str], list[Heard]]
+) -> None:
+    speech, clips = pico(family), heard(family)
+    candidates = [None, *range(len(speech.layers("decoder")))]
+    drafts = dict(enumerate(plain(speech, clips, None)))
+    engine = Drafting(speech, MOST, memory)
+    found: dict[tuple[int | None, int], list[int]] = {}
+    for batch in engine.batches(clips, range(len(clips)), MOST):
+        found |= {(f.candidate, f.clip): f.ids for f in engine.translate(clips, batch, candidates, drafts)}
+    assert len(found) == len(candidates) * len(clips)
+    for candidate in candidates:
+        assert [found[candidate, i] for i in range(len(clips))] == plain(speech, clips, candidate)
+
+
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    removed=st.sets(st.integers(0, tiny.DECODER_LAYERS - 1), max_size=tiny.DECODER_LAYERS - 2),
+    drafts=st.lists(st.lists(st.integers(0, 255), max_size=MOST), min_size=3, max_size=3),
+    size=st.integers(1, 3),
+    most=st.integers(1, MOST),
+)
+def test_any_draft_any_batch_any_removal(
+    removed: set[int],
+    drafts: list[list[int]],
+    size: int,
+    most: int,
+    pico: Callable[[str], SpeechModel],
+    heard: Callable[[str], list[Heard]],
+) -> None:
+    speech, clips = pico("qwen2_audio"), heard("qwen2_audio")[:3]
+    with without(speech, [Layer("decoder", i) for i in removed]):
+        candidates: list[int | None] = [None, *range(len(speech.layers("decoder")))]
+        engine = Drafting(speech, most, LARGE)
+        for start in range(0, 3, size):
+            batch = list(range(start, min(3, start + size)))
+            for f in engine.translate(clips, batch, candidates, {i: drafts[i][:most] for i in batch}):
+                assert f.ids == plain(speech, [clips[f.clip]], f.candidate, most)[0]
+
+
+def test_a_draft_that_is_right_is_taken_in_one_pass(
+    pico: Callable[[str], SpeechModel], heard: Callable[[str], list[Heard]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    speech, clips = pico("qwen2_audio"), heard("qwen2_audio")
+    right = plain(speech, clips, 1)
+    passes = []
+    layer = speech.layers("decoder")[0]
+    hook = layer.register_forward_hook(lambda *_: passes.append(1))
+    found = Drafting(speech, MOST, LARGE).translate(clips, list(range(len(clips))), [1], dict(enumerate(right)))
+    hook.remove()
+    assert [f.ids for f in found] == right
+    assert len(passes) == 1
+
+
+def test_bfloat16_runs_and_agrees_where_the_choice_is_clear(
+    pico: Callable[[str], SpeechModel], heard: Callable[[str], list[Heard]]
+) -> None:
+    speech = tiny.fresh(pico("qwen2_audio"))
+    speech.model.to(torch.bfloat16)
+    clips = heard("qwen2_audio")
+    found = Drafting(speech, 3, LARGE).translate(clips, [0, 1, 2], [None], {})
+    single = plain(speech, clips[:3], None, 3)
+    # bfloat16 rounds other batch shapes differently: first tokens agree on these clips, all tokens need not
+    assert [f.ids[:1] for f in found] == [ids[:1] for ids in single]
+
+
+def test_forced_logits_are_the_models_own(
+    pico: Callable[[str], SpeechModel], heard: Callable[[str], list[Heard]]
+) -> None:
+    speech, clips = pico("qwen2_audio"), heard("qwen2_audio")[:2]
+    answers = [speech.answer_ids("eins"), speech.answer_ids("zwei drei")]
+    for candidate, logits in Drafting(speech, 0, LARGE).forced(clips, [0, 1], [None, 2], answers):
+        with without(speech, [] if candidate is None else [Layer("decoder", candidate)]), torch.inference_mode():
+            for one, answer, got in zip(clips, answers, logits, strict=True):
+                ids = torch.tensor([one.ids + answer])
+                embeds = speech.embed(ids, speech.family.project(speech.model, one.tower))
+                stock = speech.model(inputs_embeds=embeds, attention_mask=torch.ones_like(ids)).logits[0]
+                torch.testing.assert_close(got, stock[len(one.ids) - 1 : -1], rtol=1e-4, atol=1e-4)
+
+
+def test_memory_decides_the_batches(pico: Callable[[str], SpeechModel], heard: Callable[[str], list[Heard]]) -> None:
+    speech, clips = pico("qwen2_audio"), heard("qwen2_audio")
+    everything = Drafting(speech, MOST, LARGE).batches(clips, range(len(clips)), MOST)
+    one_by_one = Drafting(speech, MOST, 1).batches(clips, range(len(clips)), MOST)
+    assert len(everything) == 1 and sorted(everything[0]) == list(range(len(clips)))
+    assert [len(b) for b in one_by_one] == [1] * len(clips)
