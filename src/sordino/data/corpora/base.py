@@ -1,14 +1,16 @@
 """What every corpus reader returns: clips, the splits it came with, and the rows it could not use."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol, get_args
+from typing import Any, Literal, Protocol, get_args
 
 from sordino.data.clip import Clip
+from sordino.errors import DataError
 
 Split = Literal["train", "select", "dev", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)  # train; select ranks layers; dev steers training; test is touched last
+SHOWN = 12  # names of a directory that an error lists
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,58 @@ class Corpus:
 
 
 class Loader(Protocol):
-    """A corpus reader. path: the corpus on disk; texts: which table, where there are several."""
+    """A corpus reader. path: the corpus on disk; texts: which table, where there are several; settings: its own."""
 
-    def __call__(self, path: str | Path, source_lang: str, target_lang: str, texts: str | None = None) -> Corpus: ...
+    def __call__(
+        self, path: str | Path, source_lang: str, target_lang: str, texts: str | None = None, **settings: Any
+    ) -> Corpus: ...
+
+
+class Rows:
+    """Collects a corpus row by row: a row that raises DataError becomes a problem, not the end."""
+
+    def __init__(self) -> None:
+        self.clips: dict[str, Clip] = {}
+        self.splits: dict[str, Split] = {}
+        self.problems: list[BadRow] = []
+
+    def add(self, name: str, where: str, make: Callable[[], Clip], split: Split | None = None) -> None:
+        """name: of the row, should it fail; where: put in front of the problem, as in 'train.tsv:7: '."""
+        try:
+            clip = make()
+            if clip.id in self.clips:
+                raise DataError(f"id {clip.id!r} is taken by an earlier row.")
+        except DataError as error:
+            self.problems.append(BadRow(name, where + str(error)))
+            return
+        self.clips[clip.id] = clip
+        if split is not None:
+            self.splits[clip.id] = split
+
+    def corpus(self) -> Corpus:
+        return Corpus(tuple(self.clips.values()), self.splits, tuple(self.problems))
+
+
+def wrong_layout(corpus: str, path: Path, expected: str, missing: str = "") -> DataError:
+    """A DataError that shows what the corpus looks like on disk and what is there instead."""
+    if not path.is_dir():
+        found = "no such directory" if not path.exists() else "a file, not a directory"
+    else:
+        names = sorted(item.name + "/" * item.is_dir() for item in path.iterdir() if not item.name.startswith("."))
+        more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+        found = ", ".join(names[:SHOWN]) + more if names else "nothing"
+    lacking = f": {missing}" if missing else ""
+    return DataError(
+        f"{path} does not hold {corpus} as it is published{lacking}.",
+        f"\nFound there: {found}\nExpected:\n{expected}",
+    )
+
+
+def choose_subsets(corpus: str, path: Path, there: list[str], wanted: tuple[str, ...]) -> list[str]:
+    """The corpus's own parts to read, in its order; DataError for one that is not there."""
+    for name in wanted:
+        if name not in there:
+            raise DataError(
+                f"{path} has no part {name!r} of {corpus}.", f"Found: {', '.join(there)}. Name them in 'subsets'."
+            )
+    return [name for name in there if not wanted or name in wanted]
