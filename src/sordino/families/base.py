@@ -60,7 +60,7 @@ class Family:
     layer_lists: Mapping[Scope, tuple[str, ...]]  # attributes of that sub-config with one item per layer
     parts: Mapping[str, str]  # encoder, projector, decoder, embeddings, head -> module path
     audio_token: Callable[[Any], int]  # model config -> id of the audio placeholder
-    load_processor: Callable[[str], Any]
+    load_processor: Callable[[str, str | None], Any]  # directory or Hub id, revision
     render: Callable[[Any, Prompt], str]  # processor, prompt -> text with one audio placeholder
     encode: Callable[[Any, Sequence[Waveform], Sequence[str]], Encoded]  # processor, clips, rendered prompts
     audio_tokens: Callable[[int], int]  # valid mel frames -> A

@@ -23,10 +23,10 @@ AUDIO = "<|audio_bos|><|AUDIO|><|audio_eos|>"
 RECEPTIVE_FRAMES = 2
 
 
-def load_processor(path: str) -> Any:
+def load_processor(path: str, revision: str | None = None) -> Any:
     from transformers import AutoProcessor
 
-    return AutoProcessor.from_pretrained(path)
+    return AutoProcessor.from_pretrained(path, revision=revision)
 
 
 def render(processor: Any, prompt: Prompt) -> str:

@@ -118,7 +118,7 @@ def load(
     if revision:
         options["revision"] = revision
     try:
-        processor = family.load_processor(path)
+        processor = family.load_processor(path, revision)
     except (OSError, ValueError, KeyError) as error:
         raise FamilyError(
             f"the processor in {path} does not load ({str(error).splitlines()[0]}).",

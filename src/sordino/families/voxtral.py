@@ -32,7 +32,7 @@ FRAMES_PER_TOKEN = 2 * 4  # the second convolution's stride, times the encoder s
 AUDIO = "[AUDIO]"
 
 
-def load_processor(path: str) -> Any:
+def load_processor(path: str, revision: str | None = None) -> Any:
     """The stock processor. Raises FamilyError where the tokenizer's package is missing or too old."""
     from transformers import AutoProcessor
     from transformers.utils import is_mistral_common_available
@@ -43,7 +43,7 @@ def load_processor(path: str) -> Any:
             "Run: pip install --upgrade 'sordino[voxtral]'",
         )
 
-    return AutoProcessor.from_pretrained(path)
+    return AutoProcessor.from_pretrained(path, revision=revision)
 
 
 def render(processor: Any, prompt: Prompt) -> str:

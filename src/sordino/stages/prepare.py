@@ -30,7 +30,7 @@ def run(job: Job) -> None:
     assert recipe.data
     family = registry.family_of(recipe.model, recipe.revision)
     try:
-        window = family.load_processor(recipe.model).feature_extractor.n_samples / SAMPLE_RATE
+        window = family.load_processor(recipe.model, recipe.revision).feature_extractor.n_samples / SAMPLE_RATE
     except (OSError, ValueError, KeyError) as error:
         raise FamilyError(
             f"the processor in {recipe.model} does not load ({str(error).splitlines()[0]}).",
