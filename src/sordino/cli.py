@@ -233,26 +233,40 @@ def _translate(args: argparse.Namespace) -> dict[str, Any]:
 def _evaluate_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("hypotheses", metavar="HYPOTHESES|RECIPE", help="a text file, a line a segment, or a recipe")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that replace the recipe's")
-    parser.add_argument("--references", help="a text file, a line a segment")
+    parser.add_argument("--references", type=Path, metavar="FILE", help="a text file, a line a segment")
+    parser.add_argument("--sources", type=Path, metavar="FILE", help="the transcripts, which COMET needs")
     parser.add_argument("--to", default="de", metavar="LANGUAGE", help="language of the texts: sets BLEU's tokenizer")
-    parser.add_argument("--metrics", default="bleu,chrf,chrf++", help="comma-separated")
+    parser.add_argument("--metrics", default="bleu,chrf,chrf++", help="comma-separated; also comet, comet:MODEL")
+    note = "compare COMET with the original, which is installed in DIR (1.4 GB; default for a recipe: in its run)"
+    parser.add_argument("--comet-check", type=Path, nargs="?", const=Path(), metavar="DIR", help=note)
     parser.add_argument("--skip-bad", action="store_true", help=argparse.SUPPRESS)
 
 
 def _evaluate(args: argparse.Namespace) -> dict[str, Any]:
-    if _is_recipe(args.hypotheses):
-        args.recipe = args.hypotheses
-        return _stage(args)
     from sordino import use
 
-    if not args.references:
+    place = args.comet_check
+    if _is_recipe(args.hypotheses):
+        args.recipe = args.hypotheses
+        result = _stage(args)
+        if place is not None:
+            result["checks"] = use.check_comet(_load(args), place if place.name else None)
+    elif not args.references:
         raise RecipeError("evaluate: no references.", "Add --references FILE.")
-    scores = use.score_files(Path(args.hypotheses), Path(args.references), args.to, args.metrics.split(","))
+    elif place is not None and not place.name:
+        raise RecipeError("--comet-check: say where the original may be installed.", "E.g. --comet-check DIRECTORY.")
+    else:
+        names = args.metrics.split(",")
+        result = use.score_files(Path(args.hypotheses), args.references, args.to, names, args.sources, place)
     if not args.json:
-        for score in scores:
-            low, high = score["interval"] or (float("nan"), float("nan"))
-            print(f"{score['name']}\t{score['value']:.2f}\t[{low:.2f}, {high:.2f}]\t{score['signature']}")
-    return {"scores": [{k: v for k, v in s.items() if k != "segments"} for s in scores]}
+        from sordino.report.lines import lines
+
+        for line in lines(result):
+            print(line)
+    if "scores" in result:
+        result["scores"] = [{k: v for k, v in s.items() if k != "segments"} for s in result["scores"]]
+    agreed = all(check["agrees"] for check in result.get("checks", []))
+    return result if agreed else result | {"exit": 2}
 
 
 def _inspect_arguments(parser: argparse.ArgumentParser) -> None:

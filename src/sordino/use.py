@@ -11,11 +11,11 @@ from sordino import artifact
 from sordino.data.audio import load
 from sordino.data.clip import Clip
 from sordino.decoding import Decoding, translate
-from sordino.errors import ArtifactError, DataError
+from sordino.errors import DataError, RecipeError
 from sordino.features import Features
 from sordino.metrics import registry as metrics
 from sordino.progress import bar
-from sordino.recipe import PromptSection
+from sordino.recipe import PromptSection, Recipe
 from sordino.stages.job import CARD, device_of, render_section
 from sordino.stages.opening import open_model
 
@@ -74,20 +74,74 @@ def stored_prompt(model: str) -> PromptSection:
         raise ArtifactError(f"{file} does not say how the model is asked ({error}).", "Make it again.") from error
 
 
-def score_files(hypotheses: Path, references: Path, target: str, names: Sequence[str]) -> list[dict[str, Any]]:
-    """Score a text file against another, a line a segment. Raises DataError where they do not match."""
-    texts, wanted = _lines(hypotheses), _lines(references)
-    if len(texts) != len(wanted):
-        raise DataError(
-            f"{hypotheses} has {len(texts)} lines, {references} has {len(wanted)}.", "Give one line a segment."
-        )
-    return [metrics.get(name.strip()).score(texts, wanted, target).to_json() for name in names]
+def score_files(
+    hypotheses: Path,
+    references: Path,
+    target: str,
+    names: Sequence[str],
+    sources: Path | None = None,
+    comet_environment: Path | None = None,
+) -> dict[str, Any]:
+    """Score a text file against another, a line a segment: {scores: [...]}, and {checks: [...]} where asked.
+
+    comet_environment: compare COMET with the original in this environment, which is made where it is missing.
+    Raises DataError where the files do not match.
+    """
+    files = {"translations": hypotheses, "references": references} | ({"sources": sources} if sources else {})
+    lines = {what: _lines(file) for what, file in files.items()}
+    if len({len(found) for found in lines.values()}) > 1:
+        counts = ", ".join(f"{file} has {len(lines[what])} lines" for what, file in files.items())
+        raise DataError(f"{counts}.", "Give one line a segment, in the same order.")
+    texts, wanted, spoken = lines["translations"], lines["references"], lines.get("sources")
+    chosen = [metrics.get(name) for name in names]
+    scores = [metric.score(texts, wanted, target, sources=spoken) for metric in chosen]
+    result: dict[str, Any] = {"scores": [score.to_json() for score in scores]}
+    if comet_environment is not None:
+        from sordino.metrics import comet, comet_check
+
+        system = hypotheses.name
+        result["checks"] = [
+            found.to_json()
+            for metric, score in zip(chosen, scores, strict=True)
+            if isinstance(metric, comet.Comet)
+            for found in comet_check.check(
+                metric, {system: score.segments or ()}, {system: texts}, wanted, spoken or [], comet_environment
+            )
+        ]
+        if not result["checks"]:
+            raise RecipeError("--comet-check: no COMET was asked for.", "Add --metrics comet.")
+    return result
+
+
+def check_comet(recipe: Recipe, environment: Path | None) -> list[dict[str, Any]]:
+    """Compare the COMET scores of an evaluated run with the original's; default environment: in the run's cache."""
+    from sordino.data import manifest
+    from sordino.metrics import comet, comet_check
+    from sordino.stages import evaluate
+    from sordino.stages.job import CACHE, DATA, SCORES
+
+    assert recipe.translate
+    stored = artifact.read_json(recipe.directory / SCORES / "scores.json")["systems"]
+    clips = manifest.read(recipe.directory / DATA / f"{recipe.translate.split}.jsonl")
+    texts = {key: evaluate.hypotheses(recipe, key, clips) for key in stored}
+    checks: list[dict[str, Any]] = []
+    for name in map(metrics.canonical, recipe.evaluate.metrics if recipe.evaluate else ()):
+        metric = metrics.get(name)
+        if isinstance(metric, comet.Comet):
+            found = {key: entry["scores"][name]["segments"] for key, entry in stored.items()}
+            references, sources = [clip.target_text or "" for clip in clips], [clip.source_text for clip in clips]
+            place = environment or recipe.directory / CACHE / "comet-original"
+            checks += [c.to_json() for c in comet_check.check(metric, found, texts, references, sources, place)]
+    if not checks:
+        raise RecipeError("--comet-check: the recipe asks for no COMET.", "Add it: evaluate.metrics=[chrf,comet].")
+    return checks
 
 
 def _lines(file: Path) -> list[str]:
     if not file.is_file():
         raise DataError(f"there is no file {file}.")
     try:
-        return file.read_text(encoding="utf-8").removesuffix("\n").split("\n")
+        text = file.read_text(encoding="utf-8")
+        return text.removesuffix("\n").split("\n") if text else []
     except UnicodeDecodeError as error:
         raise DataError(f"{file} is not UTF-8: {error}.", "Save it as UTF-8.") from error

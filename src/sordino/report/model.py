@@ -9,6 +9,7 @@ from sordino.measure.size import Size
 from sordino.measure.speed import Speed
 from sordino.metrics.base import Score
 from sordino.metrics.health import Health
+from sordino.metrics.paired import Paired
 
 TEACHER = "teacher"  # System.name that sizes and retention are compared with
 
@@ -19,6 +20,8 @@ class System:
 
     name: key ('teacher', 'student', ...); label: as printed. decoder_layers: kept decoder layers.
     scores: by metric key ('bleu', 'chrf', 'chrf++', ...); retention: per cent of the teacher's score, by metric key.
+    significance: tests against the teacher, by metric key; groups: metric key -> group -> score.
+    cleaned: scores of the outputs without their wrapping; cleaned_counts: outputs that each rule of it changed.
     Whatever was not measured is None or absent and printed as a dash.
     """
 
@@ -30,6 +33,10 @@ class System:
     retention: Mapping[str, float] = field(default_factory=dict)
     speed: Speed | None = None
     health: Health | None = None
+    significance: Mapping[str, Paired] = field(default_factory=dict)
+    groups: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    cleaned: Mapping[str, Score] = field(default_factory=dict)
+    cleaned_counts: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -64,6 +71,7 @@ class Report:
 
     facts: printed as they are ('target language', 'split', 'clips', 'seed', 'machine', ...).
     notes: what a reader must know before believing a number (a leaking split, a missing baseline).
+    groups: clips of each group (talk, speaker) that has scores of its own; no_groups: why there are none.
     """
 
     title: str
@@ -73,3 +81,5 @@ class Report:
     samples: tuple[Sample, ...]
     notes: tuple[str, ...]
     criterion: str
+    groups: Mapping[str, int] = field(default_factory=dict)
+    no_groups: str = ""

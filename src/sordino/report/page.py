@@ -10,7 +10,7 @@ from jinja2 import Environment, StrictUndefined, Template
 
 from sordino.report.charts import heat_map, scatter
 from sordino.report.model import Report, Sample, System
-from sordino.report.rows import metric_keys, metric_label, rows
+from sordino.report.rows import DASH, metric_keys, metric_label, printed, rows, score_cell
 
 SCATTER_METRIC = "chrf"
 TEMPLATE = "template.html.j2"
@@ -23,6 +23,48 @@ def outputs(sample: Sample, systems: Sequence[System]) -> list[tuple[list[str], 
         if system.name in sample.hypotheses:
             said.setdefault(sample.hypotheses[system.name].strip(), []).append(system.label)
     return [(labels, text) for text, labels in said.items()]
+
+
+def p_value(value: float) -> str:
+    """Three decimals; the smallest that so many trials can show is no zero."""
+    return f"{value:.3f}" if value >= 0.001 else "< 0.001"
+
+
+def _tests(systems: Sequence[System], keys: Sequence[str]) -> list[tuple[str, str, str, str]]:
+    """(system, metric, bootstrap p, randomisation p) of every test."""
+    return [
+        (system.label, metric_label(key), p_value(found.bootstrap_p), p_value(found.randomisation_p))
+        for system in systems
+        for key, found in ((key, system.significance[key]) for key in keys if key in system.significance)
+    ]
+
+
+def _groups(report: Report, keys: Sequence[str]) -> list[tuple[str, int, str, list[str]]]:
+    """(group, clips, metric, a score of each system in order) of every group and metric."""
+    return [
+        (group, clips, metric_label(key), [_group_score(system, key, group) for system in report.systems])
+        for group, clips in report.groups.items()
+        for key in keys
+        if any(key in system.groups for system in report.systems)
+    ]
+
+
+def _group_score(system: System, key: str, group: str) -> str:
+    found = system.groups.get(key, {}).get(group)
+    return DASH if found is None else printed(key, found)
+
+
+def _cleaned(systems: Sequence[System], keys: Sequence[str]) -> list[tuple[str, str, list[tuple[str, str]]]]:
+    """(system, what was changed, raw and cleaned score of each metric) of every system that was cleaned."""
+    return [
+        (
+            system.label,
+            ", ".join(f"{number} {rule}" for rule, number in system.cleaned_counts.items() if number) or "nothing",
+            [(score_cell(key, system.scores.get(key))[0], score_cell(key, system.cleaned.get(key))[0]) for key in keys],
+        )
+        for system in systems
+        if system.cleaned
+    ]
 
 
 @cache
@@ -50,6 +92,9 @@ def render(report: Report) -> str:
         maps=[(scope, heat_map(report.trials, scope, criterion)) for scope in scopes],
         criterion=criterion,
         samples=[(sample, outputs(sample, report.systems)) for sample in report.samples],
+        tests=_tests(report.systems, keys),
+        groups=_groups(report, keys),
+        cleaned=_cleaned(report.systems, keys),
         signatures={label: found for label, found in signatures.items() if found},
         faults=[(system.label, system.health) for system in report.systems if system.health and system.health.total],
     )

@@ -8,17 +8,20 @@ from dataclasses import dataclass
 from sordino.errors import RecipeError
 from sordino.metrics import registry
 from sordino.metrics.base import Score
+from sordino.metrics.paired import Paired
 from sordino.report.model import TEACHER, System
 
 MEGABYTE = 10**6  # bytes, as disks and model hubs count
 DASH = "–"
 FIRST_METRICS = ("bleu", "chrf", "chrf++")  # always shown; others follow where a system has them
 RETENTION_METRIC = "chrf"
+MARK = "†"
 
 
 @dataclass(frozen=True)
 class Row:
-    """Formatted cells; DASH where a value was not measured. scores: (value, interval or '') by metric key.
+    """Formatted cells; DASH where a value was not measured. scores: (value, interval or '') by metric key; a MARK
+    behind the value says that it differs from the teacher's by both paired tests.
 
     ratio: weights as per cent of the teacher's; retention: chrF as per cent of the teacher's.
     """
@@ -51,6 +54,14 @@ def metric_label(key: str) -> str:
         return registry.get(key).label
     except RecipeError:
         return key
+
+
+def printed(key: str, value: float) -> str:
+    """A score with the digits its metric deserves."""
+    try:
+        return f"{value:.{registry.get(key).decimals}f}"
+    except RecipeError:
+        return f"{value:.2f}"
 
 
 def rows(systems: Sequence[System]) -> list[Row]:
@@ -91,7 +102,7 @@ def _row(system: System, keys: Sequence[str], teacher_bytes: int | None) -> Row:
         elements=count(size.stored_elements) if size else DASH,
         megabytes=megabytes(size.weights_bytes) if size else DASH,
         ratio=f"{100 * size.weights_bytes / teacher_bytes:.1f}" if size and teacher_bytes else DASH,
-        scores={key: _score(system.scores.get(key)) for key in keys},
+        scores={key: score_cell(key, system.scores.get(key), system.significance.get(key)) for key in keys},
         retention=DASH if retention is None else f"{retention:.1f}",
         rtf=rate(speed.rtf) if speed else DASH,
         tokens_per_second=rate(speed.tokens_per_second) if speed and speed.tokens else DASH,
@@ -101,8 +112,13 @@ def _row(system: System, keys: Sequence[str], teacher_bytes: int | None) -> Row:
     )
 
 
-def _score(score: Score | None) -> tuple[str, str]:
+def score_cell(key: str, score: Score | None, tested: Paired | None = None) -> tuple[str, str]:
+    """(value, interval or '') as printed; the interval with one digit less."""
     if score is None:
         return DASH, ""
-    interval = f"{score.interval[0]:.1f}–{score.interval[1]:.1f}" if score.interval else ""
-    return f"{score.value:.2f}", interval
+    mark = MARK if tested and tested.significant else ""
+    if not score.interval:
+        return printed(key, score.value) + mark, ""
+    digits = len(printed(key, 0.0)) - 3
+    low, high = (f"{bound:.{digits}f}" for bound in score.interval)
+    return printed(key, score.value) + mark, f"{low}–{high}"

@@ -31,7 +31,9 @@ def run(job: Job) -> None:
     sizes: dict[str, Any] = {}
     speeds: dict[str, Any] = {}
     by_group = groups.deal([clip.group for clip in clips])
-    scores["groups"] = {"skipped": by_group} if isinstance(by_group, str) else {g: len(i) for g, i in by_group.items()}
+    skipped = by_group if isinstance(by_group, str) else None
+    counts = {} if isinstance(by_group, str) else {group: len(found) for group, found in by_group.items()}
+    scores["groups"] = {"clips": counts, "skipped": skipped}
     texts = {key: hypotheses(recipe, key, clips) for key in chosen(recipe)}
     for key, said in texts.items():
         scores["systems"][key] = system(recipe, clips, said, by_group) | {"label": systems(recipe)[key]}

@@ -15,6 +15,7 @@ from sordino.measure.size import Size
 from sordino.measure.speed import Speed
 from sordino.metrics.base import Score
 from sordino.metrics.health import Health
+from sordino.metrics.paired import Paired
 from sordino.recipe import Recipe
 from sordino.report.model import Report, Sample, System, Trial
 from sordino.report.page import render
@@ -42,6 +43,8 @@ def build(recipe: Recipe) -> Report:
         samples=samples(recipe, scores["split"], keys),
         notes=notes(recipe, scores),
         criterion=recipe.criterion,
+        groups=scores["groups"]["clips"],
+        no_groups=scores["groups"]["skipped"] or "",
     )
 
 
@@ -56,6 +59,12 @@ def system(key: str, entry: dict[str, Any], size: dict[str, Any] | None, speed: 
         retention=entry["retention"],
         speed=Speed.from_json({k: v for k, v in speed.items() if k != "model"}),
         health=Health.from_json(entry["health"]),
+        significance={
+            name: Paired(**found) for name, found in entry.get("significance", {}).items() if name != "against"
+        },
+        groups=entry.get("groups", {}),
+        cleaned={name: Score.from_json(s) for name, s in entry.get("cleaned", {}).get("scores", {}).items()},
+        cleaned_counts=entry.get("cleaned", {}).get("counts", {}),
     )
 
 
