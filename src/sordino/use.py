@@ -11,7 +11,7 @@ from sordino import artifact
 from sordino.data.audio import load
 from sordino.data.clip import Clip
 from sordino.decoding import Decoding, translate
-from sordino.errors import DataError, RecipeError
+from sordino.errors import ArtifactError, DataError, RecipeError
 from sordino.features import Features
 from sordino.metrics import registry as metrics
 from sordino.progress import bar
