@@ -75,8 +75,9 @@ def load(
     """Read ACL 60/60, from whichever form lies in `path`.
 
     subsets: dev, eval, or both where empty. split: "own" (none: dev and eval are pooled) or "paper". audio_dir: where
-    the Hub copy's audio is unpacked. Raises DataError for another layout (showing this one), a language that is not
-    there, and a source language that is not English.
+    the Hub copy's audio is unpacked; without it clips have their texts, but cannot be heard.
+    Raises DataError for another layout (showing this one), a language that is not there, a source language that is not
+    English. A missing recording and an empty translation are `problems` of the row.
     """
     folder = Path(path).absolute()
     if texts is not None:
@@ -91,8 +92,6 @@ def load(
         shards = _shards(folder)
         if not shards:
             raise wrong_layout(NAME, folder, LAYOUT)
-        if audio_dir is None:
-            raise DataError(f"The audio of {folder} lies inside its tables.", "Say where to unpack it (audio_dir).")
         corpus = _hub(folder, shards, languages, subsets, audio_dir)
     if split == "paper":
         return Corpus(corpus.clips, {clip.id: _paper_split(clip.id) for clip in corpus.clips}, corpus.problems)
@@ -210,10 +209,13 @@ def _shards(folder: Path) -> dict[str, list[Path]]:
 
 
 def _hub(
-    folder: Path, shards: Mapping[str, list[Path]], languages: tuple[str, str], subsets: tuple[str, ...], audio: Path
+    folder: Path,
+    shards: Mapping[str, list[Path]],
+    languages: tuple[str, str],
+    subsets: tuple[str, ...],
+    audio: Path | None,
 ) -> Corpus:
-    audio = audio.absolute()
-    columns = {f"text_{language_code(language)}" for language in languages} | {"audio"}
+    columns = {f"text_{language_code(language)}" for language in languages} | ({"audio"} if audio else set())
     rows = Rows()
     for subset in choose_subsets(NAME, folder, list(shards), subsets):
         complete = sum(_check(file, columns) for file in shards[subset]) == SIZES[subset]
@@ -225,7 +227,7 @@ def _hub(
                 # Where rows are missing only their index tells what they are; it counts from 0.
                 number = place if complete else int(row["index"]) + 1 if row.get("index") is not None else None
                 name = f"{file.name} row {line}"
-                rows.add(name, f"{name}: ", partial(_embedded, subset, number, row, languages, audio))
+                rows.add(name, f"{name}: ", partial(_embedded, subset, number, row, languages, audio, file))
     return rows.corpus()
 
 
@@ -241,11 +243,17 @@ def _check(file: Path, columns: set[str]) -> int:
 
 
 def _embedded(
-    subset: str, number: int | None, row: Mapping[str, Any], languages: tuple[str, str], folder: Path
+    subset: str,
+    number: int | None,
+    row: Mapping[str, Any],
+    languages: tuple[str, str],
+    folder: Path | None,
+    shard: Path,
 ) -> Clip:
     if number is None:
         raise DataError(f"{subset} is not complete and has no column 'index'.", "Fetch the whole data set.")
     identity, talk = segment_id(subset, number), talk_of(subset, number)
     source, target = (" ".join((row[f"text_{language_code(one)}"] or "").split()) for one in languages)
-    audio = parquet.unpack(row["audio"], folder, identity.replace("/", "-"))
+    name = identity.replace("/", "-")
+    audio = shard if folder is None else parquet.unpack(row["audio"], folder.absolute(), name)
     return _clip(identity, os.fspath(audio), languages, source, target, talk)
