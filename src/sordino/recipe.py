@@ -25,6 +25,7 @@ from sordino.errors import RecipeError
 from sordino.languages import language_code, language_name
 
 ScopeName = Literal["decoder", "encoder", "both"]
+SYSTEM_PROMPT = "You are a professional translator."  # the paper's
 Precision = Literal["auto", "float32", "bfloat16", "bfloat16-mixed"]
 
 
@@ -33,7 +34,7 @@ class PromptSection:
     """How the model is asked. `{source}` and `{target}` become English language names."""
 
     style: Literal["chat", "base"] = "chat"  # base: audio then instruction, for models without a chat template
-    system: str | None = "You are a professional translator."
+    system: str | None = "auto"  # auto: SYSTEM_PROMPT, where the family takes one beside audio
     instruction: str = "Translate the {source} speech into {target}:"
     example: tuple[str, ...] = ()  # one-shot: a sentence and its translation, asked and answered as text before
 

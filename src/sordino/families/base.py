@@ -69,6 +69,7 @@ class Family:
     stop_tokens: tuple[str, ...]  # any of them ends an answer; the first is appended to training answers
     tiny: Callable[[str, int, int, int], None]  # write a random model: directory, decoder, encoder layers, seed
     answers_end_with: Mapping[str, str]  # prompt style -> stop token
+    takes_system: bool  # whether a system prompt may stand beside audio
     fixed: tuple[str, ...] = ()  # module paths of tables that no training changes: sinusoidal positions
 
 

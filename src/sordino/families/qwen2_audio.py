@@ -175,5 +175,6 @@ QWEN2_AUDIO = Family(
     stop_tokens=("<|im_end|>", "<|endoftext|>"),
     answers_end_with={"chat": "<|im_end|>", "base": "<|endoftext|>"},
     tiny=tiny,
+    takes_system=True,
     fixed=("model.audio_tower.embed_positions",),
 )

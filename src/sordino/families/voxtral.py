@@ -236,5 +236,6 @@ VOXTRAL = Family(
     stop_tokens=("</s>",),
     answers_end_with={"chat": "</s>"},
     tiny=tiny,
+    takes_system=False,
     fixed=("model.audio_tower.embed_positions",),
 )

@@ -18,7 +18,7 @@ from sordino import artifact
 from sordino.errors import ArtifactError, RecipeError
 from sordino.families import registry
 from sordino.families.base import Prompt, SpeechModel
-from sordino.recipe import PromptSection, Recipe, fill_instruction
+from sordino.recipe import SYSTEM_PROMPT, PromptSection, Recipe, fill_instruction
 
 # key of a model in recipes and tables -> (directory in the run, what people call it)
 MODELS = {
@@ -111,7 +111,10 @@ def render_section(speech: SpeechModel, section: PromptSection, source: str, tar
     """As `render`, for a prompt section and two languages."""
     filled = fill_instruction(section.instruction, source, target)
     example = (section.example[0], section.example[1]) if section.example else None
-    return speech.family.render(speech.processor, Prompt(filled, section.system, section.style, example))
+    system = section.system
+    if system == "auto":
+        system = SYSTEM_PROMPT if speech.family.takes_system else None
+    return speech.family.render(speech.processor, Prompt(filled, system, section.style, example))
 
 
 def device_of(wanted: str) -> torch.device:
