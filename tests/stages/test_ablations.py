@@ -1,0 +1,168 @@
+"""Every variant a recipe can ask for runs: scopes, criteria, methods, healing, adapters, prompts, mixes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sordino.families import registry
+from tests.stages.runs import Made, jsonl, run, stage_json, write_corpus
+
+TEACHER = ["10-data", "20-teacher"]
+RANKED = [*TEACHER, "30-ranking", "40-pruned", "50-pseudo"]
+STUDENT = [*RANKED, "60-student"]
+
+
+def ranking(directory: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((directory / "runs/run/30-ranking/ranking.json").read_text())
+    return found
+
+
+def layers_of(directory: Path, name: str) -> tuple[int, int]:
+    config = json.loads((directory / "runs/run" / name / "config.json").read_text())
+    return config["text_config"]["num_hidden_layers"], config["audio_config"]["encoder_layers"]
+
+
+@pytest.mark.parametrize(
+    ("section", "left"),
+    [
+        ({"scope": "encoder", "remove": 1}, (6, 2)),
+        ({"scope": "both", "protect_first": 2, "protect_last": 0, "remove": 2}, None),
+        ({"criterion": "loss"}, (4, 3)),
+        ({"criterion": "bleu", "remove": 1}, (5, 3)),
+        ({"criterion": "chrf", "remove": 1}, (5, 3)),
+        ({"method": "middle", "remove": 2}, (4, 3)),
+        ({"method": "middle", "remove": 1, "scope": "both"}, (5, 2)),
+        ({"method": "explicit", "layers": [3, "encoder.0", "decoder.5"], "remove": 8}, (4, 2)),
+    ],
+    ids=lambda value: "-".join(map(str, value.values())) if isinstance(value, dict) else "",
+)
+def test_rankings(made: Made, tmp_path: Path, section: dict[str, Any], left: tuple[int, int] | None) -> None:
+    file = made.copied(tmp_path, {"rank": {"clips": 2} | section}, TEACHER)
+    run("rank", file)
+    run("prune", file)
+    found = ranking(tmp_path)
+    kept = json.loads((tmp_path / "runs/run/40-pruned/kept.json").read_text())
+    counts = layers_of(tmp_path, "40-pruned")
+    assert counts == (len(kept["decoder"]), len(kept["encoder"]))
+    assert sum(counts) == 9 - len(found["order"])
+    assert left is None or counts == left
+    if section.get("method") == "middle" and "scope" not in section:
+        assert found["order"] == ["decoder.2", "decoder.3"]
+    if section.get("method") == "explicit":
+        assert found["order"] == ["decoder.3", "encoder.0", "decoder.5"]
+    if "method" not in section:
+        trials = jsonl(tmp_path / "runs/run/30-ranking/trials.jsonl")
+        assert trials[0]["layer"] is None
+        assert found["criterion"] == section.get("criterion", "chrf++")
+
+
+def test_fewer_removals_than_were_ranked(made: Made, tmp_path: Path) -> None:
+    file = made.copied(tmp_path, {"prune": {"remove": 1}}, RANKED)
+    run("prune", file)
+    assert layers_of(tmp_path, "40-pruned") == (5, 3)
+    assert stage_json(tmp_path / "runs/run/40-pruned")["removed"] == ranking(tmp_path)["order"][:1]
+
+
+def test_healing_after_each_removal(made: Made, tmp_path: Path) -> None:
+    changes = {"distil": {"heal": "each", "max_steps": 2, "freeze": ["encoder"]}}
+    file = made.copied(tmp_path, changes, RANKED)
+    run("distil", file)
+    assert layers_of(tmp_path, "60-student") == (4, 3)
+    stage = stage_json(tmp_path / "runs/run/60-student")
+    assert [p["path"] for p in stage["parents"]] == ["20-teacher", "30-ranking", "10-data", "50-pseudo"]
+    logs = [len(jsonl(tmp_path / f"runs/run/60-student/log-{i}.jsonl")) for i in (1, 2)]
+    assert logs == [2, 2]
+
+
+@pytest.mark.parametrize(
+    "section",
+    [
+        {"scope": "decoder"},
+        {"quantise": "none", "rslora": False, "dropout": 0.1},
+        {"start": "teacher", "gradient_checkpointing": True, "accumulate": 2},
+        {"start": "pruned", "mix": {"authentic": False}},
+    ],
+    ids=["decoder", "unquantised", "teacher", "pruned"],
+)
+def test_adapters(made: Made, tmp_path: Path, section: dict[str, Any]) -> None:
+    changes = {"qlora": {"max_steps": 1} | section, "export": None, "evaluate": None, "report": None}
+    changes["translate"] = {"systems": ["adapter"], "max_new_tokens": 2}
+    file = made.copied(tmp_path, changes, STUDENT)
+    run("run", file)
+    adapter = tmp_path / "runs/run/61-adapter"
+    targets = json.loads((adapter / "adapter_config.json").read_text())["target_modules"]
+    in_decoder = [name for name in targets if name.startswith("model.language_model.")]
+    assert in_decoder
+    assert (in_decoder == targets) == (section.get("scope") == "decoder")
+    start = section.get("start", "student")
+    assert stage_json(adapter)["start"] == start
+    assert layers_of(tmp_path, "62-merged")[0] == (6 if start == "teacher" else 4)
+    assert len(jsonl(tmp_path / "runs/run/80-outputs/adapter/test.jsonl")) == 4
+
+
+def test_a_run_without_a_teacher_prunes_the_base(made: Made, tmp_path: Path) -> None:
+    changes: dict[str, Any] = dict.fromkeys(("finetune", "pseudolabel", "qlora", "merge", "export"))
+    changes |= {"distil": {"mix": {"pseudo": False}, "max_steps": 1}, "rank": {"method": "middle"}}
+    changes |= {"translate": {"systems": ["base", "student"]}, "evaluate": {"metrics": ["chrF"]}}
+    run("run", made.copied(tmp_path, changes, ["10-data"]))
+    there = tmp_path / "runs/run"
+    assert stage_json(there / "40-pruned")["parents"][0]["path"] == str(made.model)
+    texts = [
+        [(row["id"], row["text"]) for row in jsonl(root / "80-outputs/base/test.jsonl")]
+        for root in (there, made.finished)
+    ]
+    assert texts[0] == texts[1]
+    assert "no retention" in (there / "90-report/report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("prompt", "said", "end"),
+    [
+        ({"style": "base"}, "<|AUDIO|><|audio_eos|>Translate the English speech into German:", "<|endoftext|>"),
+        (
+            {"example": ["Good day.", "Guten Tag."], "system": None, "instruction": "{source} to {target}:"},
+            "English to German: Good day.<|im_end|>\n<|im_start|>assistant\nGuten Tag.<|im_end|>",
+            "<|im_end|>",
+        ),
+    ],
+    ids=["base", "one-shot"],
+)
+def test_prompts(made: Made, tmp_path: Path, prompt: dict[str, Any], said: str, end: str) -> None:
+    file = made.copied(tmp_path, {"prompt": prompt, "finetune": {"max_steps": 1}}, ["10-data"])
+    run("finetune", file)
+    run("pseudolabel", file)
+    there = tmp_path / "runs/run"
+    rendered = stage_json(there / "20-teacher")["prompt"]
+    assert said in rendered
+    assert rendered == stage_json(there / "50-pseudo")["prompt"]
+    family = registry.get("qwen2_audio")
+    assert family.answers_end_with[prompt.get("style", "chat")] == end
+
+
+def test_the_mix(made: Made, tmp_path: Path) -> None:
+    write_corpus(tmp_path / "extra", ("train",) * 6, start=40)
+    data = {"extra": {"path": str(tmp_path / "extra"), "rows": 5}}
+    mix = {"oversample": 2, "extra": 3, "pseudo": False}
+    changes = {"data": data, "finetune": {"max_steps": 1}, "rank": {"method": "middle"}}
+    changes |= {"distil": {"max_steps": 1, "mix": mix}, "pseudolabel": None}
+    file = made.copied(tmp_path, changes | {"qlora": None, "merge": None}, [])
+    for stage in ("prepare", "finetune", "rank", "prune", "distil"):
+        run(stage, file)
+    there = tmp_path / "runs/run"
+    assert stage_json(there / "10-data")["clips"] == {"train": 10, "select": 4, "dev": 2, "test": 4, "extra": 5}
+    counts = {"in_domain_pairs": 10, "without_duplicates": 10, "extra": 3, "total": 23}
+    assert stage_json(there / "60-student")["mix"] == counts
+
+
+def test_splits_by_segment_say_that_they_leak(made: Made, tmp_path: Path) -> None:
+    corpus = write_corpus(tmp_path / "corpus", ("",) * 12)
+    splits = {"select": 2, "dev": 0, "test": 0.25, "by": "segment"}
+    file = made.recipe(tmp_path, {"data": {"path": str(corpus), "splits": splits}})
+    run("prepare", file)
+    stage = stage_json(tmp_path / "runs/run/10-data")
+    assert stage["leaking_split"] is True
+    assert stage["clips"] == {"train": 7, "select": 2, "test": 3}

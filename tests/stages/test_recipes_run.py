@@ -1,0 +1,49 @@
+"""The shipped recipes run end to end, with the pico model and corpus in place of the real ones."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from sordino.recipe import load
+from tests.stages.runs import Made, answer, write_corpus
+
+RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))
+
+
+@pytest.fixture(scope="module")
+def extra(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_corpus(tmp_path_factory.mktemp("recipes") / "extra", ("train",) * 4, start=60)
+
+
+@pytest.mark.parametrize("file", RECIPES, ids=lambda file: file.stem)
+def test_a_shipped_recipe_runs(
+    made: Made, extra: Path, file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = load(file)
+    changes = [f"model={made.model}", f"data.path={made.corpus}", "data.corpus=folder", f"out={tmp_path}", "device=cpu"]
+    if recipe.data and recipe.data.extra:
+        changes += [f"data.extra.path={extra}", "data.extra.corpus=folder", "data.extra.rows="]
+    for name in ("finetune", "distil", "qlora"):
+        if getattr(recipe, name):
+            changes += [f"{name}.max_steps=1", f"{name}.batch_size=2"]
+        if getattr(recipe, name) and name != "finetune" and getattr(recipe, name).mix.extra:
+            changes += [f"{name}.mix.extra=2"]
+    if recipe.rank and recipe.rank.method == "iterative":
+        changes += ["rank.remove=1", "rank.clips=2", "rank.protect_first=2", "rank.protect_last=2"]
+    for name in ("rank", "pseudolabel", "translate"):
+        if getattr(recipe, name):
+            changes += [f"{name}.max_new_tokens=2"]
+    last = recipe.export.formats[-1] if recipe.export else "student"
+    changes += [f"translate.systems=[{last}]", "evaluate.bootstrap=5"]
+    found = answer(capsys, "run", file, *changes)
+    wanted = ["finetune", "rank", "prune", "pseudolabel", "distil", "qlora", "merge", "export"]
+    assert found["ran"] == [
+        "prepare",
+        *(name for name in wanted if getattr(recipe, name) is not None),
+        "translate",
+        "evaluate",
+        "report",
+    ]
+    assert list(found["scores"]["systems"]) == [last]
