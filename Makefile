@@ -1,5 +1,6 @@
 # `make demo`  sets up .venv and runs the whole chain on the embedded speech (TARGET=zh for Chinese)
 # `make test`  sets up .venv and runs the tests
+# `make test-comet`  installs the original COMET beside it (1.4 GB, minutes) and compares every segment's score
 # `make lint types`  what .ci/run adds to that
 PYTHON ?= python3
 TARGET ?= de
@@ -7,13 +8,16 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.installed
 
-.PHONY: demo test lint types clean
+.PHONY: demo test test-comet lint types clean
 
 demo: $(READY)
 	$(BIN)/sordino run recipes/demo.yaml target=$(TARGET)
 
 test: $(READY)
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest
+
+test-comet: $(READY)
+	$(BIN)/python -m pytest -m isolated tests/metrics
 
 lint: $(READY)
 	$(BIN)/ruff check src tests demo benchmarks

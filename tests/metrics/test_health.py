@@ -84,3 +84,31 @@ def test_counts_and_examples():
 def test_unequal_lengths_are_refused():
     with pytest.raises(DataError, match="1 translations came with 2 clip ids"):
         check([GERMAN], [GERMAN], "de", ["a", "b"])
+
+
+SOURCE = "We remove the layers that we do not need, Katrin."
+
+
+@pytest.mark.parametrize(
+    ("text", "rules"),
+    [
+        ("We remove the layers we do not need.", {"untranslated", "language"}),
+        ("Wir remove layers that need Katrin.", {"untranslated"}),
+        ("Wir entfernen jene Schichten, Katrin.", set()),
+        ("We remove.", {"length"}),  # too short to tell
+        ("Nous enlevons les couches dont nous ne sommes pas certains.", {"language"}),
+    ],
+)
+def test_untranslated_and_wrong_language(text, rules):
+    counts = check([text], [GERMAN[:-1] + ", Katrin."], "de", ["clip"], [SOURCE]).counts
+    assert {rule for rule, number in counts.items() if number} == rules
+
+
+def test_untranslated_needs_the_source_and_copied_names_are_none():
+    names = "BERT GPT Voxtral Whisper"
+    for sources in ([names], [None], None):
+        assert check([names], [names], "de", ["clip"], sources).total == 0
+    counts = check(["We remove layers today"], [CHINESE], "zh", ["clip"], ["We remove layers today"]).counts
+    assert counts["untranslated"] == counts["script"] == 1
+    with pytest.raises(DataError, match="1 translations came with 2 source texts"):
+        check([GERMAN], [GERMAN], "de", ["a"], ["b", "c"])

@@ -9,8 +9,9 @@ from sacrebleu.metrics import BLEU as SacreBLEU
 from sacrebleu.metrics import CHRF as SacreCHRF
 from sacrebleu.significance import _bootstrap_resample
 
+from sordino.cli import main
 from sordino.errors import DataError, RecipeError
-from sordino.metrics import registry
+from sordino.metrics import overlap, registry
 from sordino.metrics.base import Score
 from sordino.metrics.overlap import bleu_tokenizer, bootstrap_interval
 
@@ -33,6 +34,21 @@ CLI = {
 }
 
 
+def test_files_of_different_lengths_are_refused_by_name(tmp_path, capsys):
+    for name, lines in (("hyp", 2), ("ref", 3), ("src", 2), ("none", 0)):
+        (tmp_path / name).write_text("eins\n" * lines, encoding="utf-8")
+    command = ["evaluate", str(tmp_path / "hyp"), "--references"]
+    assert main([*command, str(tmp_path / "ref"), "--sources", str(tmp_path / "src")]) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    for text in ("hyp has 2 lines", "ref has 3 lines", "src has 2 lines"):
+        assert text in printed.err
+    assert main([*command, str(tmp_path / "none")]) == 2
+    assert "none has 0 lines" in capsys.readouterr().err
+    assert main([*command, str(tmp_path / "lost")]) == 2
+    assert "there is no file" in capsys.readouterr().err
+
+
 def reference_metric(name, language):
     if name == "bleu":
         return SacreBLEU(tokenize={"zh": "zh"}.get(language, "13a"))
@@ -40,7 +56,7 @@ def reference_metric(name, language):
 
 
 @pytest.mark.parametrize("language", TEXTS)
-def test_scores_are_those_of_sacrebleus_command_line(language, tmp_path):
+def test_scores_are_those_of_sacrebleus_command_line(language, tmp_path, capsys):
     hypotheses, references = TEXTS[language]
     (tmp_path / "hyp").write_text("".join(f"{line}\n" for line in hypotheses), encoding="utf-8")
     (tmp_path / "ref").write_text("".join(f"{line}\n" for line in references), encoding="utf-8")
@@ -53,6 +69,11 @@ def test_scores_are_those_of_sacrebleus_command_line(language, tmp_path):
         score = registry.get(name).score(hypotheses, references, language, bootstrap=0)
         assert f"{score.value:.6f}" == printed.split()[0]
         assert score.signature == signature
+        files = [str(tmp_path / "hyp"), "--references", str(tmp_path / "ref")]
+        assert main(["evaluate", *files, "--to", language, "--metrics", name]) == 0
+        key, value, _, signature = capsys.readouterr().out.strip().split("\t")
+        assert (key, value) == (name, f"{float(printed.split()[0]):.2f}")
+        assert "bs:1000|seed:0" in signature
 
 
 @pytest.mark.parametrize("language", TEXTS)
@@ -127,7 +148,18 @@ def test_a_constant_set_has_no_spread():
 
 def test_tokenizer_of_names_and_codes():
     assert [bleu_tokenizer(name) for name in ("zh", "Chinese", "zh-CN", "zh_TW")] == ["zh"] * 4
-    assert [bleu_tokenizer(name) for name in ("de", "German", "ja", "Swahili")] == ["13a"] * 4
+    assert [bleu_tokenizer(name) for name in ("de", "German", "Swahili")] == ["13a"] * 3
+
+
+def test_japanese_without_mecab_says_so(monkeypatch):
+    monkeypatch.setattr(overlap, "find_spec", lambda name: None)
+    hypotheses, references = ["これは 小さい モデル です"] * 2, ["これは 小さな モデル です"] * 2
+    score = registry.get("bleu").score(hypotheses, references, "ja", bootstrap=0)
+    assert bleu_tokenizer("Japanese") == "13a" and score.signature.endswith("|note:ja-mecab-not-installed")
+    assert "note:" not in registry.get("chrf").score(hypotheses, references, "ja", bootstrap=0).signature
+    assert "note:" not in registry.get("bleu").score(hypotheses, references, "de", bootstrap=0).signature
+    monkeypatch.setattr(overlap, "find_spec", lambda name: object())
+    assert bleu_tokenizer("ja") == "ja-mecab"
 
 
 @pytest.mark.parametrize("name", CLI)

@@ -8,6 +8,8 @@ from xml.etree import ElementTree
 import made_up
 import pytest
 
+from sordino.metrics.base import Score
+from sordino.metrics.paired import Paired
 from sordino.report.charts import STEPS, cells, colour_range, heat_map, scatter, ticks
 from sordino.report.model import Report, System, Trial
 from sordino.report.page import outputs, render
@@ -142,3 +144,32 @@ def test_ticks_are_round_and_cover():
     for value in (0.0, 60.0, 63.1):  # all systems score the same: the axis must still have a length
         assert ticks(value, value)[0] <= value <= ticks(value, value)[-1]
         assert len(ticks(value, value)) > 1
+
+
+def test_tests_groups_and_cleaned_scores_are_shown():
+    report = made_up.report()
+    differs, same = Paired(0.0004, 0.012, "s"), Paired(0.3, 0.4, "s")
+    systems = [
+        dataclasses.replace(
+            system,
+            significance={} if system.name == "teacher" else {"chrf": differs if system.name == "pruned" else same},
+            groups={"chrf": {"talk1": 60.5, "talk2": 40.25}},
+            cleaned={"chrf": made_up.score("chrf", 70.0)},
+            cleaned_counts={"preamble": 3, "quotes": 0},
+        )
+        for system in report.systems
+    ]
+    changed = dataclasses.replace(report, systems=tuple(systems), groups={"talk1": 9, "talk2": 4})
+    page = render(changed)
+    for text in (">38.20†<", ">65.10<", ">&lt; 0.001<", ">0.012<", ">talk1<", ">40.25<", ">3 preamble<"):
+        assert text in page
+    assert "38.20† → 70.00" in page or "38.20 → 70.00" in page
+    assert page.count("<details>") == 3 == page.count("</details>")
+    without = render(dataclasses.replace(report, no_groups="each of the 9 groups is a single clip"))
+    assert "<details>" not in without and "each of the 9 groups is a single clip" in without and "†" not in without
+
+
+def test_comet_has_four_digits():
+    bare = System("x", "x", scores={"comet": Score("comet", 0.85126, "s", (0.8412, 0.8617), None)})
+    page = render(Report("Bare", {}, (bare,), (), (), (), "chrf"))
+    assert ">0.8513<" in page and ">0.841–0.862<" in page and ">COMET<" in page
