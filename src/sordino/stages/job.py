@@ -30,6 +30,8 @@ MODELS = {
     "merged": ("62-merged", "merged"),
 }
 DATA, RANKING, PSEUDO, EXPORT = "10-data", "30-ranking", "50-pseudo", "70-export"
+# told apart by name and size: hashing 100,000 clips at every look would take minutes
+AUDIO_SUFFIXES = {".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff", ".parquet"}
 TRIALS = "trials.jsonl"  # of the ranking: one line a trial
 CARD = "sordino.json"  # beside every model of a run: how it wants to be asked
 OUTPUTS, SCORES, REPORT, CACHE = "80-outputs", "85-scores", "90-report", "cache"
@@ -252,11 +254,10 @@ def corpus_parents(recipe: Recipe) -> list[artifact.Parent]:
     for section in sections:
         root = Path(section.path)
         files = sorted(p for p in root.rglob("*") if p.is_file()) if root.is_dir() else []
-        tables = {".jsonl", ".tsv", ".csv"}
         prints = {
-            p.relative_to(root).as_posix(): artifact.fingerprint_file(p)
-            if p.suffix in tables
-            else str(p.stat().st_size)
+            p.relative_to(root).as_posix(): str(p.stat().st_size)
+            if p.suffix.lower() in AUDIO_SUFFIXES
+            else artifact.fingerprint_file(p)
             for p in files
         }
         found.append(artifact.Parent(section.path, artifact.combined(prints)))
