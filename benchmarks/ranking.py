@@ -29,6 +29,7 @@ from sordino.cli import _before_torch
 
 _before_torch()
 
+import numpy as np  # noqa: E402
 import torch  # noqa: E402
 
 from sordino import artifact  # noqa: E402
@@ -298,6 +299,37 @@ def growth(bench: Bench) -> list[dict[str, Any]]:
     return rows
 
 
+def bound(run: Path, bench: Bench, parts: int = 4) -> dict[str, float]:
+    """What stopping a candidate for sure would save: the share of translations, from the run's own trials.
+
+    Clips come in `parts`; a candidate stops once even perfect translations of the rest (each equal to its reference)
+    would leave it below the round's best, which is assumed to be known from the start: no real search saves more.
+    """
+    rows = [Trial.from_json(row) for row in artifact.read_jsonl(run / "30-ranking" / "trials.jsonl")]
+    metric: Any = metrics.get(bench.criterion)
+    scorer = metric._scorer(bench.references, bench.target)
+    perfect = np.array(scorer._extract_corpus_statistics(bench.references, None))
+    translated = total = 0
+    for number in range(1, max(t.round for t in rows) + 1):
+        trials = [t for t in rows if t.round == number]
+        best = max(t.score for t in trials)
+        for trial in trials:
+            counts = np.array(scorer._extract_corpus_statistics(list(trial.hypotheses or ()), None))
+            edges = [len(counts) * i // parts for i in range(1, parts + 1)]
+            seen = next(
+                (
+                    m
+                    for m in edges
+                    if scorer._compute_score_from_stats((counts[:m].sum(0) + perfect[m:].sum(0)).tolist()).score < best
+                ),
+                len(counts),
+            )
+            translated, total = translated + seen, total + len(counts)
+    saved = {"share_saved_at_best": round(1 - translated / total, 3)}
+    note(f"a bound that knew the winner beforehand would save {saved['share_saved_at_best']:.0%} of the translations")
+    return saved
+
+
 def open_bench(run: Path, clips: int | None) -> Bench:
     stage = artifact.read_stage(run / "30-ranking") or {}
     section = stage.get("section", {})
@@ -328,6 +360,7 @@ def main() -> None:
     note(json.dumps(found))
     if args.ideas:
         found["ideas"] = ideas(bench)
+        found["bound"] = bound(args.run, bench)
     elif args.growth:
         found["growth"] = growth(bench)
     else:
