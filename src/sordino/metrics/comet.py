@@ -56,9 +56,9 @@ class Comet:
         name = "COMET fp16" if self.half else "COMET"
         return name if self.model == DEFAULT_MODEL else f"{name} {short}"
 
-    def of(self, model: str) -> Comet:
-        """The same metric with another checkpoint."""
-        return dataclasses.replace(self, model=model)
+    def of(self, model: str, device: str) -> Comet:
+        """The same metric with another checkpoint ('': the same one) on a device."""
+        return dataclasses.replace(self, model=model or self.model, device=device)
 
     def corpus(
         self,

@@ -39,10 +39,13 @@ def canonical(name: str) -> str:
     raise RecipeError(f"there is no metric '{name}'.", f"{hint}Metrics: {', '.join(METRICS)}.")
 
 
-def get(name: str) -> Metric:
-    """The metric of a name, case aside. Raises RecipeError with the nearest name for an unknown one."""
+def get(name: str, device: str = "auto") -> Metric:
+    """The metric of a name, case aside. Raises RecipeError with the nearest name for an unknown one.
+
+    device: where a learned metric runs; the others count.
+    """
     key, _, model = canonical(name).partition(":")
     module, attribute = METRICS[key].split(":")
     metric = getattr(importlib.import_module(module), attribute)
-    found: Metric = metric.of(model) if model else metric
+    found: Metric = metric.of(model, device) if key in WITH_MODEL else metric
     return found

@@ -75,7 +75,7 @@ def score(
     """By metric key."""
     assert recipe.evaluate
     return {
-        key: metrics.get(key).score(
+        key: metrics.get(key, recipe.device).score(
             texts, references, recipe.target, sources=sources, bootstrap=recipe.evaluate.bootstrap, seed=recipe.seed
         )
         for key in map(metrics.canonical, recipe.evaluate.metrics)
