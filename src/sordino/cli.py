@@ -192,6 +192,12 @@ def _is_recipe(text: str) -> bool:
     return text.endswith((".yaml", ".yml"))
 
 
+def _count(text: str) -> int:
+    if int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, found {text}")
+    return int(text)
+
+
 def _translate_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL|RECIPE", help="a model of a run, an export, or a recipe")
     parser.add_argument("audio", nargs="*", metavar="AUDIO", help="audio files (or key=value after a recipe)")
@@ -199,8 +205,8 @@ def _translate_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--from", dest="source", default="en", metavar="LANGUAGE", help="source language")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
     parser.add_argument("--dtype", default="auto", choices=["auto", "float32", "bfloat16", "float16"])
-    parser.add_argument("--batch-size", type=int, default=16, help="clips")
-    parser.add_argument("--max-new-tokens", type=int, default=256)
+    parser.add_argument("--batch-size", type=_count, default=16, help="clips")
+    parser.add_argument("--max-new-tokens", type=_count, default=256)
     parser.add_argument("--skip-bad", action="store_true", help=argparse.SUPPRESS)
 
 

@@ -92,6 +92,19 @@ def default_dtype(wanted: str, device: torch.device) -> torch.dtype:
     return torch.float32 if device.type == "cpu" else torch.bfloat16
 
 
+def load_processor(family: Family, path: str, revision: str | None = None) -> Any:
+    """A model's processor. Raises FamilyError where its files, or config.json, are missing or wrong."""
+    try:
+        return family.load_processor(path, revision)
+    except FamilyError:
+        raise
+    except Exception as error:  # transformers checks config.json on the way, with error types of its own
+        raise FamilyError(
+            f"the processor in {path} does not load ({' '.join(str(error).split())}).",
+            "Copy config.json and the processor and tokenizer files of the original model beside the weights.",
+        ) from error
+
+
 def load(
     path: str,
     *,
@@ -117,13 +130,7 @@ def load(
         options["attn_implementation"] = attention
     if revision:
         options["revision"] = revision
-    try:
-        processor = family.load_processor(path, revision)
-    except (OSError, ValueError, KeyError) as error:
-        raise FamilyError(
-            f"the processor in {path} does not load ({str(error).splitlines()[0]}).",
-            "Copy the processor and tokenizer files of the original model beside the weights.",
-        ) from error
+    processor = load_processor(family, path, revision)
     if quantise == "nf4":
         from sordino.compress.quantize import nf4_config
 

@@ -15,7 +15,7 @@ from sordino.data import corpora, manifest, splits
 from sordino.data.checks import BadClip, check_audio
 from sordino.data.choose import choose
 from sordino.data.clip import SAMPLE_RATE, Clip
-from sordino.errors import DataError, FamilyError
+from sordino.errors import DataError
 from sordino.families import registry
 from sordino.progress import bar, note
 from sordino.recipe import CorpusSection
@@ -29,13 +29,8 @@ def run(job: Job) -> None:
     recipe = job.recipe
     assert recipe.data
     family = registry.family_of(recipe.model, recipe.revision)
-    try:
-        window = family.load_processor(recipe.model, recipe.revision).feature_extractor.n_samples / SAMPLE_RATE
-    except (OSError, ValueError, KeyError) as error:
-        raise FamilyError(
-            f"the processor in {recipe.model} does not load ({str(error).splitlines()[0]}).",
-            "Copy the processor and tokenizer files of the original model beside the weights.",
-        ) from error
+    processor = registry.load_processor(family, recipe.model, recipe.revision)
+    window = processor.feature_extractor.n_samples / SAMPLE_RATE
     bad: list[dict[str, str]] = []
     clips, given = _read(job, recipe.data, window, bad, AUDIO, "hearing the corpus")
     extra: list[Clip] = []
