@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import gc
 import json
 import shutil
 from collections.abc import Mapping, Sequence
@@ -127,6 +128,7 @@ class Made:
     @classmethod
     def in_directory(cls, root: Path) -> Made:
         registry.get("qwen2_audio").tiny(str(root / "model"), 6, 3, 1)
+        gc.freeze()  # `translate` collects garbage for every system: spare it the imported libraries
         return cls(root, root / "model", write_corpus(root / "corpus"))
 
     def recipe(self, directory: Path, changes: Mapping[str, Any] | None = None) -> Path:
