@@ -105,7 +105,7 @@ def measure(path: Path) -> Size:
         weights_bytes=sum(file.stat().st_size for file in files),
         directory_bytes=sum(file.stat().st_size for file in path.iterdir() if file.is_file()),
         stored_elements=sum(tensor.elements for tensor in tensors.values()),
-        logical_parameters=logical_parameters(tensors, _read_json(path / "config.json")),
+        logical_parameters=logical_parameters(tensors, read_json(path / "config.json")),
         bytes_by_dtype=_bytes_by(tensors, lambda name: tensors[name].dtype),
         bytes_by_part=_bytes_by(tensors, part_of),
         files=tuple(file.name for file in files),
@@ -140,7 +140,7 @@ def weights_files(path: Path) -> tuple[Path, ...]:
     if single.is_file():
         files = [single]
     elif index.is_file():
-        weight_map = _read_json(index).get("weight_map")
+        weight_map = read_json(index).get("weight_map")
         if not isinstance(weight_map, dict):
             raise ArtifactError(f"{index} has no weight_map.", "Copy or make the model again.")
         files = [path / name for name in sorted({str(name) for name in weight_map.values()})]
@@ -197,7 +197,7 @@ def logical_parameters(tensors: Mapping[str, Tensor], config: Mapping[str, Any])
         if not COMPANION.search(name)
     }
     total = sum(counts.values())
-    if _is_tied(config):
+    if is_tied(config):
         weights = {name: part_of(name) for name in counts if name.endswith(".weight")}
         if "embedding" in weights.values():
             total -= sum(counts[name] for name, part in weights.items() if part == "head")
@@ -209,7 +209,8 @@ def part_of(name: str) -> str:
     return next((part for part, pattern in PARTS.items() if pattern.search(name)), "other")
 
 
-def _is_tied(config: Mapping[str, Any]) -> bool:
+def is_tied(config: Mapping[str, Any]) -> bool:
+    """Whether head and embedding are one tensor: the text model's flag, else the model's."""
     inner = config.get("text_config") or {}
     return bool(inner.get("tie_word_embeddings", config.get("tie_word_embeddings", False)))
 
@@ -221,7 +222,8 @@ def _bytes_by(tensors: Mapping[str, Tensor], key: Callable[[str], str]) -> dict[
     return dict(counts.most_common())
 
 
-def _read_json(file: Path) -> dict[str, Any]:
+def read_json(file: Path) -> dict[str, Any]:
+    """A JSON object, {} where there is no such file. Raises ArtifactError for anything else."""
     if not file.is_file():
         return {}
     try:

@@ -1,0 +1,136 @@
+"""How weights can be stored, as data, and the bytes that follow for a model of given shapes. No torch.
+
+bitsandbytes nf4 with double quantisation (arXiv:2305.14314; what bitsandbytes 0.50 writes) stores a matrix of n
+weights as: n / 2 bytes, two weights each; .absmax, a byte for every 64 weights; .nested_absmax, 4 bytes for every 256
+of those; and per matrix .quant_map (16 x 4 bytes), .nested_quant_map (256 x 4 bytes) and a JSON of about 165 bytes.
+Without what is per matrix that is 4 + 8/64 + 32/(64 x 256) = 4.127 bits a weight.
+
+A grouped integer format stores b bits a weight and a 16-bit scale for every 64: b + 0.25 bits.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+from sordino.measure.shapes import Shape
+from sordino.measure.size import HEADER_LENGTH_BYTES, Tensor
+
+NF4_BLOCK, NESTED_BLOCK = 64, 256  # weights that share an absmax; absmax values that share one in turn
+NF4_CODES, NESTED_CODES = 16, 256  # entries of the two tables of values, float32
+GROUP, SCALE_BYTES = 64, 2  # of the grouped integer formats
+HEADER_ALIGNMENT = 8  # bytes; safetensors pads its header with spaces
+
+Stored = dict[str, Tensor]
+Storage = Callable[[str, tuple[int, ...]], Stored]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How each kind of tensor is stored. adapter: whether a LoRA lies beside, in float32, instead of merged."""
+
+    title: str
+    linear: Storage
+    embedding: Storage
+    head: Storage
+    other: Storage
+    adapter: bool = False
+
+
+def plain(dtype: str, width: int) -> Storage:
+    """As it is; width: bytes an element."""
+    return lambda name, shape: {name: Tensor(dtype, shape, width * _product(shape))}
+
+
+def nf4(name: str, shape: tuple[int, ...]) -> Stored:
+    """bitsandbytes' tensors of one matrix. The JSON's length varies by a few bytes with a number printed in it."""
+    weights = _product(shape)
+    packed, blocks = -(-weights // 2), -(-weights // NF4_BLOCK)
+    nested = -(-blocks // NESTED_BLOCK)
+    state = {
+        "quant_type": "nf4", "blocksize": NF4_BLOCK, "dtype": "bfloat16", "shape": list(shape),
+        "nested_blocksize": NESTED_BLOCK, "nested_dtype": "float32", "nested_offset": 0.3885498046875,
+    }  # fmt: skip
+    length = len(json.dumps(state))
+    return {
+        name: Tensor("U8", (packed, 1), packed),
+        f"{name}.absmax": Tensor("U8", (blocks,), blocks),
+        f"{name}.nested_absmax": Tensor("F32", (nested,), 4 * nested),
+        f"{name}.nested_quant_map": Tensor("F32", (NESTED_CODES,), 4 * NESTED_CODES),
+        f"{name}.quant_map": Tensor("F32", (NF4_CODES,), 4 * NF4_CODES),
+        f"{name}.quant_state.bitsandbytes__nf4": Tensor("U8", (length,), length),
+    }
+
+
+def grouped(bits: int) -> Storage:
+    """Integers of so many bits, packed into bytes, and a 16-bit scale for every GROUP weights of a row."""
+
+    def store(name: str, shape: tuple[int, ...]) -> Stored:
+        rows, columns = _product(shape[:-1]), shape[-1]
+        packed, groups = rows * -(-columns * bits // 8), rows * -(-columns // GROUP)
+        return {
+            name: Tensor("U8", (rows, packed // rows), packed),
+            f"{name}.scales": Tensor("BF16", (rows, groups // rows), SCALE_BYTES * groups),
+        }
+
+    return store
+
+
+F32, BF16 = plain("F32", 4), plain("BF16", 2)
+LAYOUTS = {
+    "float32": Layout("32-bit", F32, F32, F32, F32),
+    "bf16": Layout("16-bit", BF16, BF16, BF16, BF16),
+    "reference": Layout("nf4, rest 32-bit, LoRA beside it (the paper's models)", nf4, F32, F32, F32, adapter=True),
+    "nf4": Layout("nf4 with double quantisation, rest bf16, merged", nf4, BF16, BF16, BF16),
+    "nf4-e4-h8": Layout("nf4, embedding 4 bit, head 8 bit, rest bf16", nf4, grouped(4), grouped(8), BF16),
+}
+
+
+def stored(tensors: Iterable[Shape], layout: str) -> Stored:
+    """The tensors of a checkpoint in this layout, by name."""
+    rules = LAYOUTS[layout]
+    kinds: Mapping[str, Storage] = {
+        "linear": rules.linear,
+        "embedding": rules.embedding,
+        "head": rules.head,
+        "other": rules.other,
+    }
+    found: Stored = {}
+    for tensor in tensors:
+        found |= kinds[tensor.kind](tensor.name, tensor.shape)
+    return found
+
+
+def data_bytes(tensors: Mapping[str, Tensor]) -> int:
+    """Bytes of the tensors, without a file's header."""
+    return sum(tensor.bytes for tensor in tensors.values())
+
+
+def stored_elements(tensors: Mapping[str, Tensor]) -> int:
+    """What model hubs print as parameters."""
+    return sum(tensor.elements for tensor in tensors.values())
+
+
+def safetensors_bytes(tensors: Mapping[str, Tensor]) -> int:
+    """Bytes of the one file that save_pretrained writes: length, header, data.
+
+    The header is compact JSON with the offsets; wider types come first, then names in order.
+    """
+    width = {name: -(-t.bytes // max(t.elements, 1)) for name, t in tensors.items()}
+    entries: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    offset = 0
+    for name in sorted(tensors, key=lambda each: (-width[each], each)):
+        tensor = tensors[name]
+        end = offset + tensor.bytes
+        entries[name] = {"dtype": tensor.dtype, "shape": list(tensor.shape), "data_offsets": [offset, end]}
+        offset = end
+    header = len(json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode())
+    return HEADER_LENGTH_BYTES + header + -header % HEADER_ALIGNMENT + offset
+
+
+def _product(shape: tuple[int, ...]) -> int:
+    total = 1
+    for size in shape:
+        total *= size
+    return total
