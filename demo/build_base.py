@@ -132,9 +132,7 @@ def altered(wave: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         decibels -= 48 * np.maximum(0, np.log2(np.maximum(hertz, 20) / high))
     wave = np.fft.irfft(spectrum * 10 ** (decibels / 20), len(wave))
     loudness = float(np.sqrt(np.mean(wave**2))) + 1e-6
-    noise = (
-        np.cumsum(rng.standard_normal(len(wave))) if rng.random() < 0.3 else rng.standard_normal(len(wave))
-    )
+    noise = np.cumsum(rng.standard_normal(len(wave))) if rng.random() < 0.3 else rng.standard_normal(len(wave))
     noise = (noise - noise.mean()) / (noise.std() + 1e-9)
     wave = wave + noise * loudness * 10 ** (-rng.uniform(12, 40) / 20)
     wave = wave * rng.uniform(0.3, 0.9) / (np.abs(wave).max() + 1e-6)
@@ -176,9 +174,7 @@ def make_processor(texts: list[str], vocabulary: int) -> Qwen2AudioProcessor:
         padding_side="left",
     )
     tokenizer.add_tokens(PHRASES)
-    extractor = WhisperFeatureExtractor(
-        feature_size=80, chunk_length=WINDOW_SECONDS, return_attention_mask=True
-    )
+    extractor = WhisperFeatureExtractor(feature_size=80, chunk_length=WINDOW_SECONDS, return_attention_mask=True)
     return Qwen2AudioProcessor(extractor, tokenizer)
 
 
@@ -238,9 +234,7 @@ def make_model(tokenizer: Any, layers: int, feed_forward: int) -> Qwen2AudioForC
         pad_token_id=pad,
     )
     model = Qwen2AudioForConditionalGeneration(config)
-    model.generation_config = GenerationConfig(
-        do_sample=False, eos_token_id=end, pad_token_id=pad, max_new_tokens=64
-    )
+    model.generation_config = GenerationConfig(do_sample=False, eos_token_id=end, pad_token_id=pad, max_new_tokens=64)
     return model
 
 
@@ -348,9 +342,7 @@ def make_batch(model: Any, examples: list[Example], features: list[Tensor], pad:
     return Batch(embedded, mask, positions, labels, audio)
 
 
-def plan_epoch(
-    examples: list[Example], size: int, length: Callable[[Example], int], seed: int
-) -> list[list[Example]]:
+def plan_epoch(examples: list[Example], size: int, length: Callable[[Example], int], seed: int) -> list[list[Example]]:
     """One epoch: batches of similar length, in random order."""
     rng = random.Random(seed)
     shuffled = rng.sample(examples, len(examples))
@@ -505,9 +497,7 @@ def tune_allocator() -> None:
 
 def main() -> None:
     here = Path(__file__).parent
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--corpus", type=Path, default=here / "corpus")
     parser.add_argument("--out", type=Path, default=here / "base")
     parser.add_argument("--encoder", type=Path, help="Whisper base's encoder (default: from demo/base)")
@@ -528,9 +518,7 @@ def main() -> None:
     clips = read_clips(args.corpus)
     of_split = {name: [c for c in clips if c["split"] == name] for name in ("train", "dev")}
 
-    processor = make_processor(
-        [c[f"text_{task}"] for c in of_split["train"] for task in INSTRUCTIONS], args.vocabulary
-    )
+    processor = make_processor([c[f"text_{task}"] for c in of_split["train"] for task in INSTRUCTIONS], args.vocabulary)
     tokenizer = processor.tokenizer
     model = make_model(tokenizer, args.layers, args.feed_forward)
     load_tower(model.model.audio_tower, args.encoder, here / "base")

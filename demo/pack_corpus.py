@@ -140,9 +140,7 @@ def verify(kit_folder: Path, out: Path, split: str, rows: list[Clip], sources: l
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("kit", type=Path, help="folder with phrasebook.jsonl and the clips it names")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "corpus")
     parser.add_argument("--train", type=int, default=1250, help="clips in the train split")
