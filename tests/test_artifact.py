@@ -204,3 +204,11 @@ def test_large_files_are_sampled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert of(data[:-1]) != same
     assert of(data + b"\0") != same
     assert of(data[:100]) != of(data[:99] + b"\xff")  # small enough to be read whole
+
+
+def test_one_process_at_a_time_works_in_a_run(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    with artifact.locked(run), pytest.raises(ArtifactError, match="another sordino"), artifact.locked(run):
+        pass
+    with artifact.locked(tmp_path / "run"):
+        pass

@@ -11,6 +11,7 @@ change anywhere above shows.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
@@ -30,6 +31,7 @@ from sordino.errors import ArtifactError
 
 STAGE_FILE = "stage.json"
 REQUEST_FILE = ".request.json"
+LOCK_FILE = ".lock"
 STATE_DIR = ".state"  # resume points; not part of the finished artefact
 WHOLE_FILE_BYTES = 256 * 2**20  # files up to this size are hashed whole
 SAMPLE_BYTES = 2**20
@@ -186,6 +188,21 @@ def building(
         "complete": True,
     }
     finish(partial, directory, stage)
+
+
+@contextmanager
+def locked(run: Path) -> Iterator[None]:
+    """Keep a run directory to this process; the lock goes with the process, however that ends.
+
+    Raises ArtifactError where another process works in it.
+    """
+    run.mkdir(parents=True, exist_ok=True)
+    with (run / LOCK_FILE).open("w") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise ArtifactError(f"another sordino is working in {run}.", "Wait for it, or set another name.") from error
+        yield
 
 
 def _same_request(partial: Path, request: Mapping[str, Any]) -> bool:

@@ -276,21 +276,31 @@ def _evaluate(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _inspect_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", metavar="MODEL", help="a model or adapter directory")
+    parser.add_argument("model", nargs="?", metavar="MODEL", help="a model or adapter directory, or one .safetensors")
+    parser.add_argument("--config", type=Path, metavar="FILE", help="a config.json instead: sizes from shapes alone")
+    parser.add_argument("--decoder-layers", type=int, metavar="N", help="with --config: as if pruned to N layers")
+    parser.add_argument("--vocabulary", type=int, metavar="N", help="with --config: as if trimmed to N tokens")
 
 
 def _inspect(args: argparse.Namespace) -> dict[str, Any]:
-    from sordino.measure import size
+    from rich.console import Console
 
-    found = size.measure(Path(args.model))
+    from sordino.measure import audit, shapes, show, size
+
+    if (args.model is None) == (args.config is None):
+        raise RecipeError("inspect: give a model directory, a .safetensors file, or --config config.json.")
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    if args.config:
+        config = size.read_json(args.config, required=True)
+        model = shapes.model(config, vocabulary=args.vocabulary, decoder_layers=args.decoder_layers)
+        if not args.json:
+            console.print(show.config_tables(model, str(args.config)))
+        return {"config": str(args.config)} | show.config_json(model)
+    found = audit.audit(Path(args.model))
     if not args.json:
-        print(f"weights            {found.weights_bytes:>15,} bytes  {found.weights_bytes / 1e9:.3f} GB")
-        logical = "unknown" if found.logical_parameters is None else f"{found.logical_parameters:,}"
-        print(f"logical parameters {logical:>15}\nstored elements    {found.stored_elements:>15,}")
-        for title, table in (("part", found.bytes_by_part), ("dtype", found.bytes_by_dtype)):
-            for name, count in sorted(table.items(), key=lambda item: -item[1]):
-                print(f"  {title:<6}{name:<22}{count:>15,} bytes")
-    return {"model": args.model, "size": found.to_json()}
+        console.print(show.audit_tables(found))
+    measured = size.measure(Path(args.model)).to_json() if Path(args.model).is_dir() else None
+    return {"model": args.model, "size": measured, "audit": found.to_json()}
 
 
 def _families(args: argparse.Namespace) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import pytest
 from sordino.metrics.base import Score
 from sordino.metrics.paired import Paired
 from sordino.report.charts import STEPS, cells, colour_range, heat_map, scatter, ticks
-from sordino.report.model import Report, System, Trial
+from sordino.report.model import Removal, Report, System, Trial
 from sordino.report.page import outputs, render
 
 VOID = {"meta", "br"}
@@ -173,3 +173,22 @@ def test_comet_has_four_digits():
     bare = System("x", "x", scores={"comet": Score("comet", 0.85126, "s", (0.8412, 0.8617), None)})
     page = render(Report("Bare", {}, (bare,), (), (), (), "chrf"))
     assert ">0.8513<" in page and ">0.841–0.862<" in page and ">COMET<" in page
+
+
+def test_removals_say_how_sure_they_were() -> None:
+    made = dataclasses.replace(
+        made_up.report(), removals=(Removal("decoder.12", 61.2, (58.0, 63.5), 0.44, "decoder.17", 0.31),)
+    )
+    page = render(made)
+    assert "How sure each removal was" in page
+    assert "decoder.12" in page and "44 %" in page and "decoder.17" in page and "31 %" in page
+    assert "How sure" not in render(made_up.report())
+
+
+def test_the_least_missed_layer_is_dark_where_less_is_better_too() -> None:
+    losses = [Trial(1, "decoder", i, value, i == 0) for i, value in enumerate((0.1, 0.9, 0.5))]
+    assert [cell.step for cell in cells(losses, lower_is_better=True)] == [
+        cell.step for cell in cells([dataclasses.replace(t, score=-t.score) for t in losses])
+    ]
+    steps = [cell.step or 0 for cell in cells(losses, lower_is_better=True)]
+    assert steps[0] > steps[2] > steps[1]

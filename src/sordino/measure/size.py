@@ -184,24 +184,30 @@ def read_header(file: Path) -> dict[str, Tensor]:
 def logical_parameters(tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> int | None:
     """Weights of the network from the headers of its files and its config.json ({} where there is none).
 
-    A packed 4-bit weight counts two a byte, scales and tables count nothing, and a head stored beside the
-    embedding it is tied to counts once. None for a quantisation other than bitsandbytes'.
+    A head stored beside the embedding it is tied to counts once. None for a quantisation other than bitsandbytes'.
     """
-    method = (config.get("quantization_config") or {}).get("quant_method", "bitsandbytes")
-    if str(method) not in ("bitsandbytes", "bitsandbytes_4bit", "bitsandbytes_8bit"):
+    counts = parameters_by_name(tensors, config)
+    if counts is None:
         return None
-    packed = {FOUR_BIT_STATE.sub("", name) for name in tensors if FOUR_BIT_STATE.search(name)}
-    counts = {
-        name: FOUR_BIT_WEIGHTS_PER_BYTE * tensor.bytes if name in packed else tensor.elements
-        for name, tensor in tensors.items()
-        if not COMPANION.search(name)
-    }
     total = sum(counts.values())
     if is_tied(config):
         weights = {name: part_of(name) for name in counts if name.endswith(".weight")}
         if "embedding" in weights.values():
             total -= sum(counts[name] for name, part in weights.items() if part == "head")
     return total
+
+
+def parameters_by_name(tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> dict[str, int] | None:
+    """Weights that each stored tensor stands for; scales and tables are not in it, a packed 4-bit byte counts two."""
+    method = (config.get("quantization_config") or {}).get("quant_method", "bitsandbytes")
+    if str(method) not in ("bitsandbytes", "bitsandbytes_4bit", "bitsandbytes_8bit"):
+        return None
+    packed = {FOUR_BIT_STATE.sub("", name) for name in tensors if FOUR_BIT_STATE.search(name)}
+    return {
+        name: FOUR_BIT_WEIGHTS_PER_BYTE * tensor.bytes if name in packed else tensor.elements
+        for name, tensor in tensors.items()
+        if not COMPANION.search(name)
+    }
 
 
 def part_of(name: str) -> str:
@@ -222,9 +228,11 @@ def _bytes_by(tensors: Mapping[str, Tensor], key: Callable[[str], str]) -> dict[
     return dict(counts.most_common())
 
 
-def read_json(file: Path) -> dict[str, Any]:
-    """A JSON object, {} where there is no such file. Raises ArtifactError for anything else."""
+def read_json(file: Path, *, required: bool = False) -> dict[str, Any]:
+    """A JSON object; {} where there is no such file and it is not required. Raises ArtifactError."""
     if not file.is_file():
+        if required:
+            raise ArtifactError(f"there is no file {file}.", "Give a model's config.json.")
         return {}
     try:
         content = json.loads(file.read_text(encoding="utf-8"))

@@ -155,9 +155,10 @@ def colour_range(scores: Sequence[float]) -> tuple[float, float]:
     return max(ranked[0], quarter - 1.5 * (three - quarter)), ranked[-1]
 
 
-def cells(trials: Sequence[Trial]) -> list[Cell]:
-    """Every round x layer square of one scope's trials, in reading order."""
-    low, high = colour_range([trial.score for trial in trials])
+def cells(trials: Sequence[Trial], lower_is_better: bool = False) -> list[Cell]:
+    """Every round x layer square of one scope's trials, in reading order; the darkest is the least missed."""
+    sign = -1 if lower_is_better else 1
+    low, high = colour_range([sign * trial.score for trial in trials])
     by_place = {(trial.round, trial.layer): trial for trial in trials}
     removed_in = {trial.layer: trial.round for trial in trials if trial.removed}
     found = []
@@ -165,7 +166,7 @@ def cells(trials: Sequence[Trial]) -> list[Cell]:
         for layer in range(max(trial.layer for trial in trials) + 1):
             trial = by_place.get((number, layer))
             if trial is not None:
-                share = (trial.score - low) / (high - low) if high > low else 1.0
+                share = (sign * trial.score - low) / (high - low) if high > low else 1.0
                 step = min(STEPS - 1, max(0, int(share * STEPS)))
                 state = "removed" if trial.removed else "tried"
                 found.append(Cell(number, layer, state, trial.score, step))
@@ -175,12 +176,12 @@ def cells(trials: Sequence[Trial]) -> list[Cell]:
     return found
 
 
-def heat_map(trials: Sequence[Trial], scope: str, label: str) -> Markup:
+def heat_map(trials: Sequence[Trial], scope: str, label: str, lower_is_better: bool = False) -> Markup:
     """Rows are rounds, columns original layer indices; the removed layer is outlined. Empty without trials."""
     chosen = [trial for trial in trials if trial.scope == scope]
     if not chosen:
         return Markup("")
-    squares = cells(chosen)
+    squares = cells(chosen, lower_is_better)
     numbers = sorted({square.round for square in squares})
     columns = max(square.layer for square in squares) + 1
     pitch = CELL + GAP
@@ -207,7 +208,7 @@ def heat_map(trials: Sequence[Trial], scope: str, label: str) -> Markup:
         x = HEAT_LEFT + square.layer * pitch
         y = HEAT_TOP + numbers.index(square.round) * pitch
         parts.append(_square(square, x, y))
-    return Markup("").join(parts) + _legend(chosen, bottom + 16) + Markup("</svg>")
+    return Markup("").join(parts) + _legend(chosen, bottom + 16, -1 if lower_is_better else 1) + Markup("</svg>")
 
 
 def _square(square: Cell, x: float, y: float) -> Markup:
@@ -221,11 +222,12 @@ def _square(square: Cell, x: float, y: float) -> Markup:
     )
 
 
-def _legend(trials: Sequence[Trial], y: float) -> Markup:
-    scores = [trial.score for trial in trials]
+def _legend(trials: Sequence[Trial], y: float, sign: int) -> Markup:
+    scores = [sign * trial.score for trial in trials]
     low, high = colour_range(scores)
-    at_most = "≤ " if min(scores) < low else ""
-    parts = [_text(HEAT_LEFT - 8, y + 12, "end", f"{at_most}{low:.1f}")]
+    beyond = ("≤ " if sign > 0 else "≥ ") if min(scores) < low else ""
+    digits = 1 if max(map(abs, scores)) >= 10 else 3  # losses and distances are small numbers
+    parts = [_text(HEAT_LEFT - 8, y + 12, "end", f"{beyond}{sign * low:.{digits}f}")]
     for step in range(STEPS):
         parts.append(
             Markup('<rect class="h{}" x="{}" y="{}" width="{}" height="14"/>').format(
@@ -233,7 +235,7 @@ def _legend(trials: Sequence[Trial], y: float) -> Markup:
             )
         )
     x = HEAT_LEFT + STEPS * CELL + 8
-    parts.append(_text(x, y + 12, "", f"{high:.1f}"))
+    parts.append(_text(x, y + 12, "", f"{sign * high:.{digits}f}"))
     x += 60
     parts.append(Markup('<rect class="none removed" x="{}" y="{}" width="16" height="14" rx="3"/>').format(x, y))
     parts.append(_text(x + 24, y + 12, "", "removed"))

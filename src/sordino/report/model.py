@@ -56,6 +56,22 @@ class Trial:
 
 
 @dataclass(frozen=True)
+class Removal:
+    """A layer that a search removed, and how sure that was.
+
+    layer: 'decoder.12'. interval: 95 % bootstrap interval of the score without it. probability: share of resamples of
+    the select clips in which this removal is the best of its round; runner_up: what else might have gone.
+    """
+
+    layer: str
+    score: float
+    interval: tuple[float, float]
+    probability: float
+    runner_up: str | None
+    runner_up_probability: float
+
+
+@dataclass(frozen=True)
 class Sample:
     """One clip with what each system made of it. source: transcript, may be empty; hypotheses: by System.name."""
 
@@ -71,6 +87,7 @@ class Report:
 
     facts: printed as they are ('target language', 'split', 'clips', 'seed', 'machine', ...).
     notes: what a reader must know before believing a number (a leaking split, a missing baseline).
+    removals: of the search, in order; lower_is_better: of the criterion.
     groups: clips of each group (talk, speaker) that has scores of its own; no_groups: why there are none.
     """
 
@@ -83,3 +100,5 @@ class Report:
     criterion: str
     groups: Mapping[str, int] = field(default_factory=dict)
     no_groups: str = ""
+    removals: tuple[Removal, ...] = ()
+    lower_is_better: bool = False

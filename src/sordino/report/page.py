@@ -89,7 +89,7 @@ def render(report: Report) -> str:
         metrics=[(key, metric_label(key)) for key in keys],
         scatter=scatter(report.systems, SCATTER_METRIC, metric_label(SCATTER_METRIC)),
         scatter_label=metric_label(SCATTER_METRIC),
-        maps=[(scope, heat_map(report.trials, scope, criterion)) for scope in scopes],
+        maps=[(scope, heat_map(report.trials, scope, criterion, report.lower_is_better)) for scope in scopes],
         criterion=criterion,
         samples=[(sample, outputs(sample, report.systems)) for sample in report.samples],
         tests=_tests(report.systems, keys),

@@ -141,7 +141,10 @@ def run_stage(stage: Stage, recipe: Recipe, options: Mapping[str, Any]) -> bool:
     device = str(device_of(recipe.device))
     facts = {"stage": stage.name, "recipe": recipe.name, "seed": recipe.seed, "device": device}
     try:
-        with artifact.building(directory, settings, parents, facts) as (out, extra):
+        with (
+            artifact.locked(recipe.directory),
+            artifact.building(directory, settings, parents, facts) as (out, extra),
+        ):
             stage.run(Job(recipe, out, extra, options))
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):

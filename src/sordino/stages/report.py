@@ -9,6 +9,7 @@ import shutil
 from typing import Any
 
 from sordino import artifact
+from sordino.compress.criteria import higher_is_better
 from sordino.data import manifest
 from sordino.languages import language_name
 from sordino.measure.size import Size
@@ -17,7 +18,7 @@ from sordino.metrics.base import Score
 from sordino.metrics.health import Health
 from sordino.metrics.paired import Paired
 from sordino.recipe import Recipe
-from sordino.report.model import Report, Sample, System, Trial
+from sordino.report.model import Removal, Report, Sample, System, Trial
 from sordino.report.page import render
 from sordino.stages.job import DATA, OUTPUTS, RANKING, REPORT, SCORES, TRIALS, Job, Stage
 
@@ -40,6 +41,8 @@ def build(recipe: Recipe) -> Report:
         facts=facts(recipe, scores, speeds),
         systems=tuple(system(key, scores["systems"][key], sizes[key], speeds[key]) for key in keys),
         trials=trials(recipe),
+        removals=removals(recipe),
+        lower_is_better=not higher_is_better(recipe.criterion),
         samples=samples(recipe, scores["split"], keys),
         notes=notes(recipe, scores),
         criterion=recipe.criterion,
@@ -80,6 +83,14 @@ def trials(recipe: Recipe) -> tuple[Trial, ...]:
         for r in rows.values()
         if r["layer"] is not None
     )
+
+
+def removals(recipe: Recipe) -> tuple[Removal, ...]:
+    """The search's removals with their probabilities; none where the layers were named, not searched."""
+    if recipe.rank is None:
+        return ()
+    found = artifact.read_json(recipe.directory / RANKING / "ranking.json")["removals"]
+    return tuple(Removal(**{**row, "interval": tuple(row["interval"])}) for row in found)
 
 
 def samples(recipe: Recipe, split: str, keys: list[str]) -> tuple[Sample, ...]:

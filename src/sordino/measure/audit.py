@@ -1,0 +1,157 @@
+"""What a checkpoint consists of and what it wastes, from headers, names and configs alone. No torch, milliseconds.
+
+found = audit(Path("model"))          # a directory, or one .safetensors file
+found.torch_save_bytes                # the measure of the IWSLT compression track
+[f.what for f in found.findings]      # 'the head is stored though it is tied to the embedding', ...
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from sordino.errors import ArtifactError
+from sordino.measure import waste
+from sordino.measure.size import (
+    COMPANION,
+    FOUR_BIT_STATE,
+    Tensor,
+    is_tied,
+    logical_parameters,
+    parameters_by_name,
+    part_of,
+    read_header,
+    read_json,
+    weights_files,
+)
+from sordino.measure.torch_save import STORAGES, torch_save_bytes
+from sordino.measure.waste import Finding
+
+LAYER = re.compile(r"\blayers\.(\d+)\.")
+
+
+@dataclass(frozen=True)
+class Share:
+    """Some of the tensors. parameters: None where the quantisation's packing is not known."""
+
+    tensors: int
+    parameters: int | None
+    elements: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Audit:
+    """weights_bytes: the files that loading reads; directory_bytes: everything in the directory, subdirectories too.
+
+    torch_save_bytes: of torch.save(model.state_dict()); None where a type is stored that torch saves otherwise.
+    parts: encoder, projector, embedding, decoder.0, decoder.1, ..., head, adapter, other.
+    storage: by type and quantisation: 'nf4 weights', 'nf4 scales and tables', 'BF16', ...
+    """
+
+    path: str
+    files: tuple[str, ...]
+    parameters: int | None
+    stored_elements: int
+    weights_bytes: int
+    directory_bytes: int
+    torch_save_bytes: int | None
+    parts: Mapping[str, Share]
+    storage: Mapping[str, Share]
+    findings: tuple[Finding, ...]
+
+    @property
+    def wasted_bytes(self) -> int:
+        return sum(finding.bytes for finding in self.findings)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for json.dumps."""
+        return asdict(self) | {"wasted_bytes": self.wasted_bytes}
+
+
+def audit(path: Path) -> Audit:
+    """Read the headers of a model directory, an adapter directory or one .safetensors file.
+
+    Raises ArtifactError where there is none, a shard is missing or a file is damaged.
+    """
+    directory = path if path.is_dir() else path.parent
+    if path.is_dir():
+        files = weights_files(path)
+    elif path.is_file():
+        files = (path,)
+    else:
+        raise ArtifactError(f"there is no model {path}.", "Give a model directory or a .safetensors file.")
+    config = read_json(directory / "config.json")
+    tensors: dict[str, Tensor] = {}
+    for file in files:
+        tensors |= read_header(file)
+    everything = [f for f in directory.rglob("*") if f.is_file()] if path.is_dir() else list(files)
+    known = all(tensor.dtype in STORAGES for tensor in tensors.values())
+    return Audit(
+        path=str(path),
+        files=tuple(file.name for file in files),
+        parameters=logical_parameters(tensors, config),
+        stored_elements=sum(tensor.elements for tensor in tensors.values()),
+        weights_bytes=sum(file.stat().st_size for file in files),
+        directory_bytes=sum(file.stat().st_size for file in everything),
+        torch_save_bytes=torch_save_bytes(tensors, aliases=_tied(tensors, config), module=True) if known else None,
+        parts=shares(tensors, config, {name: part_with_layer(name) for name in tensors}),
+        storage=shares(tensors, config, _storage(tensors)),
+        findings=waste.findings(directory if path.is_dir() else None, files, tensors, config),
+    )
+
+
+def shares(tensors: Mapping[str, Tensor], config: Mapping[str, Any], group: Mapping[str, str]) -> dict[str, Share]:
+    """The tensors' groups, decoder layers by number, in the order of a forward pass."""
+    counts = parameters_by_name(tensors, config)
+    names: dict[str, list[str]] = defaultdict(list)
+    for name in tensors:
+        names[group[name]].append(name)
+    return {
+        key: Share(
+            tensors=len(names[key]),
+            parameters=None if counts is None else sum(counts.get(name, 0) for name in names[key]),
+            elements=sum(tensors[name].elements for name in names[key]),
+            bytes=sum(tensors[name].bytes for name in names[key]),
+        )
+        for key in sorted(names, key=_order)
+    }
+
+
+def part_with_layer(name: str) -> str:
+    """As size.part_of, decoder layers apart: 'decoder.7'."""
+    part = part_of(name)
+    layer = LAYER.search(name)
+    return f"decoder.{layer[1]}" if part == "decoder" and layer else part
+
+
+def _order(key: str) -> tuple[int, int, str]:
+    order = ("audio_encoder", "projector", "embedding", "decoder", "head", "other", "adapter")
+    name, _, index = key.partition(".")
+    return (order.index(name) if name in order else len(order), int(index) if index.isdigit() else 0, key)
+
+
+def _storage(tensors: Mapping[str, Tensor]) -> dict[str, str]:
+    """Tensor -> its type, or the quantisation it belongs to."""
+    four = {FOUR_BIT_STATE.sub("", n): n.rsplit("__", 1)[1] for n in tensors if FOUR_BIT_STATE.search(n)}
+    eight = {n.removesuffix("SCB") + "weight" for n in tensors if n.endswith(".SCB")}
+    found = {}
+    for name, tensor in tensors.items():
+        owner = COMPANION.sub("", name)
+        if owner != name:
+            found[name] = f"{four.get(owner, 'int8')} scales and tables"
+        else:
+            found[name] = f"{four[name]} weights" if name in four else "int8 weights" if name in eight else tensor.dtype
+    return found
+
+
+def _tied(tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> dict[str, str]:
+    """The head that a state dict holds beside the embedding it is tied to, where the file leaves it out."""
+    embeddings = [name for name in tensors if waste.is_weight(name) and part_of(name) == "embedding"]
+    if not is_tied(config) or not embeddings or any(part_of(name) == "head" for name in tensors):
+        return {}
+    return {"lm_head.weight": embeddings[0]}

@@ -1,0 +1,142 @@
+"""The tables that `sordino inspect` prints, through rich."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from sordino.measure import layouts, shapes
+from sordino.measure.audit import Audit, Share, part_with_layer, shares
+from sordino.measure.torch_save import torch_save_bytes
+
+GIB = 2**30
+
+
+def gigabytes(count: int | None) -> str:
+    """'16.794 GB' from a thousandth of a GB, else MB or kB."""
+    if count is None:
+        return "unknown"
+    for unit, size in (("GB", 1e9), ("MB", 1e6)):
+        if count >= size / 10:
+            return f"{count / size:,.3f} {unit}"
+    return f"{count / 1e3:,.1f} kB"
+
+
+def audit_tables(found: Audit) -> RenderableType:
+    """Everything `inspect` found out about a checkpoint."""
+    head = Table("", "count", "GB", "GiB", title=found.path, title_justify="left")
+    rows = (("bytes on disk, weights", found.weights_bytes), ("bytes on disk, all files", found.directory_bytes))
+    digits = 3 if found.weights_bytes >= 1e8 else 6
+    for name, count in (*rows, ("torch.save(state_dict)", found.torch_save_bytes)):
+        sizes = (
+            ("unknown", "", "")
+            if count is None
+            else (f"{count:,}", f"{count / 1e9:.{digits}f}", f"{count / GIB:.{digits}f}")
+        )
+        head.add_row(name, *sizes)
+    head.add_row("logical parameters", _count(found.parameters), "", "")
+    head.add_row("stored elements", _count(found.stored_elements), "", "")
+    _right(head)
+    parts: list[RenderableType] = [head, _shares("part", _runs(found.parts)), _shares("stored as", found.storage)]
+    if not found.findings:
+        return Group(*parts, Text("nothing is wasted that headers and names could tell", style="green"))
+    wasted = Table("wasted", "bytes", "what", "what to do", title_justify="left")
+    for finding in found.findings:
+        wasted.add_row(finding.kind, gigabytes(finding.bytes), finding.what, finding.fix)
+    return Group(*parts, wasted)
+
+
+def config_tables(model: shapes.Model, title: str) -> RenderableType:
+    """What a model of these shapes would weigh in each layout."""
+    parts = Table("part", "tensors", "parameters", "16-bit", title=title, title_justify="left")
+    for name, share in _runs(config_parts(model)).items():
+        parts.add_row(name, f"{share.tensors}", _count(share.parameters), gigabytes(share.bytes))
+    parts.add_row("all", f"{len(model.tensors)}", _count(model.parameters), gigabytes(2 * model.parameters))
+    table = Table("layout", "on disk", "torch.save", "", "stored elements", "what")
+    for name, row in layout_rows(model).items():
+        disk, saved = row["bytes"], row["torch_save_bytes"]
+        sizes = gigabytes(disk), gigabytes(saved), f"{saved / GIB:.3f} GiB"
+        table.add_row(name, *sizes, _count(row["stored_elements"]), layouts.LAYOUTS[name].title)
+    _right(parts)
+    _right(table, last=4)
+    return Group(parts, table)
+
+
+def config_json(model: shapes.Model) -> dict[str, Any]:
+    """What --json prints of a model's shapes."""
+    return {
+        "parameters": model.parameters,
+        "dims": dict(model.dims),
+        "parts": {name: asdict(share) for name, share in config_parts(model).items()},
+        "layouts": layout_rows(model),
+    }
+
+
+def config_parts(model: shapes.Model) -> dict[str, Share]:
+    """The parts of a model by its shapes, in 16 bits."""
+    stored = layouts.stored(model.tensors, "bf16")
+    return shares(stored, {}, {name: part_with_layer(name) for name in stored})
+
+
+def layout_rows(model: shapes.Model, rank: int = 64) -> dict[str, dict[str, int]]:
+    """Layout -> bytes of its files, bytes torch.save would give, stored elements. rank: of an adapter beside."""
+    rows = {}
+    for name, layout in layouts.LAYOUTS.items():
+        stored = layouts.stored(model.tensors, name)
+        size = layouts.safetensors_bytes(stored)
+        if layout.adapter:
+            adapter = layouts.stored(shapes.lora(model.tensors, rank), "float32")
+            size += layouts.safetensors_bytes(adapter)
+            stored |= adapter
+        saved = torch_save_bytes(stored, module=True)
+        rows[name] = {"bytes": size, "torch_save_bytes": saved, "stored_elements": layouts.stored_elements(stored)}
+    return rows
+
+
+def _runs(parts: Mapping[str, Share]) -> dict[str, Share]:
+    """Parts with equal neighbouring decoder layers put together: 'decoder.0-31, each'."""
+    found: dict[str, Share] = {}
+    runs: list[tuple[list[str], Share]] = []
+    for name, share in parts.items():
+        if (
+            runs
+            and name.startswith("decoder.")
+            and runs[-1][0][0].startswith("decoder.")
+            and _alike(runs[-1][1], share)
+        ):
+            runs[-1][0].append(name)
+        else:
+            runs.append(([name], share))
+    for names, share in runs:
+        last = names[-1].removeprefix("decoder.")
+        found[names[0] if len(names) == 1 else f"{names[0]}-{last}, each of {len(names)}"] = share
+    return found
+
+
+def _alike(one: Share, other: Share) -> bool:
+    """Equal but for a few bytes of JSON that 4-bit weights carry."""
+    same = (one.tensors, one.parameters) == (other.tensors, other.parameters)
+    return same and abs(one.bytes - other.bytes) <= one.bytes // 100
+
+
+def _shares(title: str, rows: Mapping[str, Share]) -> Table:
+    table = Table(title, "tensors", "parameters", "stored elements", "bytes", "")
+    for name, share in rows.items():
+        counts = f"{share.tensors}", _count(share.parameters), f"{share.elements:,}", f"{share.bytes:,}"
+        table.add_row(name, *counts, gigabytes(share.bytes))
+    _right(table)
+    return table
+
+
+def _right(table: Table, last: int | None = None) -> None:
+    for column in table.columns[1 : None if last is None else last + 1]:
+        column.justify = "right"
+
+
+def _count(count: int | None) -> str:
+    return "unknown" if count is None else f"{count:,}"

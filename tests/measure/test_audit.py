@@ -1,0 +1,180 @@
+"""`sordino inspect`: what a checkpoint holds and wastes, without torch and in milliseconds."""
+
+import io
+import json
+import re
+import shutil
+import subprocess
+import sys
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from sordino import cli
+from sordino.compress.quantize import save_nf4
+from sordino.errors import ArtifactError
+from sordino.families import registry
+from sordino.measure import size
+from sordino.measure.audit import audit
+from tests import tiny
+from tests.measure.test_shapes import QWEN2_AUDIO_7B
+
+
+@pytest.fixture(scope="module")
+def checkpoints(pico_dir, tmp_path_factory):
+    """bf16 and nf4 of the pico Qwen2-Audio."""
+    root = tmp_path_factory.mktemp("audit")
+    speech = registry.load(str(pico_dir("qwen2_audio")), device="cpu", dtype=torch.bfloat16)
+    speech.model.to(torch.bfloat16)
+    registry.save(speech, root / "bf16")
+    save_nf4(str(pico_dir("qwen2_audio")), root / "nf4")
+    return root
+
+
+@pytest.fixture
+def copied(checkpoints, tmp_path):
+    """Copies one of them for a test to spoil."""
+    return lambda name: shutil.copytree(checkpoints / name, tmp_path / name)
+
+
+def kinds(path):
+    return {finding.kind: finding.bytes for finding in audit(path).findings}
+
+
+def change(directory, change_tensors):
+    tensors = load_file(directory / "model.safetensors")
+    change_tensors(tensors)
+    save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize("name", ["bf16", "nf4"])
+def test_counts(checkpoints, name):
+    found, measured = audit(checkpoints / name), size.measure(checkpoints / name)
+    assert (found.parameters, found.stored_elements) == (measured.logical_parameters, measured.stored_elements)
+    assert (found.weights_bytes, found.directory_bytes) == (measured.weights_bytes, measured.directory_bytes)
+    layers = [f"decoder.{i}" for i in range(tiny.DECODER_LAYERS)]
+    assert list(found.parts) == ["audio_encoder", "projector", "embedding", *layers, "head", "other"]
+    for shares in (found.parts, found.storage):
+        assert sum(share.parameters for share in shares.values()) == found.parameters
+        assert sum(share.elements for share in shares.values()) == found.stored_elements
+        assert sum(share.bytes for share in shares.values()) == sum(measured.bytes_by_dtype.values())
+    assert found.findings == ()
+    assert audit(checkpoints / name / "model.safetensors").parts == found.parts
+    whole = {"bf16": ["BF16"], "nf4": ["BF16", "nf4 scales and tables", "nf4 weights"]}
+    assert list(found.storage) == whole[name]
+
+
+@pytest.mark.parametrize("name", ["bf16", "nf4"])
+def test_what_torch_would_save(checkpoints, name):
+    """Of the loaded model, whose names are longer than the file's and whose empty modules have versions."""
+    model = tiny.stock(registry.load(str(checkpoints / name), device="cpu"), checkpoints / name, dtype="auto").model
+    buffer = io.BytesIO()
+    torch.save(model.state_dict(), buffer)
+    # names and versions are some 10 kB, of a pico model's 400 and of 16.8 million
+    assert abs(audit(checkpoints / name).torch_save_bytes - len(buffer.getvalue())) < 12_000
+
+
+def test_a_directory_of_7b_takes_milliseconds_and_no_torch(checkpoints):
+    code = (
+        "import sys, time; from pathlib import Path; from sordino import cli; import rich.console, rich.table;"
+        "start = time.perf_counter(); code = cli.main(['inspect', sys.argv[1]]); took = time.perf_counter() - start;"
+        "assert not code and not {'torch', 'transformers', 'numpy'} & set(sys.modules); assert took < 0.5, took"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, checkpoints / "nf4"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "nothing is wasted" in done.stdout
+
+
+def test_leftovers_in_32_bits(copied, pico_dir):
+    model = copied("nf4")
+
+    def widen(tensors):
+        for name in tensors:
+            if "embed_tokens" in name or "lm_head" in name:
+                tensors[name] = tensors[name].float()
+
+    change(model, widen)
+    found = kinds(model)
+    vocabulary = json.loads((model / "config.json").read_text())["text_config"]["vocab_size"]
+    assert found == {"32-bit leftovers": 2 * 2 * vocabulary * 64}
+    assert re.search(r"2 tensors are left in 32 bits in a 4-bit checkpoint \(.*head", audit(model).findings[0].what)
+    plain = audit(pico_dir("qwen2_audio"))
+    assert kinds(pico_dir("qwen2_audio")) == {"32-bit": 2 * plain.parameters}
+
+
+def test_tied_weights_stored_twice(copied):
+    model = copied("bf16")
+    config = json.loads((model / "config.json").read_text())
+    config["tie_word_embeddings"] = config["text_config"]["tie_word_embeddings"] = True
+    (model / "config.json").write_text(json.dumps(config))
+    assert kinds(model) == {"tied twice": 2 * config["text_config"]["vocab_size"] * 64}
+    twice = audit(model)
+    change(model, lambda tensors: tensors.pop("language_model.lm_head.weight"))
+    once = audit(model)
+    assert once.findings == ()
+    assert once.parameters == twice.parameters
+    buffer = io.BytesIO()
+    state = load_file(model / "model.safetensors")
+    torch.save(state | {"lm_head.weight": state["language_model.model.embed_tokens.weight"].detach()}, buffer)
+    assert abs(once.torch_save_bytes - len(buffer.getvalue())) < 6000
+
+
+def test_a_stale_adapter_and_an_adapter_inside(copied):
+    model = copied("bf16")
+    save_file({"x.lora_A.weight": torch.zeros(4, 64)}, model / "adapter_model.safetensors")
+    (model / "adapter_config.json").write_text("{}")
+    assert kinds(model) == {"stale adapter": (model / "adapter_model.safetensors").stat().st_size}
+    (model / "adapter_model.safetensors").unlink()
+    change(model, lambda tensors: tensors.update({"a.lora_A.weight": torch.zeros(4, 64)}))
+    assert kinds(model) == {"adapter": 4 * 64 * 4}
+
+
+def test_other_forms_and_training_state(copied):
+    model = copied("bf16")
+    torch.save({"a": torch.zeros(100)}, model / "pytorch_model.bin")
+    shutil.copy(model / "model.safetensors", model / "model-00001-of-00002.safetensors")
+    (model / "optimizer.pt").write_bytes(bytes(500))
+    (model / ".state").mkdir()
+    (model / ".state" / "state.safetensors").write_bytes(bytes(700))
+    (model / "checkpoint-10").mkdir()
+    (model / "checkpoint-10" / "rng.pth").write_bytes(bytes(9))
+    beside = sum((model / n).stat().st_size for n in ("pytorch_model.bin", "model-00001-of-00002.safetensors"))
+    assert kinds(model) == {"duplicate weights": beside, "training state": 1209}
+    found = audit(model)
+    assert found.wasted_bytes == beside + 1209
+    assert found.directory_bytes - found.weights_bytes > found.wasted_bytes
+
+
+def test_layers_that_the_config_does_not_count(copied):
+    model = copied("bf16")
+    config = json.loads((model / "config.json").read_text())
+    config["text_config"]["num_hidden_layers"] = 1
+    (model / "config.json").write_text(json.dumps(config))
+    layer = audit(model).parts["decoder.3"].bytes
+    assert kinds(model) == {"uncounted layers": layer * (tiny.DECODER_LAYERS - 1)}
+
+
+def test_missing_and_unknown(tmp_path):
+    with pytest.raises(ArtifactError, match="there is no model"):
+        audit(tmp_path / "gone")
+    save_file({"a": torch.zeros(4, dtype=torch.float8_e4m3fn)}, tmp_path / "model.safetensors")
+    assert audit(tmp_path).torch_save_bytes is None
+
+
+def test_the_command(checkpoints, tmp_path, capsys):
+    assert cli.main(["inspect", str(checkpoints / "nf4"), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["audit"] == json.loads(json.dumps(audit(checkpoints / "nf4").to_json()))
+    assert found["size"]["weights_bytes"] == found["audit"]["weights_bytes"]
+    (tmp_path / "config.json").write_text(json.dumps(QWEN2_AUDIO_7B))
+    ask = ["inspect", "--config", str(tmp_path / "config.json")]
+    assert cli.main(ask) == 0
+    assert re.search(r"decoder\.0-31, each of 32 .* 202,395,648 ", capsys.readouterr().out)
+    assert cli.main([*ask, "--json", "--decoder-layers", "24", "--vocabulary", "48000"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert f"{found['layouts']['nf4-e4-h8']['bytes'] / 1e9:.2f}" == "3.16"
+    for wrong in (["inspect"], [*ask, str(checkpoints)], ["inspect", "--config", str(tmp_path / "gone.json")]):
+        assert cli.main(wrong) == 2
