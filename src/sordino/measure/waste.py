@@ -33,7 +33,9 @@ def findings(
     directory: Path | None, files: Sequence[Path], tensors: Mapping[str, Tensor], config: Mapping[str, Any]
 ) -> tuple[Finding, ...]:
     """All that is wasted, the most first. directory: None looks at the tensors alone."""
-    found = [*_wide(tensors, config), *_twice(tensors, config), *_uncounted(tensors, config), *_inside(tensors)]
+    found = [*_wide(tensors, config), *_twice(tensors, config), *_uncounted(tensors, config)]
+    if not any(file.name in ADAPTER_FILES for file in files):
+        found += _inside(tensors)
     if directory is not None:
         found += [*_adapter(directory, files), *_beside(directory, files)]
     return tuple(sorted(found, key=lambda finding: -finding.bytes))
