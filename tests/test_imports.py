@@ -18,6 +18,7 @@ FILES = sorted(ROOT.rglob("*.py"))
 # a module imports its own level's package and the levels above it, nothing below
 LEVELS = (
     {"errors", "languages"},
+    {"settings"},
     {"recipe", "artifact", "progress"},
     {"data"},
     {"families"},

@@ -146,22 +146,31 @@ def _results(recipe: Recipe, quiet: bool) -> dict[str, Any]:
     return {"report": str(directory / "report.html"), "scores": artifact.read_json(directory / "scores.json")}
 
 
+def _plan_arguments(parser: argparse.ArgumentParser) -> None:
+    _recipe_arguments(parser)
+    parser.add_argument("--config", type=Path, metavar="FILE", help="the model's config.json, to predict sizes from")
+    parser.add_argument("--predict-for", choices=["cuda", "cpu"], help="device of the predictions (default: recipe's)")
+    parser.add_argument("--formulas", action="store_true", help="print how sizes and memory are predicted")
+
+
 def _plan(args: argparse.Namespace) -> dict[str, Any]:
     from rich.console import Console
-    from rich.table import Table
 
+    from sordino.measure import predict, show
     from sordino.stages import pipeline
+    from sordino.stages.forecast import config_of
 
     recipe = _load(args)
-    lines = pipeline.plan(recipe)
+    config = config_of(recipe, args.config)
+    lines = pipeline.plan(recipe, config, args.predict_for)
     if not args.json:
-        table = Table("stage", "directory", "state", "MB", "s", title=str(recipe.directory))
-        for line in lines:
-            state = "done" if line.why is None else f"runs: {line.why}"
-            seconds = "" if line.seconds is None else f"{line.seconds:.1f}"
-            table.add_row(line.stage, line.directory, state, f"{line.bytes / 1e6:.1f}" if line.bytes else "", seconds)
-        Console().print(table)
-    return {"run": str(recipe.directory), "plan": [line.to_json() for line in lines]}
+        rows = [line.to_json() for line in lines]
+        console = Console(width=None if sys.stdout.isatty() else 160)
+        console.print(show.plan_table(rows, str(recipe.directory), recipe.model if config is None else None))
+        if args.formulas:
+            print(predict.FORMULAS)
+    found: dict[str, Any] = {"run": str(recipe.directory), "plan": [line.to_json() for line in lines]}
+    return found | ({"formulas": predict.FORMULAS} if args.formulas else {})
 
 
 def _check(args: argparse.Namespace) -> dict[str, Any]:
@@ -315,7 +324,7 @@ def _families(args: argparse.Namespace) -> dict[str, Any]:
 
 COMMANDS: dict[str, Command] = {
     "run": Command("run every stage of a recipe that is missing or out of date", _recipe_arguments, _run),
-    "plan": Command("show what would run, and why", _recipe_arguments, _plan),
+    "plan": Command("show what would run, and why, and what it will take", _plan_arguments, _plan),
     "check": Command("compare every finished file of a run with its record", _recipe_arguments, _check),
     **{name: Command(text, _recipe_arguments, _stage) for name, text in STAGES.items()},
     "translate": Command(STAGES["translate"], _translate_arguments, _translate),

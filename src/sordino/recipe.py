@@ -10,9 +10,7 @@ The field tables below are the reference: one place owns a setting's name, type,
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import math
-import types
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,6 +19,7 @@ from typing import Any, Literal
 
 import yaml
 
+from sordino import settings
 from sordino.errors import RecipeError
 from sordino.languages import language_code, language_name
 
@@ -238,14 +237,14 @@ def load(file: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         raise RecipeError(f"{path} holds no settings.", "A recipe is a YAML mapping; see recipes/demo.yaml.")
     problems: list[str] = []
     for override in overrides:
-        _override(raw, override, problems)
+        settings.override(Recipe, raw, override, problems)
     recipe = parse(raw, problems, str(path))
     return recipe
 
 
 def parse(raw: Mapping[str, Any], problems: list[str], origin: str) -> Recipe:
     """A mapping -> Recipe with names resolved. Raises RecipeError with all of `problems` and its own."""
-    recipe = typing.cast(Recipe, _section(Recipe, raw, "", problems))
+    recipe = typing.cast(Recipe, settings.section(Recipe, raw, "", problems))
     if not problems:
         _contradictions(recipe, problems)
     if problems:
@@ -262,102 +261,6 @@ def parse(raw: Mapping[str, Any], problems: list[str], origin: str) -> Recipe:
 def fill_instruction(template: str, source: str, target: str) -> str:
     """The instruction with English language names in place of {source} and {target}."""
     return template.replace("{source}", language_name(source)).replace("{target}", language_name(target))
-
-
-def _override(raw: dict[str, Any], override: str, problems: list[str]) -> None:
-    key, sep, text = override.partition("=")
-    if not sep or not key:
-        problems.append(f"'{override}' is not key=value")
-        return
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
-        problems.append(f"{key}: '{text}' is not a YAML value")
-        return
-    node, hint = raw, Recipe
-    *path, last = key.split(".")
-    for part in path:
-        if node.get(part) is None:
-            node[part] = {}
-        node, hint = node[part], _hint_of(hint, part)
-        if not isinstance(node, dict):
-            problems.append(f"{key}: '{part}' is not a section")
-            return
-    # `distil=` leaves the stage out; None would ask for it with its defaults
-    leaves_out = value is None and _optional_section(_hint_of(hint, last))
-    node[last] = False if leaves_out else value
-
-
-def _hint_of(hint: Any, key: str) -> Any:
-    """Type of a section's setting, None where the section has no such setting."""
-    sections = [hint] if dataclasses.is_dataclass(hint) else typing.get_args(hint)
-    return next((typing.get_type_hints(s).get(key) for s in sections if dataclasses.is_dataclass(s)), None)
-
-
-def _optional_section(hint: Any) -> bool:
-    args = typing.get_args(hint)
-    return type(None) in args and any(dataclasses.is_dataclass(a) for a in args)
-
-
-def _section(cls: type, raw: Any, where: str, problems: list[str]) -> Any:
-    """A frozen section from a mapping; every unknown key and wrong type is added to `problems`."""
-    if raw is None:
-        raw = {}
-    if not isinstance(raw, dict):
-        problems.append(f"{where or 'the recipe'}: expected settings, found {raw!r}")
-        return cls()
-    hints = typing.get_type_hints(cls)
-    names = [f.name for f in dataclasses.fields(cls)]
-    values: dict[str, Any] = {}
-    for key, value in raw.items():
-        spot = f"{where}.{key}" if where else str(key)
-        if key not in names:
-            near = difflib.get_close_matches(str(key), names, 1)
-            hint = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(names)}"
-            problems.append(f"unknown key '{spot}' ({hint})")
-            continue
-        values[key] = _value(hints[key], value, spot, problems)
-    return cls(**values)
-
-
-def _value(hint: Any, value: Any, where: str, problems: list[str]) -> Any:
-    """One value checked against its type hint."""
-    origin, args = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (typing.Union, types.UnionType):
-        inner = [a for a in args if a is not type(None)]
-        sections = [a for a in inner if dataclasses.is_dataclass(a)]
-        if value is None and not sections:
-            return None
-        # `export:` with nothing under it asks for the stage with its defaults; `export: false` leaves it out
-        if sections:
-            return None if value is False else _value(sections[0], value, where, problems)
-        return _value(inner[0], value, where, problems)
-    if dataclasses.is_dataclass(hint):
-        return _section(typing.cast(type, hint), {} if value is True else value, where, problems)
-    if origin is Literal:
-        if value not in args:
-            problems.append(f"{where}: {value!r} is not one of {', '.join(map(str, args))}")
-        return value
-    if origin is tuple:
-        if not isinstance(value, (list, tuple)):
-            value = [] if value is None else [value]
-        return tuple(_value(args[0], item, where, problems) for item in value)
-    return _scalar(hint, value, where, problems)
-
-
-def _scalar(hint: type, value: Any, where: str, problems: list[str]) -> Any:
-    if hint is str and isinstance(value, int) and not isinstance(value, bool):
-        return str(value)  # `layers: [12, 13]`
-    if hint is float and isinstance(value, str):
-        try:
-            return float(value)  # YAML reads 1e-5 as a string
-        except ValueError:
-            pass
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
-        problems.append(f"{where}: expected {hint.__name__}, found {value!r}")
-    return value
 
 
 def _contradictions(recipe: Recipe, problems: list[str]) -> None:

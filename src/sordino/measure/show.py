@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -15,6 +15,7 @@ from sordino.measure.audit import Audit, Share, part_with_layer, shares
 from sordino.measure.torch_save import torch_save_bytes
 
 GIB = 2**30
+MODEL_STAGES = ("finetune", "rank", "prune", "pseudolabel", "distil", "qlora", "merge", "export", "translate")
 
 
 def gigabytes(count: int | None) -> str:
@@ -65,6 +66,28 @@ def config_tables(model: shapes.Model, title: str) -> RenderableType:
     _right(parts)
     _right(table, last=4)
     return Group(parts, table)
+
+
+def plan_table(lines: Sequence[Mapping[str, Any]], title: str, unknown: str | None) -> RenderableType:
+    """`sordino plan`: lines as its --json has them. unknown: the model whose config is not at hand."""
+    table = Table("stage", "directory", "state", "on disk", "takes", "writes", "peak memory", "memory to use it")
+    table.title, table.title_justify = title, "left"
+    for line in lines:
+        state = f"runs: {line['why']}" if line["runs"] else "done"
+        took = "" if line["seconds"] is None else f"{line['seconds']:.1f} s"
+        there = gigabytes(line["bytes"]) if line["bytes"] else ""
+        ahead = line["forecast"]
+        guesses = [f"~{gigabytes(ahead[k])}" if ahead and ahead[k] else "" for k in ("size", "memory", "use")]
+        if unknown is not None and line["stage"] in MODEL_STAGES:
+            guesses = ["unknown"] * 3
+        table.add_row(line["stage"], line["directory"], state, there, took, *guesses)
+    for column in table.columns[3:]:
+        column.justify = "right"
+    note = "predicted (~) for the longest clip; --formulas says how"
+    if unknown is not None:
+        note = f"sizes are unknown without the config.json of {unknown}: fetch it (hf download {unknown} config.json)"
+        note += " or give one with --config FILE"
+    return Group(table, Text(note))
 
 
 def config_json(model: shapes.Model) -> dict[str, Any]:

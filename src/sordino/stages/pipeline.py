@@ -34,6 +34,7 @@ from sordino.stages import (
     report,
     translate,
 )
+from sordino.stages.forecast import Forecast, forecast
 from sordino.stages.job import Job, Stage, device_of, parents_of, resolved
 
 PIPELINE: tuple[Stage, ...] = (
@@ -54,13 +55,17 @@ PIPELINE: tuple[Stage, ...] = (
 
 @dataclass(frozen=True)
 class Planned:
-    """One line of the plan. why: None where the stage is done; bytes: of the finished directory."""
+    """One line of the plan. why: None where the stage is done; bytes: of the finished directory.
+
+    forecast: what the stage will write and take, None where no config was given or nothing is predicted.
+    """
 
     stage: str
     directory: str
     why: str | None
     bytes: int
     seconds: float | None
+    forecast: Forecast | None = None
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -70,12 +75,17 @@ class Planned:
             "why": self.why,
             "bytes": self.bytes,
             "seconds": self.seconds,
+            "forecast": self.forecast.to_json() if self.forecast else None,
         }
 
 
-def plan(recipe: Recipe) -> list[Planned]:
-    """What `run` would do and why, without loading weights. Raises on inputs that are not there."""
+def plan(recipe: Recipe, config: Mapping[str, Any] | None = None, device: str | None = None) -> list[Planned]:
+    """What `run` would do and why, without loading weights. Raises on inputs that are not there.
+
+    config: of the base model, for the forecasts (`forecast.config_of`); device: of the forecasts, cuda or cpu.
+    """
     refuse_early(recipe)
+    ahead = forecast(recipe, config, device) if config else {}
     found: list[Planned] = []
     renewed: set[str] = set()
     for stage, settings in stages_of(recipe):
@@ -89,7 +99,8 @@ def plan(recipe: Recipe) -> list[Planned]:
             renewed.add(stage.directory)
         done = artifact.read_stage(directory)
         size = sum(f.stat().st_size for f in directory.rglob("*") if f.is_file()) if directory.is_dir() else 0
-        found.append(Planned(stage.name, stage.directory, why, size, done["seconds"] if done else None))
+        seconds = done["seconds"] if done else None
+        found.append(Planned(stage.name, stage.directory, why, size, seconds, ahead.get(stage.name)))
     return found
 
 

@@ -1,0 +1,203 @@
+"""Peak memory of training and of translating, predicted from shapes. No torch; formulas in FORMULAS.
+
+What the allocator holds is predicted: weights, gradients, moments, activations. A CUDA context (about 0.5 GB) and, on
+a CPU, Python with its libraries (about 0.8 GB) come on top, as does what fragmentation costs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+from sordino.measure import layouts, shapes
+from sordino.measure.shapes import Model, Shape
+
+Precision = Literal["float32", "bfloat16", "bfloat16-mixed"]
+
+STATES_A_SECOND = 50  # encoder states: mel frames every 10 ms, halved by the second convolution
+PROMPT_TOKENS = 40  # system, instruction and markers
+ANSWER_TOKENS_A_SECOND = 4  # of speech; German and Chinese translations of talks stay below it
+MOMENTS = 2  # AdamW's, in the weights' type
+
+FORMULAS = """
+bytes on disk      sum over tensors of what their layout stores, and the header; files beside them as in the base model
+  nf4              n/2 + n/64 + 4 n/16384 bytes for n weights, and about 1,250 a matrix: 4.127 bits a weight
+training           weights + gradients + moments + max(activations, optimizer step)
+  float32          4 + 4 + 8 bytes a trained weight, 4 a frozen one
+  bfloat16         2 + 2 + 4 bytes a trained weight, 2 a frozen one
+  bfloat16-mixed   as float32; and 2 a matrix weight for autocast's copies, counted as activations
+  QLoRA            the nf4 model, the rest in the recipe's dtype; 4 + 4 + 8 bytes an adapter weight
+  optimizer step   on CUDA a copy of the trained weights (torch's foreach AdamW), else of the largest tensor
+  activations      b = 2 bytes (float32: 4); B clips at once (batch_size / accumulate), each of S tokens, E states
+    decoder layer  B S (2 (4 + b) H + b (2 H + 2 Q + 2 K) + 4 b I); 5 H for 2 H with bfloat16-mixed
+    encoder layer  B E b (9 D + 2 F), E more where padding is masked; nothing if the encoder is frozen
+    convolutions   B E b (2 M + 6 D)
+    checkpointing  a layer's input for each layer instead, and the largest layer once
+    adapter        4 bytes for each input of an adapted layer
+    head           (b + 12) V for each answer token
+translating        weights + B (S + max_new_tokens) 2 K b for each decoder layer + the widest intermediate result
+  S                audio tokens + 40 of the prompt + 4 a second of the answer, for the longest clip (data.max_seconds,
+                   else the model's window); E = 50 a second, of the whole window where the encoder always hears it
+""".strip()
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes at the peak, and what they are made of. step: temporaries of the optimizer's update."""
+
+    weights: int
+    gradients: int = 0
+    moments: int = 0
+    activations: int = 0
+    step: int = 0
+
+    @property
+    def peak(self) -> int:
+        return self.weights + self.gradients + self.moments + max(self.activations, self.step)
+
+    def to_json(self) -> dict[str, int]:
+        """Plain values for json.dumps."""
+        names = ("weights", "gradients", "moments", "activations", "step")
+        return {name: getattr(self, name) for name in names} | {"peak": self.peak}
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """rank; decoder_only: adapts the decoder alone; quantised: whether its base is held in nf4."""
+
+    rank: int
+    decoder_only: bool = False
+    quantised: bool = True
+
+
+@dataclass(frozen=True)
+class Batch:
+    """clips: run at once; seconds: of the longest clip."""
+
+    clips: int
+    seconds: float
+
+    def states(self, model: Model) -> int:
+        """Encoder states of one clip."""
+        seconds = model.window_seconds if model.architecture.pads_audio else min(self.seconds, model.window_seconds)
+        return round(seconds * STATES_A_SECOND)
+
+    def answer(self) -> int:
+        return round(self.seconds * ANSWER_TOKENS_A_SECOND)
+
+    def tokens(self, model: Model) -> int:
+        """Of one clip: audio, prompt, answer."""
+        return self.states(model) // model.architecture.states_per_token + PROMPT_TOKENS + self.answer()
+
+
+def weights_bytes(model: Model, *, width: int, quantised: bool = False) -> int:
+    """Of a loaded model. width: bytes of what is not quantised."""
+    if not quantised:
+        return width * model.parameters
+    linear = [tensor for tensor in model.tensors if tensor.kind == "linear"]
+    rest = model.parameters - shapes.count(linear)
+    return layouts.data_bytes(layouts.stored(linear, "nf4")) + width * rest
+
+
+def full_training(
+    model: Model,
+    batch: Batch,
+    precision: Precision,
+    *,
+    checkpointing: bool = False,
+    frozen: Collection[str] = (),
+    cuda: bool = True,
+) -> Memory:
+    """Full-parameter training. frozen: parts that are not trained: encoder, projector, embeddings."""
+    parts = {"encoder": "audio_encoder", "projector": "projector", "embeddings": "embedding"}
+    still = {parts[name] for name in frozen}
+    trained = [t for t in model.tensors if t.part not in still and "embed_positions" not in t.name]
+    width = 2 if precision == "bfloat16" else 4
+    held = _activations(model, batch, precision, checkpointing, None, "audio_encoder" not in still)
+    if precision == "bfloat16-mixed":
+        held += 2 * shapes.count(t for t in model.tensors if t.kind in ("linear", "head"))
+    count = shapes.count(trained)
+    return Memory(
+        weights=width * model.parameters,
+        gradients=width * count,
+        moments=MOMENTS * width * count,
+        activations=held,
+        step=width * (count if cuda else _largest(trained)),
+    )
+
+
+def adapter_training(
+    model: Model,
+    batch: Batch,
+    precision: Precision,
+    adapter: Adapter,
+    *,
+    width: int = 2,
+    checkpointing: bool = False,
+    cuda: bool = True,
+) -> Memory:
+    """LoRA on a frozen base, in nf4 (QLoRA) or as it is. width: bytes of the base's other weights."""
+    lora = shapes.lora(model.tensors, adapter.rank, decoder_only=adapter.decoder_only)
+    count = shapes.count(lora)
+    held = _activations(model, batch, precision, checkpointing, adapter, not adapter.decoder_only)
+    if adapter.quantised:  # one matrix at a time is unpacked
+        held += width * _largest(t for t in model.tensors if t.kind == "linear")
+    return Memory(
+        weights=weights_bytes(model, width=width, quantised=adapter.quantised) + 4 * count,
+        gradients=4 * count,
+        moments=MOMENTS * 4 * count,
+        activations=held,
+        step=4 * (count if cuda else _largest(lora)),
+    )
+
+
+def translating(model: Model, batch: Batch, new_tokens: int, *, width: int = 2, quantised: bool = False) -> Memory:
+    """Greedy decoding with a cache. new_tokens: the most that an answer may have."""
+    dims, clips = model.dims, batch.clips
+    states, prompt = batch.states(model), batch.tokens(model) - batch.answer()
+    cache = clips * (prompt + new_tokens) * dims["decoder_layers"] * 2 * dims["K"] * width
+    encoder = clips * states * width * (6 * dims["D"] + 2 * dims["F"])
+    prefill = clips * prompt * width * (4 * dims["H"] + 3 * dims["I"])
+    logits = clips * dims["V"] * (width + 4)
+    widest = max(encoder, prefill + cache, logits + cache)
+    if quantised:
+        widest += width * _largest(t for t in model.tensors if t.kind == "linear")
+    return Memory(weights=weights_bytes(model, width=width, quantised=quantised), activations=widest)
+
+
+def resume_point(memory: Memory) -> int:
+    """Bytes on disk of one resume point: the trained weights and their moments."""
+    return memory.gradients + memory.moments
+
+
+def _activations(
+    model: Model, batch: Batch, precision: Precision, checkpointing: bool, adapter: Adapter | None, encoder: bool
+) -> int:
+    """What the backward pass needs of a batch, in bytes."""
+    dims = model.dims
+    b = 4 if precision == "float32" else 2
+    stream = 2 if precision == "bfloat16" else 4  # bytes of the residual stream between layers
+    width, inner, q, k = dims["H"], dims["I"], dims["Q"], dims["K"]
+    tokens, states = batch.tokens(model), batch.states(model)
+    copies = 5 if precision == "bfloat16-mixed" else 2  # autocast copies an input for each of q, k, v, gate, up
+    layer = 2 * (4 + b) * width + b * (copies * width + 2 * q + 2 * k) + 4 * b * inner  # bytes a token
+    mask = 0 if model.architecture.pads_audio else states
+    heard = b * (9 * dims["D"] + 2 * dims["F"] + mask)  # bytes an encoder state
+    if adapter:  # peft casts the input of every adapted layer to the adapter's float32
+        layer += 4 * (3 * width + q + 2 * width + inner)
+        heard += 4 * (5 * dims["D"] + dims["F"]) if encoder else 0
+    stacks = [(tokens * layer, tokens * stream * width, dims["decoder_layers"])]
+    total = batch.answer() * dims["V"] * (b + 12)
+    if encoder:
+        stacks += [(states * heard, states * b * dims["D"], dims["encoder_layers"])]
+        total += states * b * (2 * dims["M"] + 6 * dims["D"])  # the convolutions
+    if checkpointing:
+        total += sum(between * layers for _, between, layers in stacks) + max(each for each, _, _ in stacks)
+    else:
+        total += sum(each * layers for each, _, layers in stacks)
+    return batch.clips * total
+
+
+def _largest(tensors: Iterable[Shape]) -> int:
+    return max((tensor.elements for tensor in tensors), default=0)

@@ -1,0 +1,112 @@
+"""Frozen, typed sections from YAML mappings: unknown keys are refused with the near match, types are checked.
+
+A section is a frozen dataclass; its field types (scalars, Literal, tuples, optional and nested sections) are the rules.
+Mistakes are collected, not raised one at a time.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import types
+import typing
+from typing import Any, Literal
+
+import yaml
+
+
+def override(cls: type, raw: dict[str, Any], text: str, problems: list[str]) -> None:
+    """Put one `key=value` (dotted key, YAML value) into the mapping that a `cls` will be made of."""
+    key, sep, written = text.partition("=")
+    if not sep or not key:
+        problems.append(f"'{text}' is not key=value")
+        return
+    try:
+        value = yaml.safe_load(written)
+    except yaml.YAMLError:
+        problems.append(f"{key}: '{written}' is not a YAML value")
+        return
+    node, hint = raw, cls
+    *path, last = key.split(".")
+    for part in path:
+        if node.get(part) is None:
+            node[part] = {}
+        node, hint = node[part], _hint_of(hint, part)
+        if not isinstance(node, dict):
+            problems.append(f"{key}: '{part}' is not a section")
+            return
+    # `distil=` leaves the stage out; None would ask for it with its defaults
+    leaves_out = value is None and _optional_section(_hint_of(hint, last))
+    node[last] = False if leaves_out else value
+
+
+def _hint_of(hint: Any, key: str) -> Any:
+    """Type of a section's setting, None where the section has no such setting."""
+    sections = [hint] if dataclasses.is_dataclass(hint) else typing.get_args(hint)
+    return next((typing.get_type_hints(s).get(key) for s in sections if dataclasses.is_dataclass(s)), None)
+
+
+def _optional_section(hint: Any) -> bool:
+    args = typing.get_args(hint)
+    return type(None) in args and any(dataclasses.is_dataclass(a) for a in args)
+
+
+def section(cls: type, raw: Any, where: str, problems: list[str]) -> Any:
+    """A frozen section from a mapping; every unknown key and wrong type is added to `problems`."""
+    if raw is None:
+        raw = {}
+    if not isinstance(raw, dict):
+        problems.append(f"{where or 'the recipe'}: expected settings, found {raw!r}")
+        return cls()
+    hints = typing.get_type_hints(cls)
+    names = [f.name for f in dataclasses.fields(cls)]
+    values: dict[str, Any] = {}
+    for key, value in raw.items():
+        spot = f"{where}.{key}" if where else str(key)
+        if key not in names:
+            near = difflib.get_close_matches(str(key), names, 1)
+            hint = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(names)}"
+            problems.append(f"unknown key '{spot}' ({hint})")
+            continue
+        values[key] = _value(hints[key], value, spot, problems)
+    return cls(**values)
+
+
+def _value(hint: Any, value: Any, where: str, problems: list[str]) -> Any:
+    """One value checked against its type hint."""
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        inner = [a for a in args if a is not type(None)]
+        sections = [a for a in inner if dataclasses.is_dataclass(a)]
+        if value is None and not sections:
+            return None
+        # `export:` with nothing under it asks for the stage with its defaults; `export: false` leaves it out
+        if sections:
+            return None if value is False else _value(sections[0], value, where, problems)
+        return _value(inner[0], value, where, problems)
+    if dataclasses.is_dataclass(hint):
+        return section(typing.cast(type, hint), {} if value is True else value, where, problems)
+    if origin is Literal:
+        if value not in args:
+            problems.append(f"{where}: {value!r} is not one of {', '.join(map(str, args))}")
+        return value
+    if origin is tuple:
+        if not isinstance(value, (list, tuple)):
+            value = [] if value is None else [value]
+        return tuple(_value(args[0], item, where, problems) for item in value)
+    return _scalar(hint, value, where, problems)
+
+
+def _scalar(hint: type, value: Any, where: str, problems: list[str]) -> Any:
+    if hint is str and isinstance(value, int) and not isinstance(value, bool):
+        return str(value)  # `layers: [12, 13]`
+    if hint is float and isinstance(value, str):
+        try:
+            return float(value)  # YAML reads 1e-5 as a string
+        except ValueError:
+            pass
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
+        problems.append(f"{where}: expected {hint.__name__}, found {value!r}")
+    return value
