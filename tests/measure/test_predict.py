@@ -1,0 +1,103 @@
+"""Predicted memory: the paper's figures by arithmetic, and what autograd really keeps of a pico model's batch."""
+
+import contextlib
+import json
+
+import pytest
+import torch
+
+from sordino.families import registry
+from sordino.measure import layouts, predict, shapes
+from sordino.training.collate import Example, collate
+from sordino.training.trainer import batch_loss
+from tests import tiny
+from tests.data import sounds
+from tests.measure.test_shapes import QWEN2_AUDIO_7B, config_of
+
+BIG = shapes.model(QWEN2_AUDIO_7B)
+FOUR = predict.Batch(4, 30.0)
+
+
+def test_full_fine_tuning_in_16_bits_takes_67_gb():
+    memory = predict.full_training(BIG, FOUR, "bfloat16", checkpointing=True)
+    assert round((memory.weights + memory.gradients + memory.moments) / 1e9) == 67
+    assert memory.weights + memory.gradients + memory.moments == pytest.approx(8 * BIG.parameters, rel=1e-3)
+    # torch's default AdamW on CUDA: the square roots of all second moments at once
+    assert memory.step == memory.gradients
+    assert memory.peak / 1e9 == pytest.approx(83.95, abs=0.1)
+    assert predict.full_training(BIG, FOUR, "bfloat16", checkpointing=True, cuda=False).peak / 1e9 < 72
+
+
+def test_precisions_and_frozen_parts():
+    full = predict.full_training(BIG, FOUR, "float32")
+    assert full.weights + full.gradients + full.moments == pytest.approx(16 * BIG.parameters, rel=1e-3)
+    mixed = predict.full_training(BIG, FOUR, "bfloat16-mixed")
+    assert (mixed.weights, mixed.moments) == (full.weights, full.moments)
+    frozen = predict.full_training(BIG, FOUR, "float32", frozen=("encoder", "projector", "embeddings"))
+    rest = sum(t.elements for t in BIG.tensors if t.part in ("decoder", "head", "other"))
+    assert frozen.gradients == 4 * rest
+    assert frozen.weights == full.weights
+    assert frozen.activations < full.activations
+
+
+def test_qlora():
+    memory = predict.adapter_training(BIG, FOUR, "bfloat16-mixed", predict.Adapter(64), checkpointing=True)
+    nf4 = layouts.data_bytes(layouts.stored(BIG.tensors, "nf4"))
+    assert memory.weights == nf4 + 4 * 207_437_824
+    assert memory.gradients + memory.moments == 12 * 207_437_824
+    plain = predict.adapter_training(BIG, FOUR, "bfloat16-mixed", predict.Adapter(64, quantised=False))
+    assert plain.weights == 2 * BIG.parameters + 4 * 207_437_824
+    decoder = predict.adapter_training(BIG, FOUR, "bfloat16-mixed", predict.Adapter(64, decoder_only=True))
+    assert decoder.gradients < memory.gradients
+
+
+def test_translating():
+    memory = predict.translating(BIG, predict.Batch(1, 30.0), 256)
+    assert memory.weights == 2 * BIG.parameters
+    assert memory.peak / 1e9 == pytest.approx(17.5, abs=0.3)
+    four_bit = predict.translating(BIG, predict.Batch(1, 30.0), 256, quantised=True)
+    assert four_bit.weights == layouts.data_bytes(layouts.stored(BIG.tensors, "nf4"))
+    assert predict.translating(BIG, predict.Batch(8, 30.0), 256).activations > 7 * memory.activations
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "bfloat16-mixed"])
+@pytest.mark.parametrize("family", list(registry.FAMILIES))
+def test_activations_against_what_autograd_keeps(pico_dir, tmp_path, family, precision, checkpointing, monkeypatch):
+    dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
+    speech = registry.load(str(pico_dir(family)), device="cpu", dtype=dtype)
+    if checkpointing:
+        speech.model.gradient_checkpointing_enable({"use_reentrant": False})
+    speech.model.train()
+    file = sounds.save(tmp_path / "a.wav", tiny.clip(0, 3.0), subtype="FLOAT")
+    example = Example(sounds.clip("a", file, seconds=3.0), speech.answer_ids("x" * 11))
+    prompt = speech.family.render(speech.processor, tiny.QUESTION)
+    batch = collate(speech, [example] * 4, prompt)
+
+    own = {weight.untyped_storage().data_ptr() for weight in speech.model.parameters()}
+    kept = {}
+
+    def keep(tensor):
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = (storage.nbytes(), tensor)  # held, so that no address comes again
+        return tensor
+
+    mixed = torch.autocast("cpu", torch.bfloat16) if precision == "bfloat16-mixed" else contextlib.nullcontext()
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), mixed:
+        batch_loss(speech, batch)
+    measured = sum(size for size, _ in kept.values())
+
+    monkeypatch.setattr(predict.Batch, "tokens", lambda *_: batch.ids.shape[1])
+    monkeypatch.setattr(predict.Batch, "answer", lambda _: 12)
+    model = shapes.model(config_of(pico_dir(family)))
+    predicted = predict.full_training(model, predict.Batch(4, 3.0), precision, checkpointing=checkpointing).activations
+    if checkpointing:  # the layer that is computed again while going back is not in what was kept going forth
+        assert measured < predicted < 2 * measured
+    else:
+        assert predicted == pytest.approx(measured, rel=0.15)
+
+
+def test_formulas_name_every_setting():
+    text = json.dumps(predict.FORMULAS)
+    assert all(word in text for word in ("float32", "bfloat16-mixed", "QLoRA", "checkpointing", "max_new_tokens"))
