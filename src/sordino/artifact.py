@@ -31,7 +31,6 @@ from sordino.errors import ArtifactError
 
 STAGE_FILE = "stage.json"
 REQUEST_FILE = ".request.json"
-LOCK_FILE = ".lock"
 STATE_DIR = ".state"  # resume points; not part of the finished artefact
 WHOLE_FILE_BYTES = 256 * 2**20  # files up to this size are hashed whole
 SAMPLE_BYTES = 2**20
@@ -197,12 +196,15 @@ def locked(run: Path) -> Iterator[None]:
     Raises ArtifactError where another process works in it.
     """
     run.mkdir(parents=True, exist_ok=True)
-    with (run / LOCK_FILE).open("w") as handle:
+    handle = os.open(run, os.O_RDONLY)  # the directory itself is locked: no file to leave behind
+    try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise ArtifactError(f"another sordino is working in {run}.", "Wait for it, or set another name.") from error
+        except BlockingIOError as error:
+            raise ArtifactError(f"another sordino is working in {run}.", "Wait for it, or set a name.") from error
         yield
+    finally:
+        os.close(handle)
 
 
 def _same_request(partial: Path, request: Mapping[str, Any]) -> bool:

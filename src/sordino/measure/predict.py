@@ -23,12 +23,11 @@ MOMENTS = 2  # AdamW's, in the weights' type
 FORMULAS = """
 bytes on disk      sum over tensors of what their layout stores, and the header; files beside them as in the base model
   nf4              n/2 + n/64 + 4 n/16384 bytes for n weights, and about 1,250 a matrix: 4.127 bits a weight
-training           weights + gradients + moments + max(activations, optimizer step)
+training           weights + gradients + moments + activations; the fused AdamW makes no temporaries
   float32          4 + 4 + 8 bytes a trained weight, 4 a frozen one
   bfloat16         2 + 2 + 4 bytes a trained weight, 2 a frozen one
   bfloat16-mixed   as float32; and 2 a matrix weight for autocast's copies, counted as activations
   QLoRA            the nf4 model, the rest in the recipe's dtype; 4 + 4 + 8 bytes an adapter weight
-  optimizer step   on CUDA a copy of the trained weights (torch's foreach AdamW), else of the largest tensor
   activations      b = 2 bytes (float32: 4); B clips at once (batch_size / accumulate), each of S tokens, E states
     decoder layer  B S (2 (4 + b) H + b (2 H + 2 Q + 2 K) + 4 b I); 5 H for 2 H with bfloat16-mixed
     encoder layer  B E b (9 D + 2 F), E more where padding is masked; nothing if the encoder is frozen
@@ -44,21 +43,20 @@ translating        weights + B (S + max_new_tokens) 2 K b for each decoder layer
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes at the peak, and what they are made of. step: temporaries of the optimizer's update."""
+    """Bytes at the peak, and what they are made of."""
 
     weights: int
     gradients: int = 0
     moments: int = 0
     activations: int = 0
-    step: int = 0
 
     @property
     def peak(self) -> int:
-        return self.weights + self.gradients + self.moments + max(self.activations, self.step)
+        return self.weights + self.gradients + self.moments + self.activations
 
     def to_json(self) -> dict[str, int]:
         """Plain values for json.dumps."""
-        names = ("weights", "gradients", "moments", "activations", "step")
+        names = ("weights", "gradients", "moments", "activations")
         return {name: getattr(self, name) for name in names} | {"peak": self.peak}
 
 
@@ -107,7 +105,6 @@ def full_training(
     *,
     checkpointing: bool = False,
     frozen: Collection[str] = (),
-    cuda: bool = True,
 ) -> Memory:
     """Full-parameter training. frozen: parts that are not trained: encoder, projector, embeddings."""
     parts = {"encoder": "audio_encoder", "projector": "projector", "embeddings": "embedding"}
@@ -123,8 +120,11 @@ def full_training(
         gradients=width * count,
         moments=MOMENTS * width * count,
         activations=held,
-        step=width * (count if cuda else _largest(trained)),
     )
+
+
+def _largest(tensors: Iterable[Shape]) -> int:
+    return max((tensor.elements for tensor in tensors), default=0)
 
 
 def adapter_training(
@@ -135,7 +135,6 @@ def adapter_training(
     *,
     width: int = 2,
     checkpointing: bool = False,
-    cuda: bool = True,
 ) -> Memory:
     """LoRA on a frozen base, in nf4 (QLoRA) or as it is. width: bytes of the base's other weights."""
     lora = shapes.lora(model.tensors, adapter.rank, decoder_only=adapter.decoder_only)
@@ -148,7 +147,6 @@ def adapter_training(
         gradients=4 * count,
         moments=MOMENTS * 4 * count,
         activations=held,
-        step=4 * (count if cuda else _largest(lora)),
     )
 
 
@@ -197,7 +195,3 @@ def _activations(
     else:
         total += sum(each * layers for each, _, layers in stacks)
     return batch.clips * total
-
-
-def _largest(tensors: Iterable[Shape]) -> int:
-    return max((tensor.elements for tensor in tensors), default=0)

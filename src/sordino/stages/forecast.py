@@ -65,7 +65,6 @@ class _Stages:
     def __init__(self, recipe: Recipe, config: Mapping[str, Any], device: str) -> None:
         self.recipe = recipe
         device = registry.default_device().type if device == "auto" else device
-        self.cuda = device.startswith("cuda")
         self.cpu = device == "cpu"
         wide = recipe.dtype == "float32" or (recipe.dtype == "auto" and self.cpu)
         self.width = 4 if wide else 2  # bytes a weight outside training
@@ -124,7 +123,6 @@ class _Stages:
             self.precision(section),
             checkpointing=section.gradient_checkpointing,
             frozen=section.freeze,
-            cuda=self.cuda,
         )
         resume = predict.resume_point(memory)
         return Forecast(self.disk(end), memory.peak, self.use(end), resume, memory.to_json())
@@ -141,7 +139,6 @@ class _Stages:
             adapter,
             width=self.width,
             checkpointing=section.gradient_checkpointing,
-            cuda=self.cuda,
         )
         size = layouts.safetensors_bytes(layouts.stored(self.lora(model), "float32"))
         use = self.use(model, quantised=adapter.quantised, adapter=True)
