@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-import soundfile
 import torch
 
 from sordino.compress import layers
@@ -68,9 +68,9 @@ def test_the_cache_is_of_these_weights(speech: SpeechModel, prompt: str, tmp_pat
     keys = [tower_hash(s) for s in (speech, changed, pruned, half)]
     assert len(set(keys)) == 4
     assert tower_hash(decoder) == keys[0]  # decoder layers do not matter
-    wave = clip(1, 0.4)
-    rows = [Features(s, tmp_path).hear_wave(sounds.clip("a"), wave, prompt).tower for s in (speech, changed, speech)]
-    assert len(files(tmp_path)) == 2
+    one, cache = sounds.clip("a", sounds.save(tmp_path / "a.wav", clip(1, 0.4))), tmp_path / "cache"
+    rows = [Features(s, cache).hear(one, prompt).tower for s in (speech, changed, speech)]
+    assert len(files(cache)) == 2
     assert torch.equal(rows[0], rows[2])
     assert not torch.equal(rows[0], rows[1])
 
@@ -79,25 +79,35 @@ def test_the_cache_is_of_these_weights(speech: SpeechModel, prompt: str, tmp_pat
 def test_a_torn_cache_file_is_made_again(
     speech: SpeechModel, prompt: str, tmp_path: Path, damage: bytes | None
 ) -> None:
-    wave = clip(2, 0.4)
-    rows = Features(speech, tmp_path).hear_wave(sounds.clip("a"), wave, prompt).tower
-    file = files(tmp_path)[0]
+    one, cache = sounds.clip("a", sounds.save(tmp_path / "a.wav", clip(2, 0.4))), tmp_path / "cache"
+    rows = Features(speech, cache).hear(one, prompt).tower
+    file = files(cache)[0]
     data = file.read_bytes()
     file.unlink()  # `rows` is a map of the old file
     file.write_bytes(data[:-8] if damage is None else damage)
-    assert torch.equal(Features(speech, tmp_path).hear_wave(sounds.clip("a"), wave, prompt).tower, rows)
-    assert files(tmp_path) == [file]
+    assert torch.equal(Features(speech, cache).hear(one, prompt).tower, rows)
+    assert files(cache) == [file]
 
 
-def test_features_do_not_depend_on_the_file_but_on_what_it_holds(
-    speech: SpeechModel, prompt: str, tmp_path: Path
-) -> None:
-    wav = sounds.save(tmp_path / "a.wav", clip(3, 0.4))
-    flac = tmp_path / "b.flac"
-    soundfile.write(flac, *soundfile.read(wav, dtype="int16"))
-    found = [Features(speech, tmp_path / "cache").hear(sounds.clip(f.stem, f), prompt) for f in (wav, flac)]
-    assert len(files(tmp_path / "cache")) == 1
-    assert torch.equal(found[0].tower, found[1].tower)
+def test_what_is_kept_answers_as_what_was_heard(speech: SpeechModel, prompt: str, tmp_path: Path) -> None:
+    talk = sounds.save(tmp_path / "talk.wav", clip(3, 2.0))
+    slices = [sounds.clip(f"s{start}", talk, start=start, seconds=0.5 + start) for start in (0.0, 0.3, 0.7)]
+    fresh_ones = Features(speech, None).hear_all(slices, prompt)
+    Features(speech, tmp_path / "cache").hear_all(slices, prompt)
+    talk_again = Features(speech, tmp_path / "cache").hear_all(slices, prompt)
+    assert len(files(tmp_path / "cache")) == 3
+    for one, kept in zip(fresh_ones, talk_again, strict=True):
+        assert (one.ids, one.seconds) == (kept.ids, kept.seconds)
+        assert torch.equal(one.tower, kept.tower)
+
+
+def test_another_recording_under_the_same_name_is_heard_anew(speech: SpeechModel, prompt: str, tmp_path: Path) -> None:
+    file = tmp_path / "a.wav"
+    one = sounds.clip("a", sounds.save(file, clip(3, 0.4)))
+    before = Features(speech, tmp_path / "cache").hear(one, prompt).tower
+    sounds.save(file, clip(4, 0.4))
+    os.utime(file, ns=(1, 1))
+    assert not torch.equal(before, Features(speech, tmp_path / "cache").hear(one, prompt).tower)
 
 
 def test_a_clip_longer_than_the_window_is_refused(speech: SpeechModel, prompt: str) -> None:

@@ -12,6 +12,7 @@ import ctypes
 import json
 import os
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,7 +80,8 @@ def _before_torch() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    os.environ.setdefault("BITSANDBYTES_NOWELCOME", "1")
+    # transformers warns of its own deprecations each time a model is quantised
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
     if sys.platform == "linux":
         try:
             mallopt = ctypes.CDLL("libc.so.6").mallopt

@@ -2,7 +2,7 @@
 
 Decoder layers come and go, the decoder is trained and quantised; as long as the audio tower's weights are the same
 bytes, a clip's features (A, D) are the same. They are kept in the run's `cache/`, one safetensors file a clip, under
-a name made of the tower's hash and the samples' hash. The directory can be deleted at any time.
+a name made of the tower's hash and the clip's place, size and age. The directory can be deleted at any time.
 
 Clips are encoded one by one, so a clip's features do not depend on what else was in its batch and a resumed stage
 sees the same numbers as an uninterrupted one.
@@ -10,6 +10,7 @@ sees the same numbers as an uninterrupted one.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import os
 from collections.abc import Sequence
@@ -59,6 +60,7 @@ class Features:
 
     def __init__(self, speech: SpeechModel, cache: Path | None) -> None:
         self.speech = speech
+        self.around: dict[str, tuple[list[int], int, list[int]]] = {}  # prompt -> ids before, placeholder, ids after
         self.directory = cache / tower_hash(speech) if cache else None
         if self.directory:
             self.directory.mkdir(parents=True, exist_ok=True)
@@ -66,8 +68,17 @@ class Features:
     @torch.no_grad()
     def hear(self, clip: Clip, prompt: str) -> Heard:
         """Features and prompt ids of one clip. Raises DataError for a clip that cannot be read."""
+        file = self._file(clip)
+        known = _stored(file) if file else None
+        if file and known:
+            rows, samples = known
+            return Heard(clip, self._prompt_ids(prompt, rows), samples / SAMPLE_RATE, prompt, file)
         wave = load_clip(clip)
-        return self.hear_wave(clip, wave, prompt)
+        heard = self.hear_wave(clip, wave, prompt)
+        if file is None:
+            return heard
+        _store(heard.tower, len(wave), file)
+        return dataclasses.replace(heard, stored=file)
 
     @torch.no_grad()
     def hear_wave(self, clip: Clip, wave: Waveform, prompt: str) -> Heard:
@@ -79,14 +90,19 @@ class Features:
                 "Cut the audio into shorter clips.",
             )
         encoded = self.speech.family.encode(self.speech.processor, [wave], [prompt])
-        ids, seconds = encoded.input_ids[0], len(wave) / SAMPLE_RATE
-        file = self._file(wave)
-        if file and _whole(file):
-            return Heard(clip, ids, seconds, prompt, file)
         rows = self.speech.family.tower(self.speech.model, encoded.mel, encoded.frames)[0].cpu().contiguous()
-        if file:
-            _store(rows, file)
-        return Heard(clip, ids, seconds, prompt, file or rows)
+        return Heard(clip, encoded.input_ids[0], len(wave) / SAMPLE_RATE, prompt, rows)
+
+    def _prompt_ids(self, prompt: str, rows: int) -> list[int]:
+        """The prompt's ids with `rows` placeholders, which stand in a row, as encoding the audio would give them."""
+        if prompt not in self.around:
+            second = np.zeros(SAMPLE_RATE, dtype=np.float32)
+            ids = self.speech.family.encode(self.speech.processor, [second], [prompt]).input_ids[0]
+            audio = self.speech.family.audio_token(self.speech.model.config)
+            first, count = ids.index(audio), ids.count(audio)
+            self.around[prompt] = ids[:first], audio, ids[first + count :]
+        before, audio, after = self.around[prompt]
+        return [*before, *[audio] * rows, *after]
 
     def hear_all(self, clips: Sequence[Clip], prompt: str, label: str = "encoding audio") -> list[Heard]:
         heard = []
@@ -96,26 +112,32 @@ class Features:
                 advance(1)
         return heard
 
-    def _file(self, wave: Waveform) -> Path | None:
+    def _file(self, clip: Clip) -> Path | None:
+        """Where a clip's features are kept: named by its place in the audio file, that file's size and its age."""
         if self.directory is None:
             return None
-        return self.directory / f"{hashlib.sha256(np.ascontiguousarray(wave).tobytes()).hexdigest()[:32]}.safetensors"
+        try:
+            stat = Path(clip.audio).stat()
+        except OSError:
+            return None  # reading it will say what is wrong
+        identity = f"{clip.audio} {stat.st_size} {stat.st_mtime_ns} {clip.start} {clip.seconds}"
+        return self.directory / f"{hashlib.sha256(identity.encode()).hexdigest()[:32]}.safetensors"
 
 
-def _whole(file: Path) -> bool:
-    """Whether a cached file is there and was not cut by a power failure."""
+def _stored(file: Path) -> tuple[int, int] | None:
+    """(rows, samples heard) of a cached file; None where it is not there or was cut by a power failure."""
     try:
         with safe_open(file, "pt") as stored:
-            return "tower" in stored.keys()  # noqa: SIM118 (not a dict)
-    except (OSError, SafetensorError):
-        return False
+            return stored.get_slice("tower").get_shape()[0], int(stored.metadata()["samples"])
+    except (OSError, SafetensorError, KeyError, TypeError):
+        return None
 
 
-def _store(rows: Tensor, file: Path) -> None:
+def _store(rows: Tensor, samples: int, file: Path) -> None:
     """Atomic, so that a kill leaves no half file; not flushed, since it can be computed again."""
     beside = file.with_suffix(f".{os.getpid()}.tmp")
     try:
-        save_file({"tower": rows}, beside)
+        save_file({"tower": rows}, beside, metadata={"samples": str(samples)})
         beside.replace(file)
     finally:
         beside.unlink(missing_ok=True)
