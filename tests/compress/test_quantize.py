@@ -195,3 +195,13 @@ def test_the_logical_size_of_packed_weights(nf4: SpeechModel, speech: SpeechMode
     lora.attach(nf4, lora.LoraOptions(r=4, alpha=8), seed=0)
     lora.attach(speech, lora.LoraOptions(r=4, alpha=8), seed=0)
     assert lora.trainable_fraction(nf4.model) == lora.trainable_fraction(speech.model)
+
+
+def test_parts_can_be_left_in_16_bits(pico_dir: Callable[[str], Path]) -> None:
+    for name in registry.FAMILIES:
+        speech = registry.load(str(pico_dir(name)), device="cpu", quantise="nf4", kept=("encoder", "projector"))
+        parts = speech.family.parts
+        found = quantize.quantised_linears(speech.model)
+        assert found and all(layer.startswith(parts["decoder"] + ".") for layer in found)
+        with pytest.raises(FamilyError, match="not quantised as asked"):
+            quantize.check_nf4(speech.family, speech.model)

@@ -9,6 +9,7 @@ turns biases into the type it computes in.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,11 @@ from sordino.families.base import Family, SpeechModel
 WEIGHTS_PER_BYTE = 2  # of a packed 4-bit weight
 
 
-def nf4_config(family: Family, compute_dtype: torch.dtype) -> Any:
-    """The BitsAndBytesConfig that quantises every linear layer of this family but the head."""
+def nf4_config(family: Family, compute_dtype: torch.dtype, kept: Sequence[str] = ()) -> Any:
+    """The BitsAndBytesConfig that quantises every linear layer of this family but the head.
+
+    kept: parts of the family that stay in 16 bits as well, e.g. encoder and projector.
+    """
     from transformers import BitsAndBytesConfig
 
     return BitsAndBytesConfig(
@@ -32,7 +36,7 @@ def nf4_config(family: Family, compute_dtype: torch.dtype) -> Any:
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=compute_dtype,
         # a list of one's own replaces the default, which holds the head: always the full list
-        llm_int8_skip_modules=[family.parts["head"]],
+        llm_int8_skip_modules=[family.parts[part] for part in ("head", *kept)],
     )
 
 
@@ -46,10 +50,11 @@ def quantised_linears(model: nn.Module) -> list[str]:
     return [name for name, module in model.named_modules() if is_quantised(module)]
 
 
-def check_nf4(family: Family, model: nn.Module) -> None:
+def check_nf4(family: Family, model: nn.Module, kept: Sequence[str] = ()) -> None:
     """Raise FamilyError unless exactly the linear layers that `nf4_config` means are quantised, and to nf4."""
-    head = family.parts["head"]
-    linear = {name: m for name, m in model.named_modules() if isinstance(m, nn.Linear) and name != head}
+    left = tuple(family.parts[part] for part in ("head", *kept))
+    every = {name: m for name, m in model.named_modules() if isinstance(m, nn.Linear)}
+    linear = {name: m for name, m in every.items() if not any(f"{name}.".startswith(f"{part}.") for part in left)}
     problems = [f"{name} is not quantised" for name, module in linear.items() if not is_quantised(module)]
     problems += [f"{name} must not be quantised" for name in quantised_linears(model) if name not in linear]
     for name, module in linear.items():

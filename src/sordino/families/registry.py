@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -111,12 +112,14 @@ def load(
     device: str | torch.device = "auto",
     dtype: str | torch.dtype = "auto",
     quantise: Literal["nf4"] | None = None,
+    kept: Sequence[str] = (),
     attention: str | None = None,
     revision: str | None = None,
 ) -> SpeechModel:
     """Load a model directory (or Hub id) with stock `from_pretrained`; a stored quantisation is respected.
 
-    quantise="nf4" quantises the linear layers while loading (bitsandbytes, double quantisation).
+    quantise="nf4" quantises the linear layers while loading (bitsandbytes, double quantisation), but for the head and
+    the parts in `kept`.
     Raises FamilyError for an unknown family or damaged weights.
     """
     import transformers
@@ -134,7 +137,7 @@ def load(
     if quantise == "nf4":
         from sordino.compress.quantize import nf4_config
 
-        options["quantization_config"] = nf4_config(family, floating)
+        options["quantization_config"] = nf4_config(family, floating, kept)
     try:
         model, report = model_class.from_pretrained(path, output_loading_info=True, **options)
     except FamilyError:
@@ -169,7 +172,7 @@ def load(
 
         set_compute_dtype(model, floating)
         if quantise:
-            check_nf4(family, model)
+            check_nf4(family, model, kept)
     return SpeechModel(family, model, processor, path)
 
 

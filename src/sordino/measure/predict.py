@@ -27,7 +27,7 @@ training           weights + gradients + moments + activations; the fused AdamW 
   float32          4 + 4 + 8 bytes a trained weight, 4 a frozen one
   bfloat16         2 + 2 + 4 bytes a trained weight, 2 a frozen one
   bfloat16-mixed   as float32; and 2 a matrix weight for autocast's copies, counted as activations
-  QLoRA            the nf4 model, the rest in the recipe's dtype; 4 + 4 + 8 bytes an adapter weight
+  QLoRA            nf4 (scope decoder: its layers only), the rest in the recipe's dtype; 4 + 4 + 8 bytes an adapter weight
   activations      b = 2 bytes (float32: 4); B clips at once (batch_size / accumulate), each of S tokens, E states
     decoder layer  B S (2 (4 + b) H + b (2 H + 2 Q + 2 K) + 4 b I); 5 H for 2 H with bfloat16-mixed
     encoder layer  B E b (9 D + 2 F), E more where padding is masked; nothing if the encoder is frozen
@@ -89,11 +89,11 @@ class Batch:
         return self.states(model) // model.architecture.states_per_token + PROMPT_TOKENS + self.answer()
 
 
-def weights_bytes(model: Model, *, width: int, quantised: bool = False) -> int:
-    """Of a loaded model. width: bytes of what is not quantised."""
+def weights_bytes(model: Model, *, width: int, quantised: bool = False, kept: Collection[str] = ()) -> int:
+    """Of a loaded model. width: bytes of what is not quantised; kept: parts that are not."""
     if not quantised:
         return width * model.parameters
-    linear = [tensor for tensor in model.tensors if tensor.kind == "linear"]
+    linear = [tensor for tensor in model.tensors if tensor.kind == "linear" and tensor.part not in kept]
     rest = model.parameters - shapes.count(linear)
     return layouts.data_bytes(layouts.stored(linear, "nf4")) + width * rest
 
@@ -142,8 +142,9 @@ def adapter_training(
     held = _activations(model, batch, precision, checkpointing, adapter, not adapter.decoder_only)
     if adapter.quantised:  # one matrix at a time is unpacked
         held += width * _largest(t for t in model.tensors if t.kind == "linear")
+    kept = ("audio_encoder", "projector") if adapter.decoder_only else ()
     return Memory(
-        weights=weights_bytes(model, width=width, quantised=adapter.quantised) + 4 * count,
+        weights=weights_bytes(model, width=width, quantised=adapter.quantised, kept=kept) + 4 * count,
         gradients=4 * count,
         moments=MOMENTS * 4 * count,
         activations=held,

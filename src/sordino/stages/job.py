@@ -188,6 +188,16 @@ def export_source(recipe: Recipe) -> str:
     return latest(recipe, ("merged", "student", "pruned", "teacher", "base"))
 
 
+def adapter_base(section: Mapping[str, Any]) -> dict[str, Any]:
+    """How an adapter's base is loaded, for training and for use: options of registry.load, from qlora's settings.
+
+    An adapter of the decoder alone leaves encoder and projector in 16 bits: what they hear is what was heard before.
+    """
+    if section["quantise"] != "nf4":
+        return {}
+    return {"quantise": "nf4", "kept": ("encoder", "projector") if section["scope"] == "decoder" else ()}
+
+
 def latest(recipe: Recipe, keys: Sequence[str]) -> str:
     """The first of `keys` that the recipe makes."""
     made = systems(recipe)

@@ -10,6 +10,7 @@ from sordino.compress import lora
 from sordino.errors import ArtifactError, FamilyError
 from sordino.families import registry
 from sordino.families.base import SpeechModel
+from sordino.stages.job import adapter_base
 
 ADAPTER_CONFIG = "adapter_config.json"
 
@@ -39,7 +40,7 @@ def open_model(path: str, **options: Any) -> SpeechModel:
         raise ArtifactError(
             f"{directory} holds an adapter that sordino did not finish.", "Merge it, or run qlora again."
         )
-    speech = registry.load(base, quantise="nf4" if stage["section"].get("quantise") == "nf4" else None, **options)
+    speech = registry.load(base, **adapter_base(stage["section"]), **options)
     lora.load(speech, directory)
     speech.path = path
     return speech

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 from sordino.compress import lora
 from sordino.recipe import Recipe
-from sordino.stages.job import DATA, PSEUDO, Job, Stage, directory_of, qlora_start
+from sordino.stages.job import DATA, PSEUDO, Job, Stage, adapter_base, directory_of, qlora_start
 from sordino.stages.learning import fit, mixed
 
 ADAPTER = "61-adapter"
@@ -16,7 +17,7 @@ def run(job: Job) -> None:
     section = job.recipe.qlora
     assert section
     start = qlora_start(job.recipe)
-    speech = job.load(start, quantise="nf4" if section.quantise == "nf4" else None)
+    speech = job.load(start, **adapter_base(dataclasses.asdict(section)))
     options = lora.LoraOptions(section.rank, section.alpha, section.rslora, section.dropout, section.scope)
     peft_model = lora.attach(speech, options, job.recipe.seed)
     fit(job, speech, mixed(job, section.mix), section, "training the adapter")
