@@ -27,7 +27,7 @@ training           weights + gradients + moments + activations; the fused AdamW 
   float32          4 + 4 + 8 bytes a trained weight, 4 a frozen one
   bfloat16         2 + 2 + 4 bytes a trained weight, 2 a frozen one
   bfloat16-mixed   as float32; and 2 a matrix weight for autocast's copies, counted as activations
-  QLoRA            nf4 (scope decoder: its layers only), the rest in the recipe's dtype; 4 + 4 + 8 bytes an adapter weight
+  QLoRA            nf4 (scope decoder: its layers only), the rest in recipe dtype; 4 + 4 + 8 bytes an adapter weight
   activations      b = 2 bytes (float32: 4); B clips at once (batch_size / accumulate), each of S tokens, E states
     decoder layer  B S (2 (4 + b) H + b (2 H + 2 Q + 2 K) + 4 b I); 5 H for 2 H with bfloat16-mixed
     encoder layer  B E b (9 D + 2 F), E more where padding is masked; nothing if the encoder is frozen
