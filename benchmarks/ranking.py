@@ -173,6 +173,7 @@ def _measured(procedure: Callable[[], tuple[list[str], list[Trial]]]) -> Result:
 
 def compare(bench: Bench, remove: int) -> dict[str, Any]:
     """Both procedures and the race; prints orders, score tables, times, memory and ratios."""
+    reset_peak_rss()
     resident = peak_rss_bytes()
     weights = sum(p.numel() * p.element_size() for p in bench.speech.model.parameters())
     exact, race = ours(bench, remove), ours(bench, remove, racing=True)
@@ -307,8 +308,10 @@ def bound(run: Path, bench: Bench, parts: int = 4) -> dict[str, float]:
     """
     rows = [Trial.from_json(row) for row in artifact.read_jsonl(run / "30-ranking" / "trials.jsonl")]
     metric: Any = metrics.get(bench.criterion)
-    scorer = metric._scorer(bench.references, bench.target)
+    scorer = metric.scorer(bench.references, bench.target)
     perfect = np.array(scorer._extract_corpus_statistics(bench.references, None))
+    if any(len(t.hypotheses or ()) != len(bench.clips) for t in rows):
+        raise SystemExit("the bound needs an exact search of one language on the same clips")
     translated = total = 0
     for number in range(1, max(t.round for t in rows) + 1):
         trials = [t for t in rows if t.round == number]

@@ -13,7 +13,9 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import os
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,6 +62,7 @@ class Features:
 
     def __init__(self, speech: SpeechModel, cache: Path | None) -> None:
         self.speech = speech
+        self.encoding = threading.Lock()  # a tokenizer serves one thread at a time
         self.around: dict[str, tuple[list[int], int, list[int]]] = {}  # prompt -> ids before, placeholder, ids after
         self.directory = cache / tower_hash(speech) if cache else None
         if self.directory:
@@ -89,28 +92,46 @@ class Features:
                 f"{self.speech.window_samples / SAMPLE_RATE:g} s at once.",
                 "Cut the audio into shorter clips.",
             )
-        encoded = self.speech.family.encode(self.speech.processor, [wave], [prompt])
+        with self.encoding:
+            encoded = self.speech.family.encode(self.speech.processor, [wave], [prompt])
         rows = self.speech.family.tower(self.speech.model, encoded.mel, encoded.frames)[0].cpu().contiguous()
         return Heard(clip, encoded.input_ids[0], len(wave) / SAMPLE_RATE, prompt, rows)
 
     def _prompt_ids(self, prompt: str, rows: int) -> list[int]:
         """The prompt's ids with `rows` placeholders, which stand in a row, as encoding the audio would give them."""
-        if prompt not in self.around:
-            second = np.zeros(SAMPLE_RATE, dtype=np.float32)
-            ids = self.speech.family.encode(self.speech.processor, [second], [prompt]).input_ids[0]
-            audio = self.speech.family.audio_token(self.speech.model.config)
-            first, count = ids.index(audio), ids.count(audio)
-            self.around[prompt] = ids[:first], audio, ids[first + count :]
+        with self.encoding:
+            if prompt not in self.around:
+                second = np.zeros(SAMPLE_RATE, dtype=np.float32)
+                ids = self.speech.family.encode(self.speech.processor, [second], [prompt]).input_ids[0]
+                audio = self.speech.family.audio_token(self.speech.model.config)
+                first, count = ids.index(audio), ids.count(audio)
+                self.around[prompt] = ids[:first], audio, ids[first + count :]
         before, audio, after = self.around[prompt]
         return [*before, *[audio] * rows, *after]
 
     def hear_all(self, clips: Sequence[Clip], prompt: str, label: str = "encoding audio") -> list[Heard]:
-        heard = []
+        """Features of many clips, in order, with a progress bar. Raises DataError for the first that cannot be read."""
+        found = []
         with bar(label, len(clips)) as advance:
-            for clip in clips:
-                heard.append(self.hear(clip, prompt))
+            for heard in self.hear_each(clips, prompt):
+                found.append(heard)
                 advance(1)
-        return heard
+        return found
+
+    def hear_each(self, clips: Sequence[Clip], prompt: str) -> Iterator[Heard]:
+        """As `hear`, in order. A CPU encodes as many clips at once as torch has threads, each in one thread: one clip's
+        products are too small to share, and what it sounds like to the model does not depend on the number of cores.
+        """
+        threads = torch.get_num_threads() if self.speech.device.type == "cpu" else 1
+        if threads == 1:
+            yield from (self.hear(clip, prompt) for clip in clips)
+            return
+        torch.set_num_threads(1)  # threads that start from here on have one
+        try:
+            with ThreadPoolExecutor(threads) as pool:
+                yield from pool.map(lambda clip: self.hear(clip, prompt), clips)
+        finally:
+            torch.set_num_threads(threads)
 
     def _file(self, clip: Clip) -> Path | None:
         """Where a clip's features are kept: named by its place in the audio file, that file's size and its age."""
@@ -135,7 +156,7 @@ def _stored(file: Path) -> tuple[int, int] | None:
 
 def _store(rows: Tensor, samples: int, file: Path) -> None:
     """Atomic, so that a kill leaves no half file; not flushed, since it can be computed again."""
-    beside = file.with_suffix(f".{os.getpid()}.tmp")
+    beside = file.with_suffix(f".{os.getpid()}-{threading.get_ident()}.tmp")
     try:
         save_file({"tower": rows}, beside, metadata={"samples": str(samples)})
         beside.replace(file)

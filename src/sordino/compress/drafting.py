@@ -106,7 +106,9 @@ class Drafting:
         done: dict[tuple[int | None, int], list[int]] = {}
         batch = _Batch.of(self.speech, [heard[i] for i in clips], [drafts.get(i, ()) for i in clips])
         pool = _Pool(self.speech, batch.width)
-        room = self.memory // 2 // pool.row_bytes(self.decoder.config, len(self.layers), batch.width + GROW)
+        room = (
+            self.memory // 2 // pool.row_bytes(self.decoder.config, len(self.layers), batch.width + self.max_new_tokens)
+        )
         for candidate, hidden, trunk, own in self._passes(batch, candidates):
             rows = []
             choices = self._choices(hidden)  # (B, T + 1)
@@ -305,10 +307,11 @@ class _Pool:
         """Join what `add` collected."""
         if self.valid_parts:
             self.valid = torch.cat(self.valid_parts)
-            for layer, parts in self.parts.items():
+            for layer in list(self.parts):  # one layer at a time, so that not everything is held twice
+                parts = self.parts.pop(layer)
                 self.store.keys[layer] = torch.cat([k for k, _ in parts])
                 self.store.values[layer] = torch.cat([v for _, v in parts])
-            self.valid_parts, self.parts = [], {}
+            self.valid_parts = []
 
     def next_tokens(self) -> Tensor:
         self._settle()

@@ -108,8 +108,8 @@ class Judge(Protocol):
 class Removal:
     """A layer that went, and how sure that was.
 
-    probability: share of bootstrap resamples of the clips in which this removal scores best of its round; runner_up:
-    the layer that would have gone otherwise, with its own share.
+    probability: share of bootstrap resamples of the clips in which this removal scores best of its round (in a race: of
+    the finalists); runner_up: the layer that wins most of the others, with its own share.
     """
 
     layer: Layer
@@ -201,7 +201,7 @@ def decide(results: Sequence[Trial], judge: Judge) -> Removal:
     scores = np.stack([sign * judge.resampled(trial) for trial in results])  # (candidates, resamples)
     wins = np.bincount(scores.argmax(0), minlength=len(results)) / scores.shape[1]
     others = [i for i in range(len(results)) if i != best]
-    second = max(others, key=lambda i: wins[i]) if others else None
+    second = max(others, key=lambda i: (wins[i], sign * results[i].score, -i)) if others else None
     layer = results[best].layer
     assert layer is not None
     return Removal(

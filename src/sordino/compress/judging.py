@@ -10,6 +10,7 @@ mean of its scores.
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -75,6 +76,7 @@ class ClipJudge:
         self.heard = [h for task in tasks for h in task.heard]
         self.answers = [a for task in tasks for a in task.answers]
         self.higher_is_better = criteria.higher_is_better(terms.criterion)
+        self.scores: dict[tuple[int, Layer | None, int], NDArray[np.float64]] = {}
 
     def trials(
         self, number: int, removed: Sequence[Layer], candidates: Sequence[Layer | None], clips: int
@@ -99,6 +101,13 @@ class ClipJudge:
         return [float(np.sum(values[c]) / weights.sum()) for c in candidates]
 
     def resampled(self, trial: Trial) -> NDArray[np.float64]:
+        key = trial.round, trial.layer, trial.clips
+        if key not in self.scores:  # asked for twice: for the interval, and for who wins the round
+            self.scores[key] = self._resampled(trial)
+        return self.scores[key]
+
+    def _resampled(self, trial: Trial) -> NDArray[np.float64]:
+        """Mean over the languages of the score on resamples of the clips, the same draws in every language."""
         if trial.hypotheses is not None:
             metric = metrics.get(self.terms.criterion)
             assert isinstance(metric, overlap.Overlap)
@@ -106,23 +115,26 @@ class ClipJudge:
                 metric.resampled(texts, refs, task.target, count=RESAMPLES, seed=self.terms.seed)
                 for task, texts, refs in self._by_task(trial)
             ]
-            return np.asarray(np.mean(parts, axis=0))
-        assert trial.values is not None
-        values, weights = np.array(trial.values), self._weights(trial.clips)
-        drawn = np.stack(list(overlap.resamples(len(values), RESAMPLES, self.terms.seed)))
-        return np.asarray(values[drawn].sum(1) / weights[drawn].sum(1))
+        else:
+            drawn = np.stack(list(overlap.resamples(trial.clips, RESAMPLES, self.terms.seed)))
+            parts = [values[drawn].sum(1) / weights[drawn].sum(1) for values, weights in self._values(trial)]
+        return np.asarray(np.mean(parts, axis=0))
 
     def _finish(self, trial: Trial) -> Trial:
         """The trial with its score and interval."""
         if trial.hypotheses is not None:
             metric = metrics.get(self.terms.criterion)
             scores = [metric.corpus(texts, refs, task.target) for task, texts, refs in self._by_task(trial)]
-            score = float(np.mean(scores))
         else:
-            assert trial.values is not None
-            score = float(np.sum(trial.values) / self._weights(trial.clips).sum())
+            scores = [float(values.sum() / weights.sum()) for values, weights in self._values(trial)]
         interval = overlap.percentile_interval(self.resampled(trial))
-        return Trial(trial.round, trial.layer, score, trial.clips, interval, trial.hypotheses, trial.values)
+        return dataclasses.replace(trial, score=float(np.mean(scores)), interval=interval)
+
+    def _values(self, trial: Trial) -> list[tuple[NDArray[np.float64], NDArray[np.float64]]]:
+        """Values and weights of a trial's clips, per target language."""
+        values, weights = np.array(trial.values), self._weights(trial.clips)
+        count = len(self.tasks)
+        return list(zip(np.split(values, count), np.split(weights, count), strict=True))
 
     def _by_task(self, trial: Trial) -> Iterator[tuple[Task, list[str], list[str]]]:
         """Hypotheses and references of a trial, per target language."""

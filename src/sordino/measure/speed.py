@@ -11,6 +11,8 @@ A meter may be entered again and adds up, so that loading, audio decoding and sc
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import resource
 import sys
 import time
@@ -79,6 +81,16 @@ def reset_peak_rss() -> bool:
     except OSError:
         return False
     return True
+
+
+def release_memory() -> None:
+    """Give freed memory back to the system, so that the next peak is not that of what ran before."""
+    gc.collect()
+    if sys.platform == "linux":
+        try:
+            ctypes.CDLL("libc.so.6").malloc_trim(0)
+        except (OSError, AttributeError):  # another C library
+            return
 
 
 class Meter:

@@ -6,15 +6,13 @@ before a kill is not run again.
 
 from __future__ import annotations
 
-import gc
-
 from sordino import artifact
 from sordino.data import manifest
 from sordino.data.clip import Clip
 from sordino.decoding import Decoding, Hypothesis, translate
 from sordino.families.base import SpeechModel
 from sordino.features import Features
-from sordino.measure.speed import Meter
+from sordino.measure.speed import Meter, release_memory
 from sordino.progress import bar
 from sordino.recipe import Recipe, TranslateSection
 from sordino.stages.job import DATA, OUTPUTS, Job, Stage, chosen, device_of, directory_of, model_path, render, systems
@@ -30,7 +28,7 @@ def run(job: Job) -> None:
         if (directory / "speed.json").is_file():
             continue
         directory.mkdir(exist_ok=True)
-        gc.collect()
+        release_memory()
         speech = open_model(
             model_path(job.recipe, key),
             device=device_of(job.recipe.device),
@@ -64,7 +62,7 @@ def timed(
         for start in range(0, len(order), section.batch_size):
             part = order[start : start + section.batch_size]
             with meter:
-                heard = [features.hear(clips[i], prompt) for i in part]
+                heard = list(features.hear_each([clips[i] for i in part], prompt))
                 results = translate(speech, heard, Decoding(section.batch_size, section.max_new_tokens))
             meter.add(audio_seconds=sum(h.seconds for h in heard), tokens=sum(h.tokens for h in results))
             found |= dict(zip(part, results, strict=True))
