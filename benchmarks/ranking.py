@@ -72,7 +72,7 @@ class Bench:
         return metrics.get(self.criterion).corpus(texts, self.references[: len(texts)], self.target)
 
     def hear(self) -> None:
-        self.heard = [Features(self.speech, None).hear(clip, self.prompt) for clip in self.clips]
+        self.heard = list(Features(self.speech, None).hear_each(self.clips, self.prompt))
 
     def task(self) -> Task:
         answers = [self.speech.answer_ids(text) for text in self.references]

@@ -19,7 +19,7 @@ FILES = sorted(ROOT.rglob("*.py"))
 LEVELS = (
     {"errors", "languages"},
     {"settings"},
-    {"recipe", "artifact", "progress"},
+    {"recipe", "artifact", "progress", "threads"},
     {"data"},
     {"families"},
     {"features"},

@@ -14,8 +14,8 @@ Nothing is copied: layers are the model's own modules, and what candidates do no
 float32 the tokens are those of plain decoding; in bfloat16 other batch shapes round differently, so that a choice
 between two nearly equal tokens may fall the other way.
 
-Shapes: B clips of a batch, S prompt width (left padded), T draft width (right padded), R rows of the pool, C columns
-of the key-value store, L layers of the current model, H hidden size.
+Shapes: B clips of a batch, W width of prompts with drafts (left padded), R rows of the pool, C columns of the key-value
+store, L layers of the current model, H hidden size.
 """
 
 from __future__ import annotations
@@ -44,7 +44,10 @@ class Found:
 
 
 class Store:
-    """Keys and values per layer, as the attention modules fill them. column: where the next ones are written."""
+    """Keys and values per layer, as the attention modules fill them.
+
+    column: where the pool's next ones are written; 0 in a pass over a batch, where they follow what is there.
+    """
 
     def __init__(self) -> None:
         self.keys: dict[int, Tensor] = {}
@@ -53,10 +56,14 @@ class Store:
 
     def update(self, keys: Tensor, values: Tensor, layer: int, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
         """What a transformers Cache does: take (R, heads, q, d), give back all columns so far."""
-        end = self.column + keys.shape[2]
         if layer not in self.keys:
             self.keys[layer], self.values[layer] = keys, values
             return keys, values
+        if self.column == 0:  # the tail behind what is there
+            self.keys[layer] = torch.cat([self.keys[layer], keys], 2)
+            self.values[layer] = torch.cat([self.values[layer], values], 2)
+            return self.keys[layer], self.values[layer]
+        end = self.column + keys.shape[2]
         if end > self.keys[layer].shape[2]:
             self.keys[layer], self.values[layer] = (
                 torch.nn.functional.pad(t[layer], (0, 0, 0, GROW)) for t in (self.keys, self.values)
@@ -111,8 +118,9 @@ class Drafting:
         )
         for candidate, hidden, trunk, own in self._passes(batch, candidates):
             rows = []
-            choices = self._choices(hidden)  # (B, T + 1)
-            for row, (draft, choice) in enumerate(zip(batch.drafts, choices.tolist(), strict=True)):
+            choices = self._choices(hidden)  # (B, tail)
+            for row, (draft, all_choices) in enumerate(zip(batch.drafts, choices.tolist(), strict=True)):
+                choice = all_choices[batch.tail - 1 - len(draft) :]
                 agreed = next((t for t, token in enumerate(draft) if choice[t] != token), len(draft))
                 ids = list(draft[:agreed])
                 if agreed == self.max_new_tokens or choice[agreed] in self.stops:
@@ -139,7 +147,7 @@ class Drafting:
         head = self.speech.model.get_output_embeddings()
         for candidate, hidden, _, _ in self._passes(batch, candidates):
             normed = self.decoder.norm(hidden)
-            yield candidate, [head(row[: len(a)]).float() for row, a in zip(normed, answers, strict=True)]
+            yield candidate, [head(row[-len(a) :]).float() for row, a in zip(normed, answers, strict=True)]
 
     @torch.inference_mode()
     def states(self, heard: Sequence[Heard], clips: Sequence[int]) -> Iterator[tuple[int, Tensor, Tensor, Tensor]]:
@@ -155,22 +163,39 @@ class Drafting:
     def _passes(
         self, batch: _Batch, candidates: Sequence[int | None]
     ) -> Iterator[tuple[int | None, Tensor, Store, Store]]:
-        """Each candidate's last hidden states from the prompt's last token on (B, T + 1, H), and both stores."""
+        """Each candidate's last hidden states in the batch's tail (B, tail, H), and both stores."""
         trunk = Store()
         cos_sin = self.decoder.rotary_emb(batch.embeds, batch.positions)
         inputs: list[Tensor] = []
         hidden = batch.embeds
-        last = len(self.layers) if None in candidates else max(c for c in candidates if c is not None)
+        top = len(self.layers) - 1
+        last = top if None in candidates else min(top, max(c for c in candidates if c is not None))
         for layer in self.layers[:last]:
             inputs.append(hidden)
             hidden = self._layer(layer, hidden, batch.mask, batch.positions, cos_sin, trunk)
         inputs.append(hidden)
         for candidate in candidates:
             own = Store()
-            state = inputs[len(self.layers) if candidate is None else candidate]
-            for layer in self.layers[len(self.layers) if candidate is None else candidate + 1 :]:
-                state = self._layer(layer, state, batch.mask, batch.positions, cos_sin, own)
-            yield candidate, state[:, batch.prompt - 1 :], trunk, own
+            if candidate == top:
+                yield candidate, inputs[top][:, -batch.tail :], trunk, own
+                continue
+            if candidate is None:
+                store, state, first = trunk, hidden, top
+            else:
+                store, state, first = own, inputs[candidate], candidate + 1
+            for layer in self.layers[first:top]:
+                state = self._layer(layer, state, batch.mask, batch.positions, cos_sin, store)
+            yield candidate, self._top(batch, state, cos_sin, store), trunk, own
+
+    def _top(self, batch: _Batch, hidden: Tensor, cos_sin: tuple[Tensor, Tensor], store: Store) -> Tensor:
+        """The topmost layer, in the tail alone: of the columns before it nothing is needed but keys and values."""
+        layer, before = self.layers[-1], batch.width - batch.tail
+        cos, sin = cos_sin
+        keys, values = self.speech.family.keys_values(layer, hidden[:, :before], (cos[:, :before], sin[:, :before]))
+        store.update(keys, values, len(self.layers) - 1)
+        tail = (cos[:, before:], sin[:, before:])
+        mask, positions = batch.mask[:, :, before:], batch.positions[:, before:]
+        return self._layer(layer, hidden[:, before:], mask, positions, tail, store)
 
     def _layer(
         self, layer: Any, hidden: Tensor, mask: Tensor, positions: Tensor, cos_sin: tuple[Tensor, Tensor], store: Store
@@ -208,13 +233,16 @@ class Drafting:
 
 @dataclass(frozen=True)
 class _Batch:
-    """Prompts with drafts. embeds: (B, S+T, H); positions: (B, S+T); valid: (B, S+T); mask: (B, 1, S+T, S+T)."""
+    """Prompts with drafts, padded on the left. embeds: (B, W, H); positions, valid: (B, W); mask: (B, 1, W, W).
+
+    tail: the last columns, which hold every row's choices: its prompt's last token and its draft.
+    """
 
     embeds: Tensor
     positions: Tensor
     valid: Tensor
     mask: Tensor
-    prompt: int  # S
+    tail: int
     lengths: list[int]  # prompt tokens of each clip
     drafts: list[list[int]]
 
@@ -225,23 +253,21 @@ class _Batch:
     @classmethod
     def of(cls, speech: SpeechModel, heard: Sequence[Heard], drafts: Sequence[Sequence[int]]) -> _Batch:
         device = speech.device
-        ids, valid = pad_left([h.ids for h in heard], speech.pad_id(), device)
+        ids, attended = pad_left([[*h.ids, *d] for h, d in zip(heard, drafts, strict=True)], speech.pad_id(), device)
+        valid = attended.bool()
+        columns = torch.arange(ids.shape[1], device=device)
+        drafted = torch.tensor([len(d) for d in drafts], device=device)
         tower = torch.cat([h.tower for h in heard]).to(device, speech.dtype)
-        prompt = speech.embed(ids, speech.family.project(speech.model, tower))
-        width = max(map(len, drafts))
-        drafted = torch.tensor([[*d, *[speech.pad_id()] * (width - len(d))] for d in drafts], device=device).long()
-        embeds = torch.cat([prompt, speech.model.get_input_embeddings()(drafted.view(len(heard), width))], 1)
-        # a pad behind a draft comes after everything that is read, and causality hides it
-        valid = torch.cat([valid, valid.new_ones(len(heard), width)], 1).bool()
+        prompt = columns[None] < ids.shape[1] - drafted[:, None]  # a draft may hold the placeholder as a token
+        embeds = speech.embed(ids, speech.family.project(speech.model, tower), among=prompt)
         positions = (valid.long().cumsum(-1) - 1).clamp(min=0)
-        columns = torch.arange(embeds.shape[1], device=device)
         allowed = (columns[None, :] <= columns[:, None])[None, None] & valid[:, None, None, :]
         return cls(
             embeds,
             positions,
             valid,
             additive(allowed, embeds.dtype),
-            ids.shape[1],
+            max(map(len, drafts)) + 1,
             [len(h.ids) for h in heard],
             [list(d) for d in drafts],
         )
@@ -291,11 +317,11 @@ class _Pool:
             return
         device = self.speech.device
         index = torch.tensor([row for row, _, _ in rows], device=device)
-        agreed = torch.tensor([n for _, n, _ in rows], device=device)
         for row, n, token in rows:
             self.rows.append(_Row(candidate, row, [*batch.drafts[row][:n], token], batch.lengths[row] + n))
-        drafted = torch.arange(batch.width - batch.prompt, device=device)[None] < agreed[:, None]
-        self.valid_parts.append(torch.cat([batch.valid[index, : batch.prompt], drafted], 1))
+        rejected = torch.tensor([len(batch.drafts[row]) - n for row, n, _ in rows], device=device)
+        columns = torch.arange(batch.width, device=device)
+        self.valid_parts.append(batch.valid[index] & (columns[None] < batch.width - rejected[:, None]))
         for layer in range(layers):
             if layer == candidate:
                 continue

@@ -27,8 +27,10 @@ from sordino.families.base import SpeechModel
 from sordino.features import Heard
 from sordino.metrics import overlap
 from sordino.metrics import registry as metrics
+from sordino.threads import each, workers_on
 
 RESAMPLES = 1000
+LEAST_MEMORY = 64 * 2**20  # bytes for batches that one worker should have
 Key = tuple[tuple[Layer, ...], int]  # (layers that are out, item) -> greedy ids
 Advance = Callable[[int], None]
 
@@ -188,30 +190,24 @@ class ClipJudge:
         """Fill `found` with the greedy ids of every candidate on the first `clips` clips."""
         for gone, group, heard in self._groups(removed, candidates):
             with without(self.speech, gone):
-                engine = Drafting(self.speech, self.terms.max_new_tokens, self.terms.memory)
-                at = [position(gone, c) for c in group]
+                workers = workers_on(self.speech.device, self.terms.memory // LEAST_MEMORY)
+                engine = Drafting(self.speech, self.terms.max_new_tokens, self.terms.memory // workers)
+                named = {position(gone, c): c for c in group}
                 for first, last in self._segments(clips):
-                    for batch in engine.batches(heard, self._items(first, last), self.terms.max_new_tokens):
-                        self._batch(engine, heard, batch, gone, group, at)
-
-    def _batch(
-        self,
-        engine: Drafting,
-        heard: Sequence[Heard],
-        batch: list[int],
-        gone: Sequence[Layer],
-        group: Sequence[Layer | None],
-        at: Sequence[int | None],
-    ) -> None:
-        keys = [(out_of(gone, c), item) for c in group for item in batch]
-        if all(key in self.found for key in keys):
-            return
-        drafts = {item: self._draft(gone, item) for item in batch}
-        named = dict(zip(at, group, strict=True))
-        rows = [((out_of(gone, named[f.candidate]), f.clip), f.ids) for f in engine.translate(heard, batch, at, drafts)]
-        self.found |= dict(rows)
-        self.remember(rows)
-        self.advance(len(rows))
+                    batches = engine.batches(heard, self._items(first, last), self.terms.max_new_tokens)
+                    new = [b for b in batches if any((out_of(gone, c), i) not in self.found for c in group for i in b)]
+                    drafts = {item: self._draft(gone, item) for batch in new for item in batch}
+                    done = each(
+                        self.speech.device,
+                        lambda batch: engine.translate(heard, batch, list(named), drafts),  # noqa: B023 (used here)
+                        new,
+                        workers,
+                    )
+                    for results in done:
+                        rows = [((out_of(gone, named[f.candidate]), f.clip), f.ids) for f in results]
+                        self.found |= dict(rows)
+                        self.remember(rows)
+                        self.advance(len(rows))
 
     def _draft(self, gone: Sequence[Layer], item: int) -> list[int]:
         """The translation by the model closest to this one: without the same layers, or without all but the last."""

@@ -66,6 +66,7 @@ class Family:
     audio_tokens: Callable[[int], int]  # valid mel frames -> A
     tower: Callable[[nn.Module, Tensor, Tensor], list[Tensor]]  # model, mel, frames -> B tensors (A, D)
     project: Callable[[nn.Module, Tensor], Tensor]  # model, (N, D) -> (N, H)
+    keys_values: Callable[[Any, Tensor, tuple[Tensor, Tensor]], tuple[Tensor, Tensor]]  # see llama_keys_values
     stop_tokens: tuple[str, ...]  # any of them ends an answer; the first is appended to training answers
     tiny: Callable[[str, int, int, int], None]  # write a random model: directory, decoder, encoder layers, seed
     answers_end_with: Mapping[str, str]  # prompt style -> stop token
@@ -125,16 +126,36 @@ class SpeechModel:
         text: str = self.processor.tokenizer.decode(ids, skip_special_tokens=True)
         return text.strip()
 
-    def embed(self, input_ids: Tensor, features: Tensor) -> Tensor:
+    def embed(self, input_ids: Tensor, features: Tensor, among: Tensor | None = None) -> Tensor:
         """Prompt embeddings with the audio in place. input_ids: (B, S); features: (sum of A, H) -> (B, S, H).
+
+        among: (B, S), where placeholders count; elsewhere they are tokens like any other.
 
         Raises ValueError where placeholders and features disagree: a prompt without its audio must not run.
         """
         is_audio = input_ids == self.family.audio_token(self.model.config)
+        if among is not None:
+            is_audio = is_audio & among
         if int(is_audio.sum()) != features.shape[0] or features.shape[0] == 0:
             raise ValueError(f"{int(is_audio.sum())} audio placeholders but {features.shape[0]} audio features")
         embeds: Tensor = self.model.get_input_embeddings()(input_ids)
         return embeds.masked_scatter(is_audio[..., None], features.to(embeds.dtype))
+
+
+def llama_keys_values(layer: Any, hidden: Tensor, cos_sin: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """What a decoder layer of the Llama line (Qwen2 too) puts into the cache for its input (B, S, H), and no more.
+
+    cos_sin: (B, S, d) each, the rotary embedding's -> keys and values (B, heads, S, d).
+    """
+    attention = layer.self_attn
+    normed = layer.input_layernorm(hidden)
+    shape = (*normed.shape[:-1], -1, attention.head_dim)
+    keys = attention.k_proj(normed).view(shape).transpose(1, 2)
+    values = attention.v_proj(normed).view(shape).transpose(1, 2)
+    cos, sin = (part.unsqueeze(1) for part in cos_sin)
+    half = keys.shape[-1] // 2
+    rotated = torch.cat([-keys[..., half:], keys[..., :half]], -1)
+    return keys * cos + rotated * sin, values
 
 
 def module_at(root: nn.Module, path: str) -> nn.Module:

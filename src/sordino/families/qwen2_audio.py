@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sordino.families.base import Encoded, Family, Prompt, Waveform
+from sordino.families.base import Encoded, Family, Prompt, Waveform, llama_keys_values
 
 SAMPLING_RATE = 16_000  # Hz
 AUDIO = "<|audio_bos|><|AUDIO|><|audio_eos|>"
@@ -172,6 +172,7 @@ QWEN2_AUDIO = Family(
     audio_tokens=audio_tokens,
     tower=tower,
     project=project,
+    keys_values=llama_keys_values,
     stop_tokens=("<|im_end|>", "<|endoftext|>"),
     answers_end_with={"chat": "<|im_end|>", "base": "<|endoftext|>"},
     tiny=tiny,

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from sordino.errors import FamilyError
-from sordino.families.base import Encoded, Family, Prompt, Waveform
+from sordino.families.base import Encoded, Family, Prompt, Waveform, llama_keys_values
 
 SAMPLING_RATE = 16_000  # Hz
 HOP = 160  # samples between mel frames
@@ -233,6 +233,7 @@ VOXTRAL = Family(
     audio_tokens=audio_tokens,
     tower=tower,
     project=project,
+    keys_values=llama_keys_values,
     stop_tokens=("</s>",),
     answers_end_with={"chat": "</s>"},
     tiny=tiny,

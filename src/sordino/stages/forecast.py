@@ -19,7 +19,7 @@ from sordino.measure.waste import WEIGHTS
 from sordino.recipe import Recipe, TrainSection
 from sordino.stages.job import export_source, qlora_start, systems, teacher_key
 
-RANK_BATCH_BYTES = 256 * 2**20  # rank.memory_mb's default is a quarter of the model, but not less
+RANK_BATCH_BYTES = 128 * 2**20  # rank.memory_mb's default is a quarter of the model, but not less
 QUANTISED = ("adapter", "nf4")  # systems that are held in nf4 while translating
 
 
@@ -92,7 +92,7 @@ class _Stages:
             found["finetune"] = self.full(self.base, self.base, recipe.finetune)
         if recipe.rank:
             weights = predict.weights_bytes(self.model(teacher_key(recipe)), width=self.width)
-            room = recipe.rank.memory_mb * 10**6 if recipe.rank.memory_mb else max(weights // 4, RANK_BATCH_BYTES)
+            room = recipe.rank.memory_mb * 2**20 if recipe.rank.memory_mb else max(weights // 4, RANK_BATCH_BYTES)
             found["rank"] = Forecast(memory=weights + room)
         if recipe.prune:
             whole = predict.weights_bytes(self.model(teacher_key(recipe)), width=2)

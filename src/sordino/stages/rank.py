@@ -23,7 +23,7 @@ from sordino.recipe import RankSection
 from sordino.stages.job import DATA, RANKING, TRIALS, Job, Stage, directory_of, render_section, teacher_key
 
 FOUND = "found.jsonl"  # resume state: translations by candidates so far
-SMALL_MEMORY = 256 * 2**20  # bytes for batches where a quarter of the model would be less
+SMALL_MEMORY = 128 * 2**20  # bytes for batches where a quarter of the model would be less
 
 
 def run(job: Job) -> None:
@@ -114,7 +114,7 @@ def _key(row: dict[str, Any]) -> Key:
 
 
 def default_memory(speech: SpeechModel) -> int:
-    """A quarter of the model's own bytes for batches, and 256 MiB where the model is small."""
+    """A quarter of the model's own bytes for batches, and 128 MiB where the model is small."""
     weights: int = sum(p.numel() * p.element_size() for p in speech.model.parameters())
     return max(SMALL_MEMORY, weights // 4)
 
