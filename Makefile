@@ -35,5 +35,6 @@ $(READY): pyproject.toml
 	$(BIN)/python -m pip install --editable '.[dev]'
 	touch $(READY)
 
+# leaves runs/ alone: they may be days of work
 clean:
-	rm -rf $(VENV) runs
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache

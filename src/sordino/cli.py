@@ -52,7 +52,13 @@ class Command:
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point. Returns the exit code."""
     _before_torch()
-    args = _parser().parse_args(argv)
+    parser = _parser()
+    args, late = parser.parse_known_args(argv)
+    rest = next((name for name in ("audio", "overrides") if hasattr(args, name)), None)
+    if late and (rest is None or any(word.startswith("-") for word in late)):
+        parser.error(f"unrecognized arguments: {' '.join(late)}")
+    if late and rest:  # argparse takes no positionals behind an option: `translate MODEL --to German a.wav`
+        setattr(args, rest, [*getattr(args, rest), *late])
     try:
         result = COMMANDS[args.command].run(args)
     except SordinoError as error:
@@ -135,7 +141,7 @@ def _results(recipe: Recipe, quiet: bool) -> dict[str, Any]:
     from sordino.stages.job import REPORT
 
     directory = recipe.directory / REPORT
-    if artifact.read_stage(directory) is None:
+    if report_stage.STAGE.section(recipe) is None or artifact.read_stage(directory) is None:
         return {}
     if not quiet:
         from rich.console import Console
@@ -213,7 +219,7 @@ def _translate_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL|RECIPE", help="a model of a run, an export, or a recipe")
     parser.add_argument("audio", nargs="*", metavar="AUDIO", help="audio files (or key=value after a recipe)")
     parser.add_argument("--to", default=None, metavar="LANGUAGE", help="target language, e.g. German or de")
-    parser.add_argument("--from", dest="source", default="en", metavar="LANGUAGE", help="source language")
+    parser.add_argument("--from", dest="source", default=None, metavar="LANGUAGE", help="source language")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
     parser.add_argument("--dtype", default="auto", choices=["auto", "float32", "bfloat16", "float16"])
     parser.add_argument("--batch-size", type=_count, default=16, help="clips")
@@ -227,8 +233,6 @@ def _translate(args: argparse.Namespace) -> dict[str, Any]:
         return _stage(args)
     from sordino import use
 
-    if args.to is None:
-        raise RecipeError("translate: no target language.", "Say which, e.g. --to German.")
     if not args.audio:
         raise RecipeError("translate: no audio files.", "Name one or more after the model.")
     hypotheses = use.translate_files(

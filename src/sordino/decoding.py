@@ -19,7 +19,7 @@ from sordino.features import Heard
 
 @dataclass(frozen=True)
 class Decoding:
-    """batch_size: clips; max_new_tokens: a hypothesis is cut there, and counted as cut by the health report."""
+    """batch_size: clips; max_new_tokens: a hypothesis is cut there."""
 
     batch_size: int = 16
     max_new_tokens: int = 256

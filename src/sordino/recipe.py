@@ -282,6 +282,12 @@ def _contradictions(recipe: Recipe, problems: list[str]) -> None:
         problems.append(f"rank.criterion: '{rank.criterion}' is of decoder layers; use scope: decoder")
     if rank and rank.search == "racing" and rank.criterion in ("loss", "kl", "influence", "angular"):
         problems.append(f"rank.search: '{rank.criterion}' is cheap enough for exact; racing is for translation scores")
+    if rank and recipe.prune and recipe.prune.remove:
+        ranked = len(rank.layers) if rank.method == "explicit" else rank.remove
+        if recipe.prune.remove > ranked:
+            problems.append(f"prune.remove: {recipe.prune.remove}, but rank finds {ranked} removals")
+    if recipe.export and recipe.export.of == "auto" and recipe.qlora and not recipe.merge:
+        problems.append("export: the adapter would be left out; add merge:, or say export.of")
     if recipe.prune and not rank:
         problems.append("prune: needs the rank section (method: explicit takes a list by hand)")
     if recipe.prune and recipe.prune.of == "teacher" and not recipe.finetune:
@@ -345,6 +351,8 @@ def _corpora(data: DataSection, problems: list[str]) -> None:
     for where, section in (("data", data), ("data.extra", data.extra)):
         if section is None:
             continue
+        if where == "data.extra" and not section.path:
+            problems.append("data.extra.path: missing (where the out-of-domain corpus is)")
         if section.max_ratio is not None and section.max_ratio < 1:
             problems.append(f"{where}.max_ratio: must be at least 1 (2: up to twice or half the usual length)")
         if (section.min_seconds or 0) > (section.max_seconds or math.inf):

@@ -24,14 +24,14 @@ def translate_files(
     model: str,
     files: Sequence[str],
     *,
-    target: str,
-    source: str = "en",
+    target: str | None = None,
+    source: str | None = None,
     device: str = "auto",
     dtype: str = "auto",
     batch_size: int = 16,
     max_new_tokens: int = 256,
 ) -> list[dict[str, Any]]:
-    """Translate audio files with any model of a chain. Rows {id, audio, text, seconds, tokens} in the order of `files`.
+    """Translate audio files with any model of a chain, by default from and into the languages it was trained for. Rows {id, audio, text, seconds, tokens} in the order of `files`.
 
     seconds: processing time, audio encoder included. Every file is read before the model is loaded, and all that
     cannot be used are named at once. Raises DataError, FamilyError.
@@ -44,8 +44,12 @@ def translate_files(
             problems.append(str(error))
     if problems:
         raise DataError("\n".join(problems))
+    card = stored_card(model)
+    source, target = source or card.get("source", "en"), target or card.get("target")
+    if target is None:
+        raise RecipeError("translate: no target language.", "Say which, e.g. --to German.")
     speech = open_model(model, device=device_of(device), dtype=dtype)
-    prompt = render_section(speech, stored_prompt(model), source, target)
+    prompt = render_section(speech, stored_prompt(model, card), source, target)
     clips = [Clip(str(i), str(Path(f).absolute()), None, source, target) for i, f in enumerate(files)]
     features = Features(speech, None)
     rows: list[dict[str, Any]] = []
@@ -62,15 +66,24 @@ def translate_files(
     return rows
 
 
-def stored_prompt(model: str) -> PromptSection:
-    """How a model of a run was asked while training; the default prompt for any other model."""
+def stored_card(model: str) -> dict[str, Any]:
+    """What a model of a run says of itself: prompt, source, target; nothing for any other model."""
     file = Path(model) / CARD
-    if not file.is_file():
+    card = artifact.read_json(file) if file.is_file() else {}
+    if not isinstance(card, dict):
+        raise ArtifactError(f"{file} does not say how the model is asked.", "Make it again.")
+    return card
+
+
+def stored_prompt(model: str, card: dict[str, Any]) -> PromptSection:
+    """How a model of a run was asked while training; the default prompt for any other model."""
+    if not card:
         return PromptSection()
     try:
-        stored = artifact.read_json(file)["prompt"]
+        stored = card["prompt"]
         return PromptSection(**{**stored, "example": tuple(stored["example"])})
     except (KeyError, TypeError) as error:
+        file = Path(model) / CARD
         raise ArtifactError(f"{file} does not say how the model is asked ({error}).", "Make it again.") from error
 
 

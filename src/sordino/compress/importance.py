@@ -30,7 +30,8 @@ SCOPES: dict[str, tuple[Scope, ...]] = {
     "encoder": ("encoder",),
     "both": ("decoder", "encoder"),
 }
-SCREEN_SHARE = 8  # racing screens on an eighth of the clips
+SCREEN_SHARE = 12  # racing screens on a twelfth of the clips
+SCREENED = 3  # and lets a third of the candidates through, but no fewer than these
 FINALISTS = 2  # candidates that racing scores on all clips
 
 
@@ -237,7 +238,7 @@ class _Runner:
         if len(field) > FINALISTS:
             losses = self.judge.screen(removed, field, max(1, total // SCREEN_SHARE))
             order = sorted(range(len(field)), key=lambda i: (losses[i], i))
-            field = [field[i] for i in sorted(order[: max(FINALISTS, (len(field) + 1) // 2)])]
+            field = [field[i] for i in sorted(order[: through(len(field))])]
         clips = max(1, total // 4)
         while len(field) > FINALISTS and clips < total:
             trials = self.score(number, removed, field, clips)
@@ -247,6 +248,6 @@ class _Runner:
         return self.score(number, removed, field, total)
 
 
-def trials_in(pool: int, remove: int) -> int:
-    """Number of trials of an exact search, the unpruned model included."""
-    return 1 + sum(pool - i for i in range(remove))
+def through(field: int) -> int:
+    """How many candidates the screening lets through."""
+    return min(field, max(SCREENED, -(-field // 3)))

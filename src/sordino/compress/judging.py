@@ -22,7 +22,7 @@ from torch import Tensor
 
 from sordino.compress import criteria
 from sordino.compress.drafting import Drafting
-from sordino.compress.importance import SCREEN_SHARE, Layer, Trial, without
+from sordino.compress.importance import SCREEN_SHARE, Layer, Trial, through, without
 from sordino.families.base import SpeechModel
 from sordino.features import Heard
 from sordino.metrics import overlap
@@ -210,12 +210,12 @@ class ClipJudge:
                         self.advance(len(rows))
 
     def _draft(self, gone: Sequence[Layer], item: int) -> list[int]:
-        """The translation by the model closest to this one: without the same layers, or without all but the last."""
+        """The translation by the model closest to this one; the reference, a guess like another, before there is any."""
         for last in range(len(gone), -1, -1):
             ids = self.found.get((out_of(gone[:last], None), item))
             if ids is not None:
                 return ids
-        return []
+        return list(self.answers[item][:-1][: self.terms.max_new_tokens])
 
     def _forced(
         self, criterion: str, removed: Sequence[Layer], candidates: Sequence[Layer | None], clips: int
@@ -289,7 +289,7 @@ def work(pool: int, remove: int, clips: int, racing: bool) -> int:
         field, part, before = left, max(1, clips // 4), 0
         if field > 2:
             total += field * max(1, clips // SCREEN_SHARE)
-            field = max(2, (field + 1) // 2)
+            field = through(field)
         while field > 2 and part < clips:
             total += field * (part - before)
             field, before, part = max(2, (field + 1) // 2), part, part * 2

@@ -96,7 +96,9 @@ def logical_numel(parameter: nn.Parameter) -> int:
     return int(torch.Size(state.shape).numel()) if state is not None else parameter.numel()
 
 
-def save_nf4(source: str, directory: Path, *, device: str | torch.device = "cpu") -> SpeechModel:
+def save_nf4(
+    source: str, directory: Path, *, device: str | torch.device = "cpu", revision: str | None = None
+) -> SpeechModel:
     """Quantise a 16-bit (or 32-bit) checkpoint and write it; stock `from_pretrained` loads it. -> as saved.
 
     What is not quantised is stored in bfloat16. Do not write the returned model again after it has run.
@@ -104,7 +106,7 @@ def save_nf4(source: str, directory: Path, *, device: str | torch.device = "cpu"
     """
     if not registry.is_hub_id(source) and "quantization_config" in registry.read_config(source):
         raise FamilyError(f"{source} is quantised already.", "Quantise the 16-bit model it was made from.")
-    speech = registry.load(source, device=device, dtype=torch.bfloat16, quantise="nf4")
+    speech = registry.load(source, device=device, dtype=torch.bfloat16, quantise="nf4", revision=revision)
     for parameter in speech.model.parameters():
         if parameter.dtype == torch.float32:  # transformers keeps some embeddings of positions in 32 bits
             parameter.data = parameter.data.to(torch.bfloat16)

@@ -11,6 +11,6 @@ from sordino.families import registry
 LOADS_WITH = "transformers: from_pretrained(path, dtype='bfloat16')"
 
 
-def write(source: Path, directory: Path) -> None:
-    """source: a 16- or 32-bit model directory. Raises FamilyError for one that does not load."""
-    registry.save(registry.load(str(source), device="cpu", dtype=torch.bfloat16), directory)
+def write(source: str, directory: Path, revision: str | None = None) -> None:
+    """source: a 16- or 32-bit model directory, or a Hub id. Raises FamilyError for one that does not load."""
+    registry.save(registry.load(source, device="cpu", dtype=torch.bfloat16, revision=revision), directory)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from sordino import artifact
 from sordino.export import registry as formats
 from sordino.measure import size
@@ -14,14 +12,15 @@ from sordino.stages.job import EXPORT, Job, Stage, directory_of, export_source
 def run(job: Job) -> None:
     section = job.recipe.export
     assert section
-    source = Path(job.path(export_source(job.recipe)))
+    key = export_source(job.recipe)
+    source, revision = job.path(key), job.recipe.revision if key == "base" else None
     for name in section.formats:
         directory = job.out / name
         if (directory / "audit.json").is_file():  # finished before a kill: the audit is written last
             continue
         directory.mkdir(exist_ok=True)
         module = formats.get(name)
-        module.write(source, directory)
+        module.write(source, directory, revision)
         job.describe(directory)
         measured = size.measure(directory)
         audit = {"format": name, "loads_with": module.LOADS_WITH, "size": measured.to_json()}

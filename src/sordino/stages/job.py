@@ -198,6 +198,11 @@ def adapter_base(section: Mapping[str, Any]) -> dict[str, Any]:
     return {"quantise": "nf4", "kept": ("encoder", "projector") if section["scope"] == "decoder" else ()}
 
 
+def on_base(recipe: Recipe, key: str) -> bool:
+    """Whether opening this system loads the base model, whose revision the recipe may pin."""
+    return key == "base" or (key == "adapter" and qlora_start(recipe) == "base")
+
+
 def latest(recipe: Recipe, keys: Sequence[str]) -> str:
     """The first of `keys` that the recipe makes."""
     made = systems(recipe)
@@ -257,13 +262,14 @@ def base_parent(recipe: Recipe) -> artifact.Parent:
 
 
 def corpus_parents(recipe: Recipe) -> list[artifact.Parent]:
-    """The corpora: their tables by content, their audio by name and size."""
+    """The corpora: their tables by content, their audio by name and size. A plan may be made before they are there."""
     assert recipe.data
     sections = [recipe.data] + ([recipe.data.extra] if recipe.data.extra else [])
     found = []
     for section in sections:
         root = Path(section.path)
-        files = sorted(p for p in root.rglob("*") if p.is_file()) if root.is_dir() else []
+        runs = Path(recipe.out).resolve()  # a corpus directory may hold the runs: they are no part of it
+        files = sorted(p for p in root.rglob("*") if p.is_file() and runs not in p.resolve().parents)
         prints = {
             p.relative_to(root).as_posix(): str(p.stat().st_size)
             if p.suffix.lower() in AUDIO_SUFFIXES

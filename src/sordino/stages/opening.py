@@ -33,7 +33,7 @@ def open_model(path: str, **options: Any) -> SpeechModel:
         return registry.load(path, **options)
     config = artifact.read_json(directory / ADAPTER_CONFIG)
     base = str(config.get("base_model_name_or_path") or "")
-    if base.startswith(".."):
+    if not Path(base).is_absolute() and (directory / base).is_dir():  # a model of the same run
         base = str(directory / base)
     stage = artifact.read_stage(directory)
     if stage is None:

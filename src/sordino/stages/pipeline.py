@@ -132,6 +132,11 @@ def run_one(name: str, recipe: Recipe, options: Mapping[str, Any]) -> bool:
 def refuse_early(recipe: Recipe) -> None:
     """Raise RecipeError for names that only a later stage would look up, perhaps after hours of training."""
     device_of(recipe.device)
+    refuse_names(recipe)
+
+
+def refuse_names(recipe: Recipe) -> None:
+    """Raise RecipeError for layers and metrics that do not exist."""
     for text in recipe.rank.layers if recipe.rank else ():
         importance.parse_layer(text)
     for metric in recipe.evaluate.metrics if recipe.evaluate else ():

@@ -6,6 +6,7 @@ import dataclasses
 from pathlib import Path
 
 from sordino.compress import lora
+from sordino.families import registry
 from sordino.recipe import Recipe
 from sordino.stages.job import DATA, PSEUDO, Job, Stage, adapter_base, directory_of, qlora_start
 from sordino.stages.learning import fit, mixed
@@ -28,7 +29,9 @@ def run(job: Job) -> None:
 
 def base_reference(recipe: Recipe, start: str) -> str:
     """How the adapter names its base: from its own directory where both lie in the run, so that a run can move."""
-    return recipe.model if start == "base" else str(Path("..") / directory_of(start))
+    if start != "base":
+        return str(Path("..") / directory_of(start))
+    return recipe.model if registry.is_hub_id(recipe.model) else str(Path(recipe.model).absolute())
 
 
 STAGE = Stage(

@@ -136,7 +136,7 @@ def notes(recipe: Recipe, scores: dict[str, Any]) -> tuple[str, ...]:
         )
     if "teacher" not in scores["systems"]:
         found.append("There is no teacher in this run, so no retention is given.")
-    if recipe.qlora:
+    if recipe.qlora and recipe.qlora.quantise == "nf4" and "adapter" in scores["systems"]:
         found.append("The adapter is weighed together with the 16-bit base it needs; it runs on that base in 4 bits.")
     if recipe.prompt.example:
         found.append("The prompt is one-shot.")

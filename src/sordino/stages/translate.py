@@ -15,7 +15,19 @@ from sordino.features import Features
 from sordino.measure.speed import Meter, release_memory
 from sordino.progress import bar
 from sordino.recipe import Recipe, TranslateSection
-from sordino.stages.job import DATA, OUTPUTS, Job, Stage, chosen, device_of, directory_of, model_path, render, systems
+from sordino.stages.job import (
+    DATA,
+    OUTPUTS,
+    Job,
+    Stage,
+    chosen,
+    device_of,
+    directory_of,
+    model_path,
+    on_base,
+    render,
+    systems,
+)
 from sordino.stages.opening import open_model
 
 
@@ -34,7 +46,7 @@ def run(job: Job) -> None:
             device=device_of(job.recipe.device),
             dtype=job.recipe.dtype,
             attention=job.recipe.attention,
-            **({"revision": job.recipe.revision} if key == "base" else {}),
+            **({"revision": job.recipe.revision} if on_base(job.recipe, key) else {}),
         )
         meter = Meter(str(speech.device))
         hypotheses = timed(speech, clips, render(speech, job.recipe), section, meter, systems(job.recipe)[key])
