@@ -31,7 +31,9 @@ def translate_files(
     batch_size: int = 16,
     max_new_tokens: int = 256,
 ) -> list[dict[str, Any]]:
-    """Translate audio files with any model of a chain, by default from and into the languages it was trained for. Rows {id, audio, text, seconds, tokens} in the order of `files`.
+    """Translate audio files with any model of a chain, by default from and into the languages it was trained for.
+
+    Rows {id, audio, text, seconds, tokens} in the order of `files`.
 
     seconds: processing time, audio encoder included. Every file is read before the model is loaded, and all that
     cannot be used are named at once. Raises DataError, FamilyError.

@@ -40,14 +40,14 @@ def run(job: Job) -> None:
     wanted = recipe.data.splits
     sizes = {"select": _size(wanted.select), "dev": _size(wanted.dev), "test": _size(wanted.test)}
     dealt = splits.assign(clips, {k: v for k, v in sizes.items() if v}, recipe.seed, given, split_by=wanted.by)
-    needed = [recipe.translate.split] if recipe.translate else []
-    needed += ["train"] if recipe.finetune else []
-    needed += ["select"] if recipe.rank and recipe.rank.method == "iterative" else []
-    for split in needed:
-        if split not in dealt:
-            raise DataError(
-                f"there is no {split} split, and this recipe needs it.", f"Set data.splits.{split} above 0."
-            )
+    needed: list[corpora.Split] = [recipe.translate.split] if recipe.translate else []
+    if recipe.finetune:
+        needed.append("train")
+    if recipe.rank and recipe.rank.method == "iterative":
+        needed.append("select")
+    for lacking in needed:
+        if lacking not in dealt:
+            raise DataError(f"there is no {lacking} split, and this recipe needs it.", "Look at data.splits.")
     for split, members in dealt.items():
         manifest.write(job.out / f"{split}.jsonl", _settled(job, members))
     if extra:
