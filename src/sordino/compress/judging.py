@@ -210,7 +210,7 @@ class ClipJudge:
                         self.advance(len(rows))
 
     def _draft(self, gone: Sequence[Layer], item: int) -> list[int]:
-        """The translation by the model closest to this one; the reference, a guess like another, before there is any."""
+        """The translation by the model closest to this one; before there is any, the reference, as a guess."""
         for last in range(len(gone), -1, -1):
             ids = self.found.get((out_of(gone[:last], None), item))
             if ids is not None:
