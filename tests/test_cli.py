@@ -169,7 +169,7 @@ def test_layers_out_of_range_leave_what_is_finished(made: Made, tmp_path: Path, 
     before = contents(tmp_path / "runs")
     message = refusal(capsys, "rank", file, "rank.method=explicit", "rank.layers=[6]")
     assert "decoder layer 6 is out of range: this model has decoder layers 0 to 5" in message
-    assert "ranking holds 2 removals" in refusal(capsys, "prune", file, "prune.remove=3")
+    assert "prune.remove: 3, but rank finds 2 removals" in refusal(capsys, "prune", file, "prune.remove=3")
     after = contents(tmp_path / "runs")
     assert {name: after[name] for name in before} == before
     assert not [name for name in after if name not in before and ".partial" not in name and "cache" not in name]
@@ -345,3 +345,15 @@ def test_translating_without_saying_what(made: Made, tmp_path: Path, capsys: Cap
     assert "there is no recipe" in refusal(capsys, "run", tmp_path / "gone.yaml")
     capsys.readouterr()
     assert cli.main(["inspect", str(tmp_path / "gone")]) == 2
+
+
+def test_files_may_follow_an_option(made: Made, tmp_path: Path, capsys: Capsys) -> None:
+    audio = str(sounds.save(tmp_path / "a.wav", sounds.tone(1.0)))
+    student = str(made.finished / "60-student")
+    assert (
+        cli.main(["translate", student, "--max-new-tokens", "3", audio, "--json"]) == 0
+    )  # its card knows the languages
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["hypotheses"][0]["audio"] == audio
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["translate", student, audio, "--colour", "red"])
+    assert caught.value.code == 2

@@ -218,7 +218,8 @@ class Recipe:
         wanted = self.rank.criterion if self.rank else "auto"
         if wanted != "auto":
             return wanted
-        return "chrf" if language_code(self.target) in ("zh", "ja") else "chrf++"
+        targets = (self.rank.targets if self.rank else ()) or (self.target,)
+        return "chrf" if any(language_code(target) in ("zh", "ja") for target in targets) else "chrf++"
 
 
 def load(file: str | Path, overrides: Sequence[str] = ()) -> Recipe:

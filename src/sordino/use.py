@@ -51,7 +51,7 @@ def translate_files(
     if target is None:
         raise RecipeError("translate: no target language.", "Say which, e.g. --to German.")
     speech = open_model(model, device=device_of(device), dtype=dtype)
-    prompt = render_section(speech, stored_prompt(model, card), source, target)
+    prompt = render_section(speech, stored_prompt(model), source, target)
     clips = [Clip(str(i), str(Path(f).absolute()), None, source, target) for i, f in enumerate(files)]
     features = Features(speech, None)
     rows: list[dict[str, Any]] = []
@@ -77,8 +77,9 @@ def stored_card(model: str) -> dict[str, Any]:
     return card
 
 
-def stored_prompt(model: str, card: dict[str, Any]) -> PromptSection:
+def stored_prompt(model: str) -> PromptSection:
     """How a model of a run was asked while training; the default prompt for any other model."""
+    card = stored_card(model)
     if not card:
         return PromptSection()
     try:

@@ -1,7 +1,7 @@
 """Criteria of layer importance. Each says how well the model does without a layer, or how much a layer does.
 
-Translation criteria (chrF, chrF++, BLEU) decode; the others read one teacher-forced pass and are cheap. Every
-criterion gives one value per clip and a weight, so that a resample of the clips can be scored again.
+Translation criteria (chrF, chrF++, BLEU) decode; loss and KL read one teacher-forced pass, influence and angular the
+prompt's states alone. Those give one value per clip and a weight, so that a resample of the clips can be scored again.
 
 | criterion | better | source |
 |---|---|---|

@@ -20,8 +20,6 @@ from sordino.errors import FamilyError
 from sordino.families import registry
 from sordino.families.base import Family, SpeechModel
 
-WEIGHTS_PER_BYTE = 2  # of a packed 4-bit weight
-
 
 def nf4_config(family: Family, compute_dtype: torch.dtype, kept: Sequence[str] = ()) -> Any:
     """The BitsAndBytesConfig that quantises every linear layer of this family but the head.

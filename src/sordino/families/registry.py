@@ -143,7 +143,7 @@ def load(
     except FamilyError:
         raise
     except Exception as error:  # safetensors and transformers raise many types for damaged files
-        if isinstance(error, (torch.OutOfMemoryError, MemoryError, KeyboardInterrupt)):
+        if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
             raise
         raise FamilyError(
             f"the weights in {path} do not load: {type(error).__name__}: {error}.",
