@@ -27,7 +27,7 @@ from typing import Any
 
 from sordino.cli import _before_torch
 
-_before_torch()
+_before_torch()  # its settings count only before torch is imported: hence the imports below it
 
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
