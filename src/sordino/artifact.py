@@ -35,7 +35,17 @@ STATE_DIR = ".state"  # resume points; not part of the finished artefact
 WHOLE_FILE_BYTES = 256 * 2**20  # files up to this size are hashed whole
 SAMPLE_BYTES = 2**20
 SAMPLES = 64
-VERSIONED = ("sordino", "torch", "transformers", "peft", "bitsandbytes", "safetensors", "sacrebleu", "soundfile")
+VERSIONED = (
+    "sordino",
+    "torch",
+    "transformers",
+    "peft",
+    "bitsandbytes",
+    "compressed-tensors",
+    "safetensors",
+    "sacrebleu",
+    "soundfile",
+)
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,10 @@ of those; and per matrix .quant_map (16 x 4 bytes), .nested_quant_map (256 x 4 b
 Without what is per matrix that is 4 + 8/64 + 32/(64 x 256) = 4.127 bits a weight.
 
 A grouped integer format stores b bits a weight and a 16-bit scale for every 64: b + 0.25 bits.
+
+compressed-tensors 0.20, "pack-quantized" and symmetric, stores X.weight of R rows and C columns as .weight_packed, each
+row's C integers of b bits densely in 32-bit words; .weight_scale, 16 bits for every 128 columns (64 or 32, where 128
+do not divide C); and .weight_shape, 16 bytes: b + 16/128 bits a weight, 4.125 at 4.
 """
 
 from __future__ import annotations
@@ -14,12 +18,15 @@ import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
+from sordino.errors import FamilyError
 from sordino.measure.shapes import Shape
 from sordino.measure.size import HEADER_LENGTH_BYTES, Tensor
 
 NF4_BLOCK, NESTED_BLOCK = 64, 256  # weights that share an absmax; absmax values that share one in turn
 NF4_CODES, NESTED_CODES = 16, 256  # entries of the two tables of values, float32
 GROUP, SCALE_BYTES = 64, 2  # of the grouped integer formats
+PACKED_BITS = (2, 3, 4, 8)
+PACKED_GROUPS = (128, 64, 32)  # columns that share a scale; engines' kernels take no smaller ones
 HEADER_ALIGNMENT = 8  # bytes; safetensors pads its header with spaces
 
 Stored = dict[str, Tensor]
@@ -77,6 +84,33 @@ def grouped(bits: int) -> Storage:
     return store
 
 
+def packed(bits: int, group: int = PACKED_GROUPS[0]) -> Storage:
+    """compressed-tensors' tensors of one weight. Raises FamilyError where no group divides its columns."""
+
+    def store(name: str, shape: tuple[int, ...]) -> Stored:
+        rows, columns = shape
+        words, groups = -(-columns * bits // 32), columns // group_for(columns, group)
+        return {
+            f"{name}_packed": Tensor("I32", (rows, words), 4 * rows * words),
+            f"{name}_scale": Tensor("BF16", (rows, groups), SCALE_BYTES * rows * groups),
+            f"{name}_shape": Tensor("I64", (2,), 16),
+        }
+
+    return store
+
+
+def group_for(columns: int, group: int = PACKED_GROUPS[0]) -> int:
+    """The largest of PACKED_GROUPS, up to `group`, that divides so many columns. Raises FamilyError for none."""
+    found = next((g for g in PACKED_GROUPS if g <= group and columns % g == 0), None)
+    if found is None:
+        raise FamilyError(
+            f"weights of {columns} columns cannot be packed: no group of {', '.join(map(str, PACKED_GROUPS))} up to "
+            f"{group} divides them.",
+            "Keep them in 16 bits.",
+        )
+    return found
+
+
 F32, BF16 = plain("F32", 4), plain("BF16", 2)
 LAYOUTS = {
     "float32": Layout("32-bit", F32, F32, F32, F32),
@@ -100,6 +134,20 @@ def stored(tensors: Iterable[Shape], layout: str) -> Stored:
     for tensor in tensors:
         found |= kinds[tensor.kind](tensor.name, tensor.shape)
     return found
+
+
+def mixed(tensors: Iterable[Shape], bits: Mapping[str, int], group: int = PACKED_GROUPS[0]) -> Stored:
+    """The tensors of a packed checkpoint. bits: names of weights -> PACKED_BITS; all others are bfloat16."""
+    found: Stored = {}
+    for tensor in tensors:
+        width = bits.get(tensor.name, 16)
+        found |= (BF16 if width == 16 else packed(width, group))(tensor.name, tensor.shape)
+    return found
+
+
+def w4a16(tensors: Iterable[Shape]) -> dict[str, int]:
+    """The bits of format w4a16: 4 for the decoder's linear layers."""
+    return {tensor.name: 4 for tensor in tensors if tensor.kind == "linear" and tensor.part == "decoder"}
 
 
 def data_bytes(tensors: Mapping[str, Tensor]) -> int:

@@ -1,0 +1,115 @@
+"""Rounding in groups: the error it leaves, the bits it packs, and that compressed-tensors reads and writes the same."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from compressed_tensors.compressors import pack_quantized
+from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sordino.compress import rounding
+from sordino.compress.rounding import Scheme
+from sordino.errors import FamilyError
+from sordino.measure import layouts
+
+BITS = (2, 3, 4, 8)
+
+
+def normal(rows: int, columns: int, seed: int = 0) -> torch.Tensor:
+    return 0.02 * torch.randn(rows, columns, generator=torch.Generator().manual_seed(seed))
+
+
+def error(weight: torch.Tensor, rounded: rounding.Rounded) -> float:
+    return float((rounded.dequantised() - weight).norm() / weight.norm())
+
+
+@pytest.mark.parametrize(("bits", "expected"), [(2, 0.351), (3, 0.177), (4, 0.090), (8, 0.006)])
+def test_the_error_is_what_the_module_says(bits: int, expected: float) -> None:
+    weight = normal(256, 1024)
+    assert error(weight, rounding.quantise(weight, Scheme(bits, 64))) == pytest.approx(expected, rel=0.02)
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4])
+def test_a_searched_scale_beats_the_usual_one(bits: int) -> None:
+    weight = normal(64, 512).unflatten(-1, (-1, 64))
+    scheme = Scheme(bits, 64)
+    usual = (weight.abs().amax(-1) / (-scheme.low - 0.5)).bfloat16()
+
+    def left(scale: torch.Tensor) -> float:
+        return float((rounding.nearest(weight, scale, scheme) * scale[..., None].float() - weight).square().sum())
+
+    assert left(rounding.fit_scale(weight, scheme)) < {2: 0.55, 3: 0.7, 4: 0.8}[bits] * left(usual)
+
+
+def test_importance_moves_the_error_to_columns_that_matter_less() -> None:
+    weight, importance = normal(64, 128), torch.ones(128)
+    importance[::4] = 100
+    plain = rounding.quantise(weight, Scheme(3, 128)).dequantised() - weight
+    weighted = rounding.quantise(weight, Scheme(3, 128), importance).dequantised() - weight
+    assert (weighted.square() * importance).sum() < 0.99 * (plain.square() * importance).sum()
+    assert weighted.square().sum() > plain.square().sum()
+
+
+@pytest.mark.parametrize("bits", BITS)
+def test_a_weight_on_the_grid_comes_back_exactly(bits: int) -> None:
+    scheme = Scheme(bits, 32)
+    codes = torch.randint(scheme.low, -scheme.low, (8, 64), generator=torch.Generator().manual_seed(1))
+    codes[:, ::32] = scheme.low  # every group reaches the end of its range
+    weight = codes * 0.25
+    assert torch.equal(rounding.quantise(weight, scheme).dequantised(), weight)
+
+
+def test_groups_of_zeros_and_of_one_value() -> None:
+    weight = torch.zeros(2, 64)
+    assert torch.equal(rounding.quantise(weight, Scheme(4, 32)).dequantised(), weight)
+    weight[:, 5] = 0.5
+    assert torch.equal(rounding.quantise(weight, Scheme(2, 32)).dequantised(), weight)
+
+
+def test_what_cannot_be_rounded_is_refused() -> None:
+    with pytest.raises(ValueError, match="not finite"):
+        rounding.quantise(torch.tensor([[float("nan")] * 32]), Scheme(4, 32))
+    with pytest.raises(ValueError, match="not finite"):
+        rounding.quantise(torch.tensor([[1.0] * 31 + [float("inf")]]), Scheme(8, 32))
+    with pytest.raises(ValueError, match="do not divide"):
+        rounding.quantise(torch.zeros(2, 48), Scheme(4, 32))
+    with pytest.raises(ValueError, match="5 bits"):
+        Scheme(5, 32)
+    with pytest.raises(FamilyError, match="48 columns"):
+        layouts.group_for(48)
+
+
+def test_the_largest_group_that_divides() -> None:
+    assert [layouts.group_for(columns) for columns in (4096, 64, 96, 192)] == [128, 64, 32, 64]
+    assert layouts.group_for(4096, 64) == 64
+
+
+@given(st.sampled_from(BITS), st.integers(1, 5), st.integers(1, 130), st.integers(0, 2**31))
+@settings(max_examples=60, deadline=None)
+def test_packing_is_dense_and_comes_back(bits: int, rows: int, columns: int, seed: int) -> None:
+    low = 1 << (bits - 1)
+    codes = torch.randint(-low, low, (rows, columns), generator=torch.Generator().manual_seed(seed)).to(torch.int8)
+    words = rounding.pack(codes, bits)
+    assert words.shape == (rows, -(-columns * bits // 32))
+    assert torch.equal(words, pack_quantized.pack_to_int32(codes, bits))
+    assert torch.equal(rounding.unpack(words, bits, columns), codes)
+
+
+@pytest.mark.parametrize("bits", BITS)
+def test_compressed_tensors_writes_and_reads_the_same(bits: int) -> None:
+    """Its own compressor, given our scales, packs the same words; what it unpacks is what we mean."""
+    weight = normal(48, 192)
+    rounded = rounding.quantise(weight, Scheme(bits, 64))
+    ours = rounded.tensors()
+    args = QuantizationArgs(num_bits=bits, type="int", symmetric=True, strategy="group", group_size=64)
+    scheme = QuantizationScheme(targets=["Linear"], weights=args)
+    compressor = pack_quantized.PackedQuantizationCompressor
+    theirs = compressor.compress({"weight": weight, "weight_scale": rounded.scale.float()}, scheme)
+    assert set(theirs) == set(ours)
+    for name in ("weight_packed", "weight_shape"):
+        assert theirs[name].dtype == ours[name].dtype and torch.equal(theirs[name], ours[name])
+    read = compressor.decompress({**ours, "weight_scale": rounded.scale.float()}, scheme)["weight"]
+    assert torch.equal(read, rounded.dequantised())
+    assert sum(t.nbytes for t in ours.values()) == layouts.data_bytes(layouts.packed(bits, 64)("weight", (48, 192)))
