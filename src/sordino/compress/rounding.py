@@ -5,8 +5,9 @@ with N = 2^(b-1), and one bfloat16 scale s, and stands for q s: symmetric, so th
 
 The scale may be negative. The range has one integer more below zero than above, and a scale whose sign puts it on the
 side of the group's largest weight, with its size searched and fitted by least squares, leaves as little error as a zero
-point would. Relative error (root mean square) of normally distributed weights at G = 64: 2 bits 0.351 (0.511 with the
-usual s = max|w| / (N - 1/2); 0.355 with a searched zero point), 3 bits 0.177 (0.220; 0.176), 4 bits 0.090 (0.103; 0.087).
+point would. Relative error (root mean square) of normally distributed weights at G = 64, in brackets that of the usual
+s = max|w| / (N - 1/2) and of a searched zero point: 2 bits 0.351 (0.511, 0.355), 3 bits 0.177 (0.220, 0.176), 4 bits
+0.090 (0.103, 0.087).
 
 compressed-tensors' "pack-quantized" (0.20) packs a row's integers, N added, densely into 32-bit words, the first into
 the lowest bits; an integer of 3 bits may lie across two words. C weights take ceil(C b / 32) words.
@@ -55,7 +56,7 @@ class Rounded:
 
     def dequantised(self, dtype: torch.dtype = torch.float32) -> Tensor:
         """(R, C)."""
-        grouped = self.codes.to(dtype).unflatten(-1, (-1, self.scheme.group))
+        grouped = _groups(self.codes.to(dtype), self.scheme.group)
         return (grouped * self.scale[..., None].to(dtype)).flatten(-2)
 
     def tensors(self) -> dict[str, Tensor]:
@@ -76,12 +77,12 @@ def quantise(weight: Tensor, scheme: Scheme, importance: Tensor | None = None) -
     rows, columns = weight.shape
     if columns % scheme.group:
         raise ValueError(f"groups of {scheme.group} do not divide {columns} columns")
-    costs = None if importance is None else importance.float().unflatten(-1, (-1, scheme.group))
+    costs = None if importance is None else _groups(importance.float(), scheme.group)
     codes = torch.empty(weight.shape, dtype=torch.int8, device=weight.device)
     scale = torch.empty(rows, columns // scheme.group, dtype=torch.bfloat16, device=weight.device)
     step = max(1, CHUNK // columns)
     for start in range(0, rows, step):
-        part = weight[start : start + step].float().unflatten(-1, (-1, scheme.group))
+        part = _groups(weight[start : start + step].float(), scheme.group)
         found = fit_scale(part, scheme, costs)
         scale[start : start + step] = found
         codes[start : start + step] = nearest(part, found, scheme).flatten(-2)
@@ -133,7 +134,7 @@ def pack(codes: Tensor, bits: int) -> Tensor:
     step = max(1, CHUNK // max(columns, 1))
     for start in range(0, rows, step):
         part = codes[start : start + step].to(torch.int32) + (1 << (bits - 1))
-        part = pad(part, (0, -columns % WORD)).unflatten(-1, (-1, WORD))
+        part = _groups(pad(part, (0, -columns % WORD)), WORD)
         into = torch.zeros(*part.shape[:-1], bits, dtype=torch.int32, device=codes.device)
         for i in range(WORD):
             word, offset = divmod(i * bits, WORD)
@@ -146,7 +147,7 @@ def pack(codes: Tensor, bits: int) -> Tensor:
 
 def unpack(words: Tensor, bits: int, columns: int) -> Tensor:
     """Words (R, ceil(C bits / 32)) int32 -> integers (R, C) int8."""
-    filled = pad(words, (0, -words.shape[1] % bits)).unflatten(-1, (-1, bits))
+    filled = _groups(pad(words, (0, -words.shape[1] % bits)), bits)
     mask = (1 << bits) - 1
     values = []
     for i in range(WORD):
@@ -156,3 +157,8 @@ def unpack(words: Tensor, bits: int, columns: int) -> Tensor:
             value |= (filled[..., word + 1] << (WORD - offset)) & mask
         values.append((value - (1 << (bits - 1))).to(torch.int8))
     return torch.stack(values, -1).flatten(-2)[:, :columns]
+
+
+def _groups(rows: Tensor, size: int) -> Tensor:
+    """(..., C) -> (..., C / size, size)."""
+    return rows.reshape(*rows.shape[:-1], -1, size)
