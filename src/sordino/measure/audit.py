@@ -7,7 +7,6 @@ found.torch_save_bytes                # the measure of the IWSLT compression tra
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -19,6 +18,7 @@ from sordino.measure import waste
 from sordino.measure.size import (
     COMPANION,
     FOUR_BIT_STATE,
+    LAYER,
     Tensor,
     is_tied,
     logical_parameters,
@@ -30,8 +30,6 @@ from sordino.measure.size import (
 )
 from sordino.measure.torch_save import STORAGES, torch_save_bytes
 from sordino.measure.waste import Finding
-
-LAYER = re.compile(r"\blayers\.(\d+)\.")
 
 
 @dataclass(frozen=True)

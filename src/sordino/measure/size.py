@@ -42,6 +42,7 @@ PARTS = {
     "other": re.compile(r"\bvision_tower\b|\bembed_vision\b"),
     "decoder": re.compile(r"\blayers\.\d+\."),
 }
+LAYER = re.compile(r"\blayers\.(\d+)\.")  # of either stack
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sordino.measure.size import COMPANION, FOUR_BIT_STATE, Tensor, is_tied, parameters_by_name, part_of
+from sordino.measure.size import COMPANION, FOUR_BIT_STATE, LAYER, Tensor, is_tied, parameters_by_name, part_of
 
 WEIGHTS = {".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".gguf", ".onnx", ".npz"}
 TRAINING = re.compile(  # files and directories of Trainer, DeepSpeed, Accelerate and sordino that only training reads
@@ -16,7 +16,6 @@ TRAINING = re.compile(  # files and directories of Trainer, DeepSpeed, Accelerat
     r"|training_args\.bin|trainer_state\.json|zero_to_fp32\.py|checkpoint-\d+|global_step\d+|\.state)$"
 )
 ADAPTER_FILES = ("adapter_model.safetensors", "adapter_model.bin")
-LAYER = re.compile(r"\blayers\.(\d+)\.")
 
 
 @dataclass(frozen=True)
