@@ -24,12 +24,13 @@ from torch import Tensor, nn
 from sordino.compress import criteria
 from sordino.compress.drafting import Drafting
 from sordino.compress.importance import Layer, without
+from sordino.compress.rounding import Scheme, quantise
 from sordino.errors import FamilyError
 from sordino.families.base import SpeechModel
 from sordino.features import Heard
+from sordino.measure import layouts
 from sordino.measure.size import LAYER, part_of
 
-Rounding = Callable[[Tensor, int], Tensor]  # weight (R, C), bits -> the weight as it would be read back
 Advance = Callable[[int], None]
 
 
@@ -73,9 +74,9 @@ def part_of_weight(name: str) -> str | None:
     return part if part in ("projector", "embedding", "head") else None
 
 
-def weights(speech: SpeechModel) -> dict[str, list[nn.Parameter]]:
+def weights(speech: SpeechModel) -> dict[str, list[Tensor]]:
     """Part -> its weights, in the order of the model; a head tied to the embedding is in it once, as the embedding."""
-    found: dict[str, list[nn.Parameter]] = {}
+    found: dict[str, list[Tensor]] = {}
     seen: set[int] = set()
     for name, module in speech.model.named_modules():
         if not isinstance(module, (nn.Linear, nn.Embedding)) or id(module.weight) in seen:
@@ -88,13 +89,14 @@ def weights(speech: SpeechModel) -> dict[str, list[nn.Parameter]]:
 
 
 @contextmanager
-def rounded(parameters: Sequence[nn.Parameter], bits: int, rounding: Rounding) -> Iterator[None]:
+def rounded(parameters: Sequence[Tensor], bits: int) -> Iterator[None]:
     """Inside the block the weights are as they would be read back; afterwards they are bit for bit what they were."""
     before = [parameter.detach().clone() for parameter in parameters]
     try:
         with torch.no_grad():
             for parameter in parameters:
-                parameter.copy_(rounding(parameter, bits))
+                scheme = Scheme(bits, layouts.group_for(parameter.shape[1]))
+                parameter.copy_(quantise(parameter, scheme).dequantised(torch.bfloat16))
         yield
     finally:
         with torch.no_grad():
@@ -116,12 +118,11 @@ class Sensitivity:
         heard: Sequence[Heard],
         answers: Sequence[Sequence[int]],
         measure: str,
-        rounding: Rounding,
         memory: int,
         hear_again: Callable[[Heard], Heard],
     ) -> None:
         self.speech, self.heard, self.answers, self.measure = speech, heard, answers, measure
-        self.rounding, self.memory, self.hear_again = rounding, memory, hear_again
+        self.memory, self.hear_again = memory, hear_again
         self.weights = weights(speech)
         self.tokens = sum(len(answer) for answer in answers)
         self.before: dict[int, Tensor] = {}  # clip -> logits
@@ -134,7 +135,7 @@ class Sensitivity:
     def cost(self, change: Change, order: Sequence[Layer] = ()) -> Cost:
         """order: the ranking that layers are dropped by. Raises FamilyError where the model computes no number then."""
         if change.part:
-            with rounded(self.weights[change.part], change.bits, self.rounding):
+            with rounded(self.weights[change.part], change.bits):
                 in_encoder = change.part.startswith("encoder.")
                 value = self._value([self.hear_again(h) for h in self.heard] if in_encoder else self.heard)
         else:
