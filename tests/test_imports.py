@@ -19,7 +19,7 @@ FILES = sorted(ROOT.rglob("*.py"))
 LEVELS = (
     {"errors", "languages"},
     {"settings"},
-    {"recipe", "artifact", "progress", "threads"},
+    {"recipe", "artifact", "progress", "threads", "shards"},
     {"data"},
     {"families"},
     {"features"},
@@ -34,9 +34,9 @@ LEVELS = (
 NARROWER = {
     "report": {"errors", "languages", "metrics", "measure", "report"},
     "metrics": {"errors", "languages", "progress", "families", "metrics"},  # a learned metric runs on a device
-    "measure": {"errors", "languages", "measure"},
+    "measure": {"errors", "languages", "shards", "measure"},
     "data": {"errors", "languages", "data"},
-    "export": {"errors", "families", "compress", "export"},
+    "export": {"errors", "progress", "shards", "families", "compress", "export"},
 }
 # registry.load can quantise while it loads; imported when asked for
 KNOWN = {("families/registry.py", "compress.quantize")}

@@ -8,7 +8,8 @@ import torch
 from sordino.compress.quantize import save_nf4
 from sordino.families import registry
 from sordino.measure import layouts, shapes
-from sordino.measure.size import COMPANION, read_header
+from sordino.measure.size import COMPANION
+from sordino.shards.reading import read_header
 from tests.measure.test_shapes import QWEN2_AUDIO_7B, config_of
 
 

@@ -10,7 +10,8 @@ from sordino.compress import lora
 from sordino.errors import FamilyError
 from sordino.families import registry
 from sordino.measure import shapes
-from sordino.measure.size import measure, read_header
+from sordino.measure.size import measure
+from sordino.shards.reading import read_header
 from tests import tiny
 
 QWEN2_AUDIO_7B = {  # as published: what equals the class's defaults is left out

@@ -11,7 +11,8 @@ from safetensors.torch import save_file
 from transformers import BitsAndBytesConfig, Qwen2AudioConfig, Qwen2AudioForConditionalGeneration
 
 from sordino.errors import ArtifactError
-from sordino.measure.size import Size, Tensor, logical_parameters, measure, part_of, read_header
+from sordino.measure.size import Size, logical_parameters, measure, part_of
+from sordino.shards.reading import Tensor, read_header
 
 H, FFN, VOCABULARY = 64, 128, 300  # decoder
 D, ENCODER_FFN, MELS, POSITIONS = 32, 64, 16, 100  # encoder

@@ -19,17 +19,16 @@ from sordino.measure.size import (
     COMPANION,
     FOUR_BIT_STATE,
     LAYER,
-    Tensor,
     is_tied,
     logical_parameters,
     parameters_by_name,
     part_of,
-    read_header,
     read_json,
     weights_files,
 )
 from sordino.measure.torch_save import STORAGES, torch_save_bytes
 from sordino.measure.waste import Finding
+from sordino.shards.reading import Tensor, read_headers
 
 
 @dataclass(frozen=True)
@@ -84,9 +83,7 @@ def audit(path: Path) -> Audit:
     else:
         raise ArtifactError(f"there is no model {path}.", "Give a model directory or a .safetensors file.")
     config = read_json(directory / "config.json")
-    tensors: dict[str, Tensor] = {}
-    for file in files:
-        tensors |= read_header(file)
+    tensors = read_headers(files)
     everything = [f for f in directory.rglob("*") if f.is_file()] if path.is_dir() else list(files)
     known = all(tensor.dtype in STORAGES for tensor in tensors.values())
     return Audit(

@@ -20,14 +20,14 @@ from dataclasses import dataclass
 
 from sordino.errors import FamilyError
 from sordino.measure.shapes import Shape
-from sordino.measure.size import HEADER_LENGTH_BYTES, Tensor
+from sordino.shards.reading import Tensor
+from sordino.shards.writing import Planned, header, place
 
 NF4_BLOCK, NESTED_BLOCK = 64, 256  # weights that share an absmax; absmax values that share one in turn
 NF4_CODES, NESTED_CODES = 16, 256  # entries of the two tables of values, float32
 GROUP, SCALE_BYTES = 64, 2  # of the grouped integer formats
 PACKED_BITS = (2, 3, 4, 8)
 PACKED_GROUPS = (128, 64, 32)  # columns that share a scale; engines' kernels take no smaller ones
-HEADER_ALIGNMENT = 8  # bytes; safetensors pads its header with spaces
 
 Stored = dict[str, Tensor]
 Storage = Callable[[str, tuple[int, ...]], Stored]
@@ -161,20 +161,9 @@ def stored_elements(tensors: Mapping[str, Tensor]) -> int:
 
 
 def safetensors_bytes(tensors: Mapping[str, Tensor]) -> int:
-    """Bytes of the one file that save_pretrained writes: length, header, data.
-
-    The header is compact JSON with the offsets; wider types come first, then names in order.
-    """
-    width = {name: -(-t.bytes // max(t.elements, 1)) for name, t in tensors.items()}
-    entries: dict[str, object] = {"__metadata__": {"format": "pt"}}
-    offset = 0
-    for name in sorted(tensors, key=lambda each: (-width[each], each)):
-        tensor = tensors[name]
-        end = offset + tensor.bytes
-        entries[name] = {"dtype": tensor.dtype, "shape": list(tensor.shape), "data_offsets": [offset, end]}
-        offset = end
-    header = len(json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode())
-    return HEADER_LENGTH_BYTES + header + -header % HEADER_ALIGNMENT + offset
+    """Bytes of the one file that save_pretrained writes: length, header, data."""
+    placed = place({name: Planned(tensor.dtype, tensor.shape) for name, tensor in tensors.items()})
+    return len(header(placed)) + data_bytes(tensors)
 
 
 def _product(shape: tuple[int, ...]) -> int:

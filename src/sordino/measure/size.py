@@ -7,16 +7,14 @@ Three numbers that are easily confused are kept apart (figures: Qwen2-Audio-7B i
   scales and tables count too, so that 8.40 B parameters are printed as 4.95 B;
 - logical parameters: the weights of the network, whatever their storage.
 
-A safetensors file is 8 bytes of header length (little-endian), that much JSON {name: {dtype, shape,
-data_offsets}}, then the tensors (https://huggingface.co/docs/safetensors). bitsandbytes stores a 4-bit weight
-X as bytes [n, 1] beside X.absmax, X.quant_map, X.quant_state.bitsandbytes__nf4 and, with double quantisation
-(Dettmers et al., 2023), X.nested_absmax and X.nested_quant_map; an 8-bit weight keeps its shape beside SCB.
+bitsandbytes stores a 4-bit weight X as bytes [n, 1] beside X.absmax, X.quant_map,
+X.quant_state.bitsandbytes__nf4 and, with double quantisation (Dettmers et al., 2023), X.nested_absmax and
+X.nested_quant_map; an 8-bit weight keeps its shape beside SCB.
 """
 
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -25,8 +23,8 @@ from pathlib import Path
 from typing import Any
 
 from sordino.errors import ArtifactError
+from sordino.shards.reading import INDEX, SINGLE, Checkpoint, Tensor, read_headers
 
-HEADER_LENGTH_BYTES = 8
 FOUR_BIT_WEIGHTS_PER_BYTE = 2
 FOUR_BIT_STATE = re.compile(r"\.quant_state\.bitsandbytes__(?:nf4|fp4)$")
 COMPANION = re.compile(  # beside quantised weights; none of them is a parameter of the network
@@ -43,19 +41,6 @@ PARTS = {
     "decoder": re.compile(r"\blayers\.\d+\."),
 }
 LAYER = re.compile(r"\blayers\.(\d+)\.")  # of either stack
-
-
-@dataclass(frozen=True)
-class Tensor:
-    """One entry of a safetensors header. dtype: as the file spells it ('BF16'); bytes: size of its data."""
-
-    dtype: str
-    shape: tuple[int, ...]
-    bytes: int
-
-    @property
-    def elements(self) -> int:
-        return math.prod(self.shape)
 
 
 @dataclass(frozen=True)
@@ -96,12 +81,7 @@ def measure(path: Path) -> Size:
     if not path.is_dir():
         raise ArtifactError(f"there is no model directory {path}.", "Run the stage that makes it.")
     files = weights_files(path)
-    tensors: dict[str, Tensor] = {}
-    for file in files:
-        for name, tensor in read_header(file).items():
-            if name in tensors:
-                raise ArtifactError(f"{file} stores '{name}' a second time.", "Remove the weights left from elsewhere.")
-            tensors[name] = tensor
+    tensors = read_headers(files)
     return Size(
         weights_bytes=sum(file.stat().st_size for file in files),
         directory_bytes=sum(file.stat().st_size for file in path.iterdir() if file.is_file()),
@@ -134,20 +114,12 @@ def together(first: Size, second: Size) -> Size:
 def weights_files(path: Path) -> tuple[Path, ...]:
     """The files stock loading reads: the index's shards or model.safetensors, and adapter_model.safetensors.
 
-    A directory with neither counts every safetensors file in it. Raises ArtifactError for none or a lost shard.
+    A directory with neither counts every safetensors file in it. Raises ArtifactError for none, and for shards that
+    are lost, damaged or not of one model.
     """
-    index = path / "model.safetensors.index.json"
-    single, adapter = path / "model.safetensors", path / "adapter_model.safetensors"
-    if single.is_file():
-        files = [single]
-    elif index.is_file():
-        weight_map = read_json(index).get("weight_map")
-        if not isinstance(weight_map, dict):
-            raise ArtifactError(f"{index} has no weight_map.", "Copy or make the model again.")
-        files = [path / name for name in sorted({str(name) for name in weight_map.values()})]
-        for file in files:
-            if not file.is_file():
-                raise ArtifactError(f"{file} is missing, and {index.name} needs it.", "Copy the model again.")
+    adapter = path / "adapter_model.safetensors"
+    if (path / SINGLE).is_file() or (path / INDEX).is_file():
+        files = list(Checkpoint.open(path).files)
     else:
         files = sorted(file for file in path.glob("*.safetensors") if file != adapter)
     if adapter.is_file():
@@ -155,31 +127,6 @@ def weights_files(path: Path) -> tuple[Path, ...]:
     if not files:
         raise ArtifactError(f"{path} holds no safetensors weights.", "Save the model with safetensors.")
     return tuple(files)
-
-
-def read_header(file: Path) -> dict[str, Tensor]:
-    """Name -> dtype, shape and bytes of each tensor. Raises ArtifactError for a truncated or damaged file."""
-    size = file.stat().st_size
-    with file.open("rb") as stream:
-        prefix = stream.read(HEADER_LENGTH_BYTES)
-        length = int.from_bytes(prefix, "little")
-        start = HEADER_LENGTH_BYTES + length  # of the tensor data, in bytes
-        if len(prefix) < HEADER_LENGTH_BYTES or start > size:
-            raise _damaged(file, f"its header does not fit its {size} bytes")
-        raw = stream.read(length)
-    try:
-        header = json.loads(raw)
-        tensors = {
-            name: Tensor(entry["dtype"], tuple(entry["shape"]), entry["data_offsets"][1] - entry["data_offsets"][0])
-            for name, entry in header.items()
-            if name != "__metadata__"
-        }
-        end = start + max((entry["data_offsets"][1] for name, entry in header.items() if name in tensors), default=0)
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
-        raise _damaged(file, "its header is not that of a safetensors file") from error
-    if end != size:
-        raise _damaged(file, f"it has {size} bytes where its header describes {end}")
-    return tensors
 
 
 def logical_parameters(tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> int | None:
@@ -242,7 +189,3 @@ def read_json(file: Path, *, required: bool = False) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ArtifactError(f"{file} does not hold a JSON object.", "Copy or make the model again.")
     return content
-
-
-def _damaged(file: Path, why: str) -> ArtifactError:
-    return ArtifactError(f"{file} is truncated or damaged: {why}.", "Copy the file or run its stage again.")

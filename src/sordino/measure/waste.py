@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sordino.measure.size import COMPANION, FOUR_BIT_STATE, LAYER, Tensor, is_tied, parameters_by_name, part_of
+from sordino.measure.size import COMPANION, FOUR_BIT_STATE, LAYER, is_tied, parameters_by_name, part_of
+from sordino.shards.reading import Tensor
 
 WEIGHTS = {".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".gguf", ".onnx", ".npz"}
 TRAINING = re.compile(  # files and directories of Trainer, DeepSpeed, Accelerate and sordino that only training reads
