@@ -36,7 +36,7 @@ NARROWER = {
     "metrics": {"errors", "languages", "progress", "families", "metrics"},  # a learned metric runs on a device
     "measure": {"errors", "languages", "shards", "measure"},
     "data": {"errors", "languages", "data"},
-    "export": {"errors", "progress", "shards", "families", "compress", "export"},
+    "export": {"errors", "progress", "shards", "families", "measure", "compress", "export"},
 }
 # registry.load can quantise while it loads; imported when asked for
 KNOWN = {("families/registry.py", "compress.quantize")}

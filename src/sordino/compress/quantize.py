@@ -68,6 +68,26 @@ def check_nf4(family: Family, model: nn.Module, kept: Sequence[str] = ()) -> Non
         )
 
 
+def is_packed(model: nn.Module) -> bool:
+    """Whether this model came from a compressed-tensors checkpoint and holds its weights as that has them."""
+    return getattr(model, "quantization_method", None) == "compressed-tensors"
+
+
+def unpack(model: nn.Module) -> None:
+    """Give a model loaded from a compressed-tensors checkpoint its weights as matrices, and plain layers.
+
+    transformers holds them packed until the first pass through the whole model; nothing here makes one, since the
+    parts are run by themselves. What is left is as large as the model that was packed.
+    """
+    from compressed_tensors.compressors import decompress_module
+
+    quantiser: Any = model.hf_quantizer
+    for module in model.modules():
+        decompress_module(module, leave_decompressed=False)
+    quantiser.compressor.remove_decompression_hook(model)
+    quantiser.remove_quantization_config(model)
+
+
 def set_compute_dtype(model: nn.Module, dtype: torch.dtype) -> None:
     """Let a quantised model compute in `dtype`, whatever its stored configuration says.
 

@@ -59,8 +59,13 @@ class Rounded:
         grouped = _groups(self.codes.to(dtype), self.scheme.group)
         return (grouped * self.scale[..., None].to(dtype)).flatten(-2)
 
-    def tensors(self) -> dict[str, Tensor]:
-        """What a checkpoint stores instead of `X.weight`: X.weight_packed, X.weight_scale, X.weight_shape."""
+    def tensors(self, *, packed: bool = True) -> dict[str, Tensor]:
+        """What a checkpoint stores instead of `X.weight`: X.weight_packed, X.weight_scale, X.weight_shape.
+
+        packed=False: a byte for every integer, X.weight and X.weight_scale, as compressed-tensors' "int-quantized".
+        """
+        if not packed:
+            return {"weight": self.codes, "weight_scale": self.scale}
         return {
             "weight_packed": pack(self.codes, self.scheme.bits),
             "weight_scale": self.scale,

@@ -168,8 +168,10 @@ def load(
     for part in family.fixed:  # the class freezes them, and loading a checkpoint undoes that
         module_at(model, part).requires_grad_(False)
     if quantise or getattr(model, "is_quantized", False):
-        from sordino.compress.quantize import check_nf4, set_compute_dtype
+        from sordino.compress.quantize import check_nf4, is_packed, set_compute_dtype, unpack
 
+        if is_packed(model):
+            unpack(model)
         set_compute_dtype(model, floating)
         if quantise:
             check_nf4(family, model, kept)

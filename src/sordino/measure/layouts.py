@@ -20,13 +20,14 @@ from dataclasses import dataclass
 
 from sordino.errors import FamilyError
 from sordino.measure.shapes import Shape
+from sordino.measure.size import part_of
 from sordino.shards.reading import Tensor
 from sordino.shards.writing import Planned, header, place
 
 NF4_BLOCK, NESTED_BLOCK = 64, 256  # weights that share an absmax; absmax values that share one in turn
 NF4_CODES, NESTED_CODES = 16, 256  # entries of the two tables of values, float32
 GROUP, SCALE_BYTES = 64, 2  # of the grouped integer formats
-PACKED_BITS = (2, 3, 4, 8)
+PACKED_BITS, EMBEDDING_BITS = (2, 3, 4, 8), 8
 PACKED_GROUPS = (128, 64, 32)  # columns that share a scale; engines' kernels take no smaller ones
 
 Stored = dict[str, Tensor]
@@ -99,6 +100,35 @@ def packed(bits: int, group: int = PACKED_GROUPS[0]) -> Storage:
     return store
 
 
+def int8(group: int = PACKED_GROUPS[0]) -> Storage:
+    """compressed-tensors' tensors of one weight in whole bytes ("int-quantized")."""
+
+    def store(name: str, shape: tuple[int, ...]) -> Stored:
+        rows, columns = shape
+        groups = columns // group_for(columns, group)
+        return {
+            name: Tensor("I8", shape, rows * columns),
+            f"{name}_scale": Tensor("BF16", (rows, groups), SCALE_BYTES * rows * groups),
+        }
+
+    return store
+
+
+def quantised(name: str, shape: tuple[int, ...], bits: int, group: int = PACKED_GROUPS[0]) -> Stored:
+    """The tensors of one weight of a compressed-tensors checkpoint.
+
+    An embedding is stored in whole bytes: transformers 5.23 loads no packed one.
+    Raises FamilyError for an embedding of other than 8 bits, and where no group divides the columns.
+    """
+    if part_of(name) != "embedding":
+        return packed(bits, group)(name, shape)
+    if bits != EMBEDDING_BITS:
+        raise FamilyError(
+            f"'{name}' cannot be stored in {bits} bits: transformers loads embeddings in 8 or 16.", "Give it 8 or 16."
+        )
+    return int8(group)(name, shape)
+
+
 def group_for(columns: int, group: int = PACKED_GROUPS[0]) -> int:
     """The largest of PACKED_GROUPS, up to `group`, that divides so many columns. Raises FamilyError for none."""
     found = next((g for g in PACKED_GROUPS if g <= group and columns % g == 0), None)
@@ -137,11 +167,14 @@ def stored(tensors: Iterable[Shape], layout: str) -> Stored:
 
 
 def mixed(tensors: Iterable[Shape], bits: Mapping[str, int], group: int = PACKED_GROUPS[0]) -> Stored:
-    """The tensors of a packed checkpoint. bits: names of weights -> PACKED_BITS; all others are bfloat16."""
+    """The tensors of a packed checkpoint. bits: names of weights -> bits; all others are bfloat16."""
     found: Stored = {}
     for tensor in tensors:
         width = bits.get(tensor.name, 16)
-        found |= (BF16 if width == 16 else packed(width, group))(tensor.name, tensor.shape)
+        if width == 16:
+            found |= BF16(tensor.name, tensor.shape)
+        else:
+            found |= quantised(tensor.name, tensor.shape, width, group)
     return found
 
 
