@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from sordino.decoding import Decoding, batches, cut, generate, translate
+from sordino.decoding import Decoding, EpsilonSampling, batches, cut, generate, translate, uniform
 from sordino.families import registry
 from sordino.families.base import SpeechModel
 from sordino.features import Features, Heard
@@ -97,3 +97,66 @@ def test_the_stored_generation_config_is_ignored(
     torch.manual_seed(1)
     assert generate(own, hear(own), 12) == alone
     assert own.model.generation_config.temperature == 5.0  # put back: a checkpoint keeps its own
+
+
+def draws(heard: list[Heard], sample: int, count: int = 12) -> torch.Tensor:
+    return torch.stack([uniform(7, h.clip.id, sample, count) for h in heard])
+
+
+@pytest.mark.parametrize("size", [1, 2, 5])
+def test_samples_do_not_depend_on_the_batch(
+    speech: SpeechModel, heard: list[Heard], alone: list[list[int]], size: int
+) -> None:
+    def sampled(sample: int, size: int) -> list[list[int]]:
+        parts = [heard[i : i + size] for i in range(0, len(heard), size)]
+        return [
+            ids for part in parts for ids in generate(speech, part, 12, EpsilonSampling(draws(part, sample), 1.0, 0.02))
+        ]
+
+    whole = sampled(0, 5)
+    assert sampled(0, size) == whole
+    assert sampled(1, size) != whole
+    assert whole != alone
+    coldest = generate(speech, heard, 12, EpsilonSampling(draws(heard, 0), 1.0, 0.999))
+    assert coldest == alone  # no token but the most probable one is left
+
+
+def test_tokens_are_drawn_as_often_as_they_are_probable() -> None:
+    probabilities = torch.tensor([0.01, 0.5, 0.019, 0.3, 0.171])
+    rows = 20_000
+    numbers = torch.stack([uniform(1, f"clip{i}", 0, 1) for i in range(rows)])
+    scores = probabilities.log().expand(rows, -1)
+    none = torch.empty(rows, 0, dtype=torch.long)
+
+    def shares(temperature: float, epsilon: float) -> torch.Tensor:
+        drawn = EpsilonSampling(numbers, temperature, epsilon)(none, scores)
+        assert (drawn.isfinite().sum(-1) == 1).all()
+        return torch.bincount(drawn.argmax(-1), minlength=5) / rows
+
+    cold = probabilities**2 / (probabilities**2).sum()
+    left = probabilities.where(probabilities >= 0.02, 0)
+    for found, wanted in (
+        (shares(1.0, 0.0), probabilities),
+        (shares(1.0, 0.02), left / left.sum()),
+        (shares(0.5, 0.0), cold),
+        (shares(1.0, 0.6), torch.tensor([0.0, 1.0, 0.0, 0.0, 0.0])),  # the best stays, whatever it is
+    ):
+        assert (found - wanted).abs().max() < 0.012
+        assert found[wanted == 0].sum() == 0
+
+
+def test_the_ends_of_the_draws_are_tokens() -> None:
+    scores = torch.tensor([[0.0, -torch.inf, 0.0, -torch.inf]]).expand(2, -1)
+    numbers = torch.tensor([[0.0], [1 - 2**-24]])
+    for epsilon in (0.0, 0.02, 0.4):
+        drawn = EpsilonSampling(numbers, 1.0, epsilon)(torch.empty(2, 0, dtype=torch.long), scores)
+        assert drawn.argmax(-1).tolist() == [0, 2]
+
+
+def test_draws_are_of_their_seed_clip_and_sample() -> None:
+    one = uniform(0, "a", 0, 50)
+    assert torch.equal(one, uniform(0, "a", 0, 50))
+    assert torch.equal(one[:20], uniform(0, "a", 0, 20))  # a longer limit draws the same beginning
+    others = [uniform(1, "a", 0, 50), uniform(0, "b", 0, 50), uniform(0, "a", 1, 50)]
+    assert all(not torch.equal(one, other) for other in others)
+    assert 0 <= one.min() <= one.max() < 1

@@ -165,16 +165,21 @@ def partial_of(directory: Path) -> Path:
 
 @contextmanager
 def building(
-    directory: Path, section: Mapping[str, Any], parents: Sequence[Parent], facts: Mapping[str, Any]
+    directory: Path,
+    section: Mapping[str, Any],
+    parents: Sequence[Parent],
+    facts: Mapping[str, Any],
+    late: Sequence[str] = (),
 ) -> Iterator[tuple[Path, dict[str, Any]]]:
     """Work in the partial directory; on leaving without an exception it becomes `directory`.
 
     Yields (partial directory, extra facts to record in stage.json). A partial directory of the same section and
-    parents is kept for resuming; any other is removed first. The finished directory is replaced only at the end.
+    parents, settings named in `late` aside, is kept for resuming; any other is removed first. The finished directory
+    is replaced only at the end.
     """
     partial = partial_of(directory)
     request = {"section": dict(section), "parents": [p.to_json() for p in parents]}
-    if partial.exists() and not _same_request(partial, request):
+    if partial.exists() and not _same_request(partial, request, late):
         shutil.rmtree(partial)
     partial.mkdir(parents=True, exist_ok=True)
     write_json(partial / REQUEST_FILE, request)
@@ -217,9 +222,15 @@ def locked(run: Path) -> Iterator[None]:
         os.close(handle)
 
 
-def _same_request(partial: Path, request: Mapping[str, Any]) -> bool:
+def _same_request(partial: Path, request: Mapping[str, Any], late: Sequence[str]) -> bool:
     file = partial / REQUEST_FILE
-    return file.is_file() and read_json(file) == json.loads(json.dumps(request))
+    if not file.is_file():
+        return False
+    before, now = read_json(file), json.loads(json.dumps(request))
+    for name in late:
+        before["section"].pop(name, None)
+        now["section"].pop(name, None)
+    return bool(before == now)
 
 
 def finish(partial: Path, directory: Path, stage: Mapping[str, Any]) -> None:

@@ -1,17 +1,20 @@
-"""Batched greedy translation: heard clips -> hypotheses.
+"""Batched translation: heard clips -> hypotheses, greedy, or sampled for those who ask for it.
 
-Greedy whatever the checkpoint's generation_config says (Qwen2-Audio's samples and penalises repetition), left
-padded, sorted by length so that batches waste little, returned in the order of the input.
+Nothing of the checkpoint's generation_config counts (Qwen2-Audio's samples and penalises repetition); left padded,
+sorted by length so that batches waste little, returned in the order of the input.
 """
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
+from torch import Tensor
 
 from sordino.families.base import SpeechModel, pad_left
 from sordino.features import Heard
@@ -44,7 +47,6 @@ def batches(heard: Sequence[Heard], size: int) -> list[list[int]]:
     return [order[s : s + size] for s in range(0, len(order), size)]
 
 
-@torch.inference_mode()
 def translate(
     speech: SpeechModel,
     heard: Sequence[Heard],
@@ -63,9 +65,46 @@ def translate(
     return [found[i] for i in range(len(heard))]
 
 
-def generate(speech: SpeechModel, heard: Sequence[Heard], max_new_tokens: int) -> list[list[int]]:
-    """Greedy ids of one batch, cut before the first stop token."""
-    from transformers import GenerationConfig
+class EpsilonSampling:
+    """Samples among the tokens of at least probability `epsilon` (Hewitt et al. 2022; for MBR Freitag et al. 2023).
+
+    A row's token is where its own random number falls in the cumulated probabilities, so that what is drawn for a clip
+    does not depend on the rest of the batch. `generate` stays greedy: every other token is ruled out.
+    """
+
+    def __init__(self, draws: Tensor, temperature: float, epsilon: float) -> None:
+        """draws: (B, max_new_tokens), uniform in [0, 1), as `uniform` gives them."""
+        self.draws, self.temperature, self.epsilon = draws, temperature, epsilon
+
+    def __call__(self, ids: Tensor, scores: Tensor) -> Tensor:
+        """ids: (B, new tokens so far); scores: (B, V) -> (B, V), -inf for all but the token drawn."""
+        kept = int(min(scores.shape[-1], 1 / self.epsilon)) if self.epsilon else scores.shape[-1]
+        top = torch.softmax(scores.float() / self.temperature, -1).topk(kept)  # no more can reach epsilon
+        first = top.values[:, :1]
+        weights = top.values.where((top.values >= self.epsilon) | (top.values == first), 0)
+        tokens, order = top.indices.sort()  # by id: two nearly equal tokens must not change places
+        below = weights.gather(-1, order).cumsum(-1)  # (B, kept)
+        total = below[:, -1:].contiguous()
+        drawn = torch.searchsorted(below, total * self.draws[:, ids.shape[1], None].to(total), right=True)
+        drawn = torch.minimum(drawn, torch.searchsorted(below, total))  # rounding may have reached the total
+        return torch.full_like(scores, -torch.inf).scatter(-1, tokens.gather(-1, drawn), 0)
+
+
+def uniform(seed: int, name: str, sample: int, count: int) -> Tensor:
+    """`count` numbers in [0, 1) for one sample of one clip, whatever else is drawn: (count,) float32."""
+    digest = hashlib.sha256(f"{seed}\0{sample}\0{name}".encode()).digest()
+    return torch.from_numpy(np.random.default_rng(list(digest)).random(count, dtype=np.float32))
+
+
+@torch.inference_mode()
+def generate(
+    speech: SpeechModel, heard: Sequence[Heard], max_new_tokens: int, sampling: EpsilonSampling | None = None
+) -> list[list[int]]:
+    """Ids of one batch, greedy unless sampled, cut before the first stop token.
+
+    A row of `max_new_tokens` ids has not come to its end.
+    """
+    from transformers import GenerationConfig, LogitsProcessorList
 
     ids, mask = pad_left([h.ids for h in heard], speech.pad_id(), speech.device)
     tower = torch.cat([h.tower for h in heard]).to(speech.device, speech.dtype)
@@ -83,7 +122,8 @@ def generate(speech: SpeechModel, heard: Sequence[Heard], max_new_tokens: int) -
     # ...), so the stored one is put aside: nothing of it may leak in
     stored, speech.model.generation_config = speech.model.generation_config, greedy
     try:
-        out = speech.model.generate(inputs_embeds=embeds, attention_mask=mask)
+        shaping = LogitsProcessorList([sampling] if sampling else [])
+        out = speech.model.generate(inputs_embeds=embeds, attention_mask=mask, logits_processor=shaping)
     finally:
         speech.model.generation_config = stored
     return [cut(row, stops) for row in out.tolist()]

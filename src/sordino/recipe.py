@@ -115,8 +115,25 @@ class PruneSection:
 
 
 @dataclass(frozen=True)
+class FilterSection:
+    """Which of the teacher's translations are left out. `None` is no limit."""
+
+    cut: bool = True  # without an end after max_new_tokens
+    max_ratio: float | None = None  # so many times longer or shorter than the reference, in characters
+    health: bool = False  # with any fault that metrics/health.py knows
+    min_chrf: float | None = None  # sentence chrF against the reference, 0 to 100
+    min_comet: float | None = None  # COMET of the segment, about 0 to 1; needs source texts
+    comet: str = "comet"  # which COMET: comet:MODEL, as in evaluate.metrics
+
+
+@dataclass(frozen=True)
 class PseudolabelSection:
-    batch_size: int = 16
+    method: Literal["greedy", "mbr"] = "greedy"  # mbr: of several samples the one that the others agree with most
+    samples: int = 8  # mbr: drawn for each clip
+    epsilon: float = 0.02  # mbr: tokens less probable than this are not drawn
+    temperature: float = 1.0
+    filter: FilterSection = FilterSection()
+    batch_size: int = 16  # translations at once
     max_new_tokens: int = 256
 
 
@@ -297,18 +314,11 @@ def _contradictions(recipe: Recipe, problems: list[str]) -> None:
         problems.append("distil: needs the prune section, since it heals a pruned model")
     if recipe.pseudolabel and not recipe.finetune:
         problems.append("pseudolabel: needs the finetune section, which makes the teacher")
+    if recipe.pseudolabel:
+        _labels(recipe.pseudolabel, problems)
     if recipe.merge and not recipe.qlora:
         problems.append("merge: needs the qlora section, which makes the adapter")
-    for name in ("distil", "qlora"):
-        section = getattr(recipe, name)
-        if section is None:
-            continue
-        if section.mix.pseudo and not recipe.pseudolabel:
-            problems.append(f"{name}.mix.pseudo: needs the pseudolabel section, or set it to false")
-        if not section.mix.pseudo and not section.mix.authentic and not section.mix.extra:
-            problems.append(f"{name}.mix: nothing is left to train on")
-        if section.mix.extra and (recipe.data is None or recipe.data.extra is None):
-            problems.append(f"{name}.mix.extra: needs data.extra, the out-of-domain corpus")
+    _mixes(recipe, problems)
     _starts(recipe, problems)
     for name in ("finetune", "distil", "qlora"):
         section = getattr(recipe, name)
@@ -324,9 +334,10 @@ AT_LEAST = {
     "batch_size": 1, "accumulate": 1, "max_steps": 1, "checkpoint_steps": 1, "max_new_tokens": 1, "rows": 1,
     "clips": 1, "remove": 1, "rank": 1, "alpha": 1, "oversample": 1, "protect_first": 0, "protect_last": 0, "extra": 0,
     "select": 0, "dev": 0, "test": 0, "warmup_ratio": 0, "weight_decay": 0, "dropout": 0, "bootstrap": 0, "samples": 0,
+    "epsilon": 0, "min_chrf": 0,
 }  # fmt: skip
-ABOVE_ZERO = ("epochs", "lr", "max_grad_norm")
-BELOW_ONE = ("warmup_ratio", "dropout")
+ABOVE_ZERO = ("epochs", "lr", "max_grad_norm", "temperature")
+BELOW_ONE = ("warmup_ratio", "dropout", "epsilon")
 
 
 def _ranges(section: Any, where: str, problems: list[str]) -> None:
@@ -345,6 +356,37 @@ def _ranges(section: Any, where: str, problems: list[str]) -> None:
             problems.append(f"{spot}: must be above 0, found {value:g}")
         elif name in BELOW_ONE and value >= 1:
             problems.append(f"{spot}: must be below 1, found {value:g}")
+
+
+def _mixes(recipe: Recipe, problems: list[str]) -> None:
+    """A student's training clips must come from somewhere."""
+    for name in ("distil", "qlora"):
+        section = getattr(recipe, name)
+        if section is None:
+            continue
+        if section.mix.pseudo and not recipe.pseudolabel:
+            problems.append(f"{name}.mix.pseudo: needs the pseudolabel section, or set it to false")
+        if not section.mix.pseudo and not section.mix.authentic and not section.mix.extra:
+            problems.append(f"{name}.mix: nothing is left to train on")
+        if section.mix.extra and (recipe.data is None or recipe.data.extra is None):
+            problems.append(f"{name}.mix.extra: needs data.extra, the out-of-domain corpus")
+
+
+def _labels(section: PseudolabelSection, problems: list[str]) -> None:
+    """Settings of pseudolabel that only one method uses, and limits that nothing could pass."""
+    default = PseudolabelSection()
+    for name in ("samples", "epsilon", "temperature") if section.method == "greedy" else ():
+        if getattr(section, name) != getattr(default, name):
+            problems.append(f"pseudolabel.{name}: not used by method 'greedy'; use method: mbr")
+    if section.method == "mbr" and section.samples < 2:
+        problems.append("pseudolabel.samples: mbr compares samples with each other; at least 2")
+    limits = section.filter
+    if limits.max_ratio is not None and limits.max_ratio < 1:
+        problems.append("pseudolabel.filter.max_ratio: must be at least 1 (2: up to twice or half the reference)")
+    if limits.min_chrf is not None and limits.min_chrf > 100:
+        problems.append("pseudolabel.filter.min_chrf: chrF is 0 to 100")
+    if limits.comet != FilterSection().comet and limits.min_comet is None:
+        problems.append("pseudolabel.filter.comet: not used without min_comet")
 
 
 def _corpora(data: DataSection, problems: list[str]) -> None:

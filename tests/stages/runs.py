@@ -33,7 +33,7 @@ CHAIN: dict[str, Any] = {
     "finetune": {"max_steps": 3, "lr": 1e-3, "checkpoint_steps": 1},
     "rank": {"remove": 2, "clips": 3, "max_new_tokens": 4},
     "prune": {},
-    "pseudolabel": {"batch_size": 3, "max_new_tokens": 6},
+    "pseudolabel": {"batch_size": 3, "max_new_tokens": 6, "filter": {"cut": False}},
     "distil": {"max_steps": 3, "lr": 1e-3, "checkpoint_steps": 1},
     "qlora": {"max_steps": 3, "rank": 4, "alpha": 8, "lr": 1e-3, "checkpoint_steps": 1},
     "merge": {},

@@ -138,14 +138,14 @@ def is_wrong_language(text: str, target: str) -> bool:
     return hits.pop(target) == 0 and max(hits.values()) >= FOREIGN_WORDS
 
 
-def check(
+def faults(
     hypotheses: Sequence[str],
     references: Sequence[str],
     target_lang: str,
     ids: Sequence[str],
     sources: Sequence[str | None] | None = None,
-) -> Health:
-    """Count the faults of one system's outputs. Raises DataError where lengths differ or the set is empty."""
+) -> dict[str, list[str]]:
+    """Rule -> ids of the outputs that break it. Raises DataError where lengths differ or the set is empty."""
     check_pairs(hypotheses, references)
     for what, column in (("clip ids", ids), ("source texts", sources or hypotheses)):
         if len(column) != len(hypotheses):
@@ -170,6 +170,18 @@ def check(
             found["length"].append(name)
         if source and is_untranslated(text, source, reference):
             found["untranslated"].append(name)
+    return found
+
+
+def check(
+    hypotheses: Sequence[str],
+    references: Sequence[str],
+    target_lang: str,
+    ids: Sequence[str],
+    sources: Sequence[str | None] | None = None,
+) -> Health:
+    """Count the faults of one system's outputs. Raises DataError as `faults` does."""
+    found = faults(hypotheses, references, target_lang, ids, sources)
     return Health(
         segments=len(hypotheses),
         counts={rule: len(names) for rule, names in found.items()},

@@ -11,7 +11,7 @@ import dataclasses
 from sordino.compress import importance
 from sordino.recipe import DistilSection, Recipe
 from sordino.stages.job import DATA, PSEUDO, RANKING, Job, Stage, device_of, directory_of, teacher_key
-from sordino.stages.learning import fit, mixed, save_16bit
+from sordino.stages.learning import LATE, fit, mixed, save_16bit
 from sordino.stages.prune import prune, removal_order
 from sordino.training.trainer import freeze, weight_dtype
 
@@ -68,4 +68,5 @@ STAGE = Stage(
     parents=parents,
     run=run,
     uses=("source", "target", "prompt", "seed", "attention"),
+    late=LATE,
 )

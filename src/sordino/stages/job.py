@@ -47,6 +47,7 @@ class Stage:
     parents: Callable[[Recipe], Sequence[str]]  # directories in the run, or "" for the base model
     run: Callable[[Job], None]
     uses: tuple[str, ...] = ()  # top-level settings of the recipe that change the result
+    late: tuple[str, ...] = ()  # settings that may change between a kill and going on: progress does not depend on them
 
 
 @dataclass

@@ -19,6 +19,9 @@ from sordino.stages.job import DATA, PSEUDO, Job
 from sordino.training.collate import Example
 from sordino.training.trainer import Trained, train
 
+# a resume point goes on with others of these: the steps are the same
+LATE = ("accumulate", "gradient_checkpointing", "checkpoint_steps")
+
 
 def fit(
     job: Job, speech: SpeechModel, clips: Sequence[Clip], section: TrainSection, label: str, round_name: str = ""

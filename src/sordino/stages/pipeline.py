@@ -159,7 +159,7 @@ def run_stage(stage: Stage, recipe: Recipe, options: Mapping[str, Any]) -> bool:
     try:
         with (
             artifact.locked(recipe.directory),
-            artifact.building(directory, settings, parents, facts) as (out, extra),
+            artifact.building(directory, settings, parents, facts, stage.late) as (out, extra),
         ):
             stage.run(Job(recipe, out, extra, options))
     except OSError as error:

@@ -9,7 +9,7 @@ from sordino.compress import lora
 from sordino.families import registry
 from sordino.recipe import Recipe
 from sordino.stages.job import DATA, PSEUDO, Job, Stage, adapter_base, directory_of, qlora_start
-from sordino.stages.learning import fit, mixed
+from sordino.stages.learning import LATE, fit, mixed
 
 ADAPTER = "61-adapter"
 
@@ -45,4 +45,5 @@ STAGE = Stage(
     ],
     run=run,
     uses=("source", "target", "prompt", "seed", "dtype", "attention"),
+    late=LATE,
 )

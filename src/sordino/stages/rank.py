@@ -166,4 +166,5 @@ STAGE = Stage(
     parents=lambda recipe: [directory_of(teacher_key(recipe)), DATA],
     run=run,
     uses=("source", "target", "prompt", "seed", "dtype", "attention"),
+    late=("memory_mb",),
 )

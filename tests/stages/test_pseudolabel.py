@@ -1,0 +1,126 @@
+"""Pseudo-labels: greedy and MBR, the filter and its counts, and what a later filter costs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sordino.metrics import mbr
+from sordino.stages import pseudolabel
+from tests.stages.runs import Made, contents, jsonl, refusal, run, stage_json
+
+TEACHER = ["10-data", "20-teacher"]
+MBR: dict[str, Any] = {"method": "mbr", "samples": 3, "temperature": 0.7, "max_new_tokens": 12}
+
+
+def labelled(made: Made, directory: Path, section: dict[str, Any]) -> Path:
+    run("pseudolabel", made.copied(directory, {"pseudolabel": section}, TEACHER))
+    return directory / "runs/run/50-pseudo"
+
+
+def test_mbr_takes_the_sample_that_the_others_agree_with(made: Made, tmp_path: Path) -> None:
+    there = labelled(made, tmp_path / "one", MBR | {"batch_size": 7})
+    rows = jsonl(there / "candidates.jsonl")
+    clips = jsonl(tmp_path / "one/runs/run/10-data/train.jsonl")
+    assert [(row["id"], row["sample"]) for row in rows] == [(c["id"], s) for c in clips for s in range(3)]
+    assert len({row["text"] for row in rows}) > 10
+    texts = {clip["id"]: [row["text"] for row in rows if row["id"] == clip["id"]] for clip in clips}
+    labels = {row["id"]: row["target_text"] for row in jsonl(there / "train.jsonl")}
+    assert labels == {name: said[mbr.choose(said)] for name, said in texts.items()}
+    assert stage_json(there)["pairs"] == len(clips)
+    again = labelled(made, tmp_path / "two", MBR | {"batch_size": 50})
+    for name in ("candidates.jsonl", "train.jsonl"):
+        assert (again / name).read_bytes() == (there / name).read_bytes()  # batches change nothing
+    seeded = made.recipe(tmp_path / "two", {"pseudolabel": MBR, "seed": 1})
+    run("pseudolabel", seeded)
+    assert jsonl(again / "candidates.jsonl") != rows
+
+
+def test_rejected_translations_are_kept_with_the_reason(made: Made, tmp_path: Path) -> None:
+    there = labelled(made, tmp_path, {"filter": {"cut": False}, "max_new_tokens": 12})
+    everything = {row["id"]: row for row in jsonl(there / "candidates.jsonl")}
+    cut = {name for name, row in everything.items() if row["cut"]}
+    assert cut
+    assert stage_json(there)["cut"] == len(cut)
+    assert stage_json(there)["rejected"] == {}
+    assert (there / "rejected.jsonl").read_text() == ""
+    meant = {row["id"]: len(row["target_text"]) for row in jsonl(tmp_path / "runs/run/10-data/train.jsonl")}
+    ratios = {name: len(row["text"]) / meant[name] for name, row in everything.items()}
+    limit = 2 / (min(ratios.values()) + max(ratios.values()))
+    odd = {name for name, ratio in ratios.items() if ratio < 1 / limit}
+    assert 0 < len(odd) < 10
+    filtered = {"filter": {"max_ratio": limit, "cut": False}, "max_new_tokens": 12}
+    run("pseudolabel", made.recipe(tmp_path, {"pseudolabel": filtered}))
+    record, rejected = stage_json(there), jsonl(there / "rejected.jsonl")
+    assert record["clips"] == 10
+    assert record["rejected"] == {"ratio": len(odd)}
+    assert record["pairs"] == 10 - len(odd) == len(jsonl(there / "train.jsonl"))
+    assert {row["id"] for row in rejected} == odd
+    assert all(row["reason"] == "ratio" and row["found"] == round(ratios[row["id"]], 4) for row in rejected)
+    assert all(row["text"] == everything[row["id"]]["text"] for row in rejected)
+
+
+def test_another_filter_translates_nothing_again(
+    made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    there = labelled(made, tmp_path, MBR | {"filter": {"cut": False}})
+    before = contents(there)
+
+    def none(*_: object) -> None:
+        raise AssertionError("translated again")
+
+    monkeypatch.setattr(pseudolabel, "generate", none)
+    strict = {"pseudolabel": MBR | {"filter": {"cut": False, "min_chrf": 100.0}}}
+    message = refusal(capsys, "pseudolabel", made.recipe(tmp_path, strict))
+    assert "none of the teacher's 10 translations passes the filter (10 chrf)" in message
+    assert contents(there) == before  # a refusal leaves the finished labels
+    loose = {"pseudolabel": MBR | {"filter": {"cut": False, "min_chrf": 0.0}}}
+    run("pseudolabel", made.recipe(tmp_path, loose))
+    now = contents(there)
+    assert {name for name in now if now[name] != before[name]} == {"stage.json"}
+    with pytest.raises(AssertionError):
+        run("pseudolabel", made.recipe(tmp_path, {"pseudolabel": MBR | {"samples": 2}}))
+
+
+def test_progress_goes_on_with_another_batch_size(made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As after running out of memory: what was translated is not lost."""
+    file = made.copied(tmp_path, {"pseudolabel": MBR | {"batch_size": 8}}, TEACHER)
+    generate, calls = pseudolabel.generate, []
+
+    def interrupted(*args: Any) -> Any:
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        calls.append(len(args[1]))
+        return generate(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pseudolabel, "generate", interrupted)
+        from sordino.cli import main
+
+        assert main(["pseudolabel", str(file)]) == 130
+    assert calls == [8, 8, 8]
+    progress = tmp_path / "runs/run/50-pseudo.partial/.state/pseudo.jsonl"
+    assert len(jsonl(progress)) == 24
+    calls.clear()
+
+    def counted(*args: Any) -> Any:
+        calls.append(len(args[1]))
+        return generate(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pseudolabel, "generate", counted)
+        run("pseudolabel", file, "pseudolabel.batch_size=4")
+    assert calls == [4, 2]  # 24 of 30 were done
+    straight = labelled(made, tmp_path / "straight", MBR)
+    for name in ("candidates.jsonl", "train.jsonl"):
+        assert (tmp_path / "runs/run/50-pseudo" / name).read_bytes() == (straight / name).read_bytes()
+
+
+def test_nothing_left_refuses_with_counts(made: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = made.copied(tmp_path, {"pseudolabel": {"filter": {}, "max_new_tokens": 1}}, TEACHER)
+    message = refusal(capsys, "pseudolabel", file)
+    assert "passes the filter (10 cut" in message
+    assert "Raise max_new_tokens" in message
+    assert not (tmp_path / "runs/run/50-pseudo").exists()
