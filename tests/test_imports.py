@@ -28,6 +28,7 @@ LEVELS = (
     {"training", "decoding", "export", "report"},
     {"stages"},
     {"use"},
+    {"longform"},
     {"cli"},
 )
 # what the levels would allow and the design does not

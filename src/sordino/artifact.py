@@ -159,6 +159,25 @@ def why_stale(directory: Path, section: Mapping[str, Any], parents: Sequence[Par
     return None
 
 
+def why_not_resumed(
+    directory: Path, section: Mapping[str, Any], parents: Sequence[Parent], late: Sequence[str] = ()
+) -> str | None:
+    """Why `building` would throw away the unfinished work for `directory`, in words; None where it would not."""
+    partial = partial_of(directory)
+    if not partial.exists():
+        return None
+    if not (partial / REQUEST_FILE).is_file():
+        return "is not unfinished work of sordino's"
+    old, now = read_json(partial / REQUEST_FILE), json.loads(json.dumps(_request(section, parents)))
+    for name in late:
+        old["section"].pop(name, None)
+        now["section"].pop(name, None)
+    if old == now:
+        return None
+    changed = sorted(k for k in {*old["section"], *section} if old["section"].get(k) != now["section"].get(k))
+    return "was started with other " + (f"settings: {', '.join(changed)}" if changed else "inputs")
+
+
 def partial_of(directory: Path) -> Path:
     return directory.with_name(directory.name + ".partial")
 
@@ -178,8 +197,8 @@ def building(
     is replaced only at the end.
     """
     partial = partial_of(directory)
-    request = {"section": dict(section), "parents": [p.to_json() for p in parents]}
-    if partial.exists() and not _same_request(partial, request, late):
+    request = _request(section, parents)
+    if why_not_resumed(directory, section, parents, late):
         shutil.rmtree(partial)
     partial.mkdir(parents=True, exist_ok=True)
     write_json(partial / REQUEST_FILE, request)
@@ -222,15 +241,8 @@ def locked(run: Path) -> Iterator[None]:
         os.close(handle)
 
 
-def _same_request(partial: Path, request: Mapping[str, Any], late: Sequence[str]) -> bool:
-    file = partial / REQUEST_FILE
-    if not file.is_file():
-        return False
-    before, now = read_json(file), json.loads(json.dumps(request))
-    for name in late:
-        before["section"].pop(name, None)
-        now["section"].pop(name, None)
-    return bool(before == now)
+def _request(section: Mapping[str, Any], parents: Sequence[Parent]) -> dict[str, Any]:
+    return {"section": dict(section), "parents": [p.to_json() for p in parents]}
 
 
 def finish(partial: Path, directory: Path, stage: Mapping[str, Any]) -> None:

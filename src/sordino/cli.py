@@ -215,6 +215,12 @@ def _count(text: str) -> int:
     return int(text)
 
 
+def _seconds(text: str) -> float:
+    if not 0 < float(text) < 3600:
+        raise argparse.ArgumentTypeError(f"must be above 0, found {text}")
+    return float(text)
+
+
 def _translate_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL|RECIPE", help="a model of a run, an export, or a recipe")
     parser.add_argument("audio", nargs="*", metavar="AUDIO", help="audio files (or key=value after a recipe)")
@@ -224,6 +230,10 @@ def _translate_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dtype", default="auto", choices=["auto", "float32", "bfloat16", "float16"])
     parser.add_argument("--batch-size", type=_count, default=16, help="clips")
     parser.add_argument("--max-new-tokens", type=_count, default=256)
+    note = "a YAML list of {wav, offset, duration}; without it, talks are cut where nobody speaks (extra: vad)"
+    parser.add_argument("--segments", type=Path, metavar="FILE", help=note)
+    parser.add_argument("--out", type=Path, metavar="DIR", help="write there, and resume there")
+    parser.add_argument("--pause", type=_seconds, default=0.5, metavar="SECONDS", help="of silence that end a piece")
     parser.add_argument("--skip-bad", action="store_true", help=argparse.SUPPRESS)
 
 
@@ -231,24 +241,26 @@ def _translate(args: argparse.Namespace) -> dict[str, Any]:
     if _is_recipe(args.model):
         args.recipe, args.overrides = args.model, args.audio
         return _stage(args)
-    from sordino import use
+    from sordino import longform, use
 
     if not args.audio:
         raise RecipeError("translate: no audio files.", "Name one or more after the model.")
-    hypotheses = use.translate_files(
-        args.model,
-        args.audio,
-        target=args.to,
-        source=args.source,
-        device=args.device,
-        dtype=args.dtype,
-        batch_size=args.batch_size,
-        max_new_tokens=args.max_new_tokens,
-    )
-    if not args.json:
-        for row in hypotheses:
-            print(row["text"] if len(hypotheses) == 1 else f"{row['audio']}\t{row['text']}")
-    return {"hypotheses": hypotheses}
+    asked = {"target": args.to, "source": args.source, "device": args.device, "dtype": args.dtype}
+    asked |= {"batch_size": args.batch_size, "max_new_tokens": args.max_new_tokens}
+    if args.segments or args.out or longform.needed(args.audio):
+        options = longform.Options(**asked, pause=args.pause)
+        result = longform.translate_talks(args.model, args.audio, args.segments, args.out, options)
+        for skipped in result["skipped"]:
+            print(f"{skipped['id']}: {skipped['problem']}: an empty line", file=sys.stderr)
+    else:
+        result = {"hypotheses": use.translate_files(args.model, args.audio, **asked)}
+    if not args.json and result.get("out"):
+        print(f"{len(result['hypotheses'])} pieces: {result['out']}")
+    elif not args.json:
+        for row in result["hypotheses"]:
+            text = row["text"] if len(result["hypotheses"]) == 1 else " ".join(row["text"].splitlines())
+            print(text if len(args.audio) == 1 else f"{row['audio']}\t{text}")
+    return result
 
 
 def _evaluate_arguments(parser: argparse.ArgumentParser) -> None:
@@ -258,6 +270,10 @@ def _evaluate_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--sources", type=Path, metavar="FILE", help="the transcripts, which COMET needs")
     parser.add_argument("--to", default="de", metavar="LANGUAGE", help="language of the texts: sets BLEU's tokenizer")
     parser.add_argument("--metrics", default="bleu,chrf,chrf++", help="comma-separated; also comet, comet:MODEL")
+    note = (
+        "of the references: translations cut in another way (text, or segments.jsonl) are brought onto it (mweralign)"
+    )
+    parser.add_argument("--segments", type=Path, metavar="FILE", help=note)
     note = "compare COMET with the original, which is installed in DIR (1.4 GB; default for a recipe: in its run)"
     parser.add_argument("--comet-check", type=Path, nargs="?", const=Path(), metavar="DIR", help=note)
     parser.add_argument("--skip-bad", action="store_true", help=argparse.SUPPRESS)
@@ -278,7 +294,8 @@ def _evaluate(args: argparse.Namespace) -> dict[str, Any]:
         raise RecipeError("--comet-check: say where the original may be installed.", "E.g. --comet-check DIRECTORY.")
     else:
         names = args.metrics.split(",")
-        result = use.score_files(Path(args.hypotheses), args.references, args.to, names, args.sources, place)
+        files = Path(args.hypotheses), args.references
+        result = use.score_files(*files, args.to, names, args.sources, place, args.segments)
     if not args.json:
         from sordino.report.lines import lines
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,10 +11,12 @@ from typing import Any
 from sordino import artifact
 from sordino.data.audio import load
 from sordino.data.clip import Clip
+from sordino.data.corpora.segments import entries as segments_of
 from sordino.decoding import Decoding, translate
 from sordino.errors import ArtifactError, DataError, RecipeError
 from sordino.features import Features
 from sordino.metrics import registry as metrics
+from sordino.metrics import resegment
 from sordino.progress import bar
 from sordino.recipe import PromptSection, Recipe
 from sordino.stages.job import CARD, device_of, render_section
@@ -46,10 +49,7 @@ def translate_files(
             problems.append(str(error))
     if problems:
         raise DataError("\n".join(problems))
-    card = stored_card(model)
-    source, target = source or card.get("source", "en"), target or card.get("target")
-    if target is None:
-        raise RecipeError("translate: no target language.", "Say which, e.g. --to German.")
+    source, target = languages_of(model, source, target)
     speech = open_model(model, device=device_of(device), dtype=dtype)
     prompt = render_section(speech, stored_prompt(model), source, target)
     clips = [Clip(str(i), str(Path(f).absolute()), None, source, target) for i, f in enumerate(files)]
@@ -66,6 +66,15 @@ def translate_files(
         seconds = round(h.seconds + spent, 4)
         rows.append({"id": Path(file).stem, "audio": file, "text": h.text, "seconds": seconds, "tokens": h.tokens})
     return rows
+
+
+def languages_of(model: str, source: str | None, target: str | None) -> tuple[str, str]:
+    """Source and target as given, else as the model was trained. Raises RecipeError where no target is known."""
+    card = stored_card(model)
+    target = target or card.get("target")
+    if target is None:
+        raise RecipeError("translate: no target language.", "Say which, e.g. --to German.")
+    return str(source or card.get("source", "en")), str(target)
 
 
 def stored_card(model: str) -> dict[str, Any]:
@@ -97,14 +106,18 @@ def score_files(
     names: Sequence[str],
     sources: Path | None = None,
     comet_environment: Path | None = None,
+    segments: Path | None = None,
 ) -> dict[str, Any]:
     """Score a text file against another, a line a segment: {scores: [...]}, and {checks: [...]} where asked.
 
+    segments: the references' list of segments; the translations, which may be cut in any way, are brought onto them.
     comet_environment: compare COMET with the original in this environment, which is made where it is missing.
     Raises DataError where the files do not match.
     """
     files = {"translations": hypotheses, "references": references} | ({"sources": sources} if sources else {})
-    lines = {what: _lines(file) for what, file in files.items()}
+    lines = {what: _lines(file) for what, file in files.items() if what != "translations" or segments is None}
+    if segments is not None:
+        lines["translations"] = _resegmented(hypotheses, lines["references"], segments, target)
     if len({len(found) for found in lines.values()}) > 1:
         counts = ", ".join(f"{file} has {len(lines[what])} lines" for what, file in files.items())
         raise DataError(f"{counts}.", "Give one line a segment, in the same order.")
@@ -112,6 +125,9 @@ def score_files(
     chosen = [metrics.get(name) for name in names]
     scores = [metric.score(texts, wanted, target, sources=spoken) for metric in chosen]
     result: dict[str, Any] = {"scores": [score.to_json() for score in scores]}
+    if segments is not None:
+        by = f"{resegment.PROGRAM}-{resegment.version()}"
+        result["scores"] = [s | {"signature": f"{s['signature']}|resegmented:{by}"} for s in result["scores"]]
     if comet_environment is not None:
         from sordino.metrics import comet, comet_check
 
@@ -127,6 +143,34 @@ def score_files(
         if not result["checks"]:
             raise RecipeError("--comet-check: no COMET was asked for.", "Add --metrics comet.")
     return result
+
+
+def _resegmented(hypotheses: Path, references: Sequence[str], listing: Path, target: str) -> list[str]:
+    """One text a reference. A talk at a time where the translations are rows that name their audio, else as one."""
+    named = [Path(str(entry.get("wav"))).stem if isinstance(entry, dict) else "" for entry in segments_of(listing)]
+    if len(named) != len(references):
+        raise DataError(
+            f"{listing} lists {len(named)} segments, and there are {len(references)} references.",
+            "Give the list that the references were made for.",
+        )
+    if hypotheses.suffix != ".jsonl":
+        return resegment.resegment([(_lines(hypotheses), references)], target)
+    said: dict[str, list[str]] = {name: [] for name in named}
+    for number, line in enumerate(_lines(hypotheses), start=1):
+        try:
+            row = json.loads(line)
+            said[Path(row["audio"]).stem].append(row["text"])
+        except KeyError as error:
+            raise DataError(f"{hypotheses}:{number}: {error} is no talk of {listing}, or a key that lacks.") from None
+        except (ValueError, TypeError):
+            raise DataError(f"{hypotheses}:{number} is no row of a translated talk.") from None
+    silent = [name for name, texts in said.items() if not texts]
+    if silent:
+        raise DataError(f"{hypotheses} holds no translation of {', '.join(silent)}, which {listing} lists.")
+    places = {name: [i for i, other in enumerate(named) if other == name] for name in said}
+    talks = [(said[name], [references[i] for i in places[name]]) for name in said]
+    found = dict(zip((i for name in said for i in places[name]), resegment.resegment(talks, target), strict=True))
+    return [found[i] for i in range(len(references))]
 
 
 def check_comet(recipe: Recipe, environment: Path | None) -> list[dict[str, Any]]:

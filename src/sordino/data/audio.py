@@ -12,6 +12,7 @@ slice differs from the same samples of the whole by up to about 1e-3, because th
 
 import math
 import stat
+from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,13 @@ RESYNCING = {"OGG", "MP3"}  # decoders of these pass over damage without a word 
 UNKNOWN_FRAMES = 2**62  # libsndfile reports 2**63 - 1 where a header gives no length
 MP3_PADDING_FRAMES = 4  # encoder delay and padding, which decoders drop, never fill as many MPEG frames
 
+BLOCK_SECONDS = 30.0  # of a talk that are in memory at once while it is streamed
+
 FETCH_AGAIN = "Fetch or export the file again, or leave this clip out."
+
+
+class SilentError(DataError):
+    """A stretch of audio in which nothing sounds; callers that owe a line for it may pass over it."""
 
 
 def load(
@@ -49,7 +56,7 @@ def load(
 
     start: seconds into the file. seconds: length of the stretch; None reads to the end.
     Raises DataError, naming the file: missing, a directory, empty, not audio, truncated or damaged, slice beyond
-    the end, shorter than `min_seconds`, longer than `max_seconds`, NaN or infinite samples, silence.
+    the end, shorter than `min_seconds`, longer than `max_seconds`, NaN or infinite samples, silence (SilentError).
     """
     path = Path(path)
     if not 0 <= start < math.inf or not (seconds is None or 0 < seconds < math.inf):
@@ -71,6 +78,11 @@ def load(
         samples = _read(file, path, first, count)
         rate = int(file.samplerate)
     mono = _mix(samples, path)
+    if float(np.abs(mono).max(initial=0.0)) < SILENCE_PEAK:
+        cancel = float(np.abs(samples).max(initial=0.0)) >= SILENCE_PEAK
+        why = "its channels cancel each other" if cancel else f"it never rises above {SILENCE_DBFS:g} dBFS"
+        fix = "Export one of its channels alone." if cancel else "Leave it out, or check the recording."
+        raise SilentError(f"{path}: the clip is silent: {why}.", fix)
     if rate != SAMPLE_RATE:
         mono = np.asarray(soxr.resample(mono, rate, SAMPLE_RATE), dtype=np.float32)
     return mono[: round(max_seconds * SAMPLE_RATE)]  # rounding may have added one sample
@@ -79,6 +91,23 @@ def load(
 def load_clip(clip: Clip) -> Waveform:
     """The clip's stretch of its file -> float32 (n,), 16,000 Hz mono; raises as `load` does."""
     return load(clip.audio, clip.start, clip.seconds)
+
+
+def stream(path: str | Path, start: float = 0.0, seconds: float | None = None) -> Iterator[Waveform]:
+    """A stretch of any length in blocks of at most 30 s and a bit -> float32 (n,), 16,000 Hz, channels averaged.
+
+    Only one block is in memory. Silence is served like anything else. Raises DataError as `load` does.
+    """
+    path = Path(path)
+    with _open(path) as file:
+        first, count = _stretch(file, path, start, seconds)
+        rate = int(file.samplerate)
+        change = soxr.ResampleStream(rate, SAMPLE_RATE, 1) if rate != SAMPLE_RATE else None
+        step = round(BLOCK_SECONDS * rate)
+        for done in range(0, count, step):
+            size = min(step, count - done)
+            mono = _mix(_read(file, path, first + done, size), path)
+            yield mono if change is None else change.resample_chunk(mono, last=done + size == count)
 
 
 def duration(path: str | Path) -> float:
@@ -210,7 +239,7 @@ def _damaged(file: Any, path: Path, got: int | None, count: int) -> DataError:
 
 
 def _mix(samples: Waveform, path: Path) -> Waveform:
-    """(n, channels) -> (n,), the mean of the channels; DataError for NaN, infinity and silence."""
+    """(n, channels) -> (n,), the mean of the channels; DataError for NaN and infinity."""
     if not np.isfinite(samples).all():
         bad = int(np.count_nonzero(~np.isfinite(samples).all(axis=1)))
         raise DataError(
@@ -218,10 +247,4 @@ def _mix(samples: Waveform, path: Path) -> Waveform:
             "Export it again, as 16-bit PCM or FLAC.",
         )
     mono: Waveform = samples.mean(axis=1, dtype=np.float32)
-    peak = float(np.abs(mono).max(initial=0.0))
-    if peak < SILENCE_PEAK:
-        cancel = float(np.abs(samples).max(initial=0.0)) >= SILENCE_PEAK
-        why = "its channels cancel each other" if cancel else f"it never rises above {SILENCE_DBFS:g} dBFS"
-        fix = "Export one of its channels alone." if cancel else "Leave it out, or check the recording."
-        raise DataError(f"{path}: the clip is silent: {why}.", fix)
     return mono

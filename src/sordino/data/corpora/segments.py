@@ -28,7 +28,7 @@ NEEDED = "wav", "offset", "duration"
 def read(
     rows: Rows,
     segments: Path,
-    texts: tuple[Path | None, Path],
+    texts: tuple[Path | None, Path | None],
     audio: Sequence[Path],
     languages: tuple[str, str],
     prefix: str = "",
@@ -36,8 +36,9 @@ def read(
 ) -> None:
     """Add the segments of one list to `rows`.
 
-    texts: source (or None) and target, one line a segment. audio: directories to look for a `wav` in. Ids are prefix,
-    the recording's name and the segment's number in it, from 0; the group is the recording.
+    texts: source and target, one line a segment, or None; without a target the clips are there to be translated.
+    audio: directories to look for a `wav` in. Ids are prefix, the recording's name and the segment's number in it, from
+    0; the group is the recording.
     Raises DataError for a file that is not UTF-8 or not YAML, a list that is none, and texts of another length.
     """
     numbers: dict[str, int] = {}
@@ -47,7 +48,7 @@ def read(
     lines = [itertools.repeat("") if text is None else _lines(text) for text in texts]
     total = 0
     for total, entry in enumerate(entries(segments), start=1):
-        if total > min(lengths):
+        if lengths and total > min(lengths):
             continue  # only count: the error below says by how much they differ
         source, target = (next(each) for each in lines)
         wav = str(entry.get("wav", "")) if isinstance(entry, dict) else ""
@@ -57,11 +58,12 @@ def read(
             found = (os.path.join(place, wav) for place in audio)  # noqa: PTH118
             places[wav] = next((file for file in found if wav and os.path.isfile(file)), None)  # noqa: PTH113
         name = f"{prefix}{stem or 'segment'}_{number}"
-        make = partial(_clip, name, entry, places[wav], (source, target), languages, stem, audio)
+        spoken = source, target if texts[1] else None
+        make = partial(_clip, name, entry, places[wav], spoken, languages, stem, audio)
         rows.add(name, f"{segments.name} segment {total}: ", make, split)
     if not total:
         raise DataError(f"{segments} holds no segments.", "It is a list of {wav, offset, duration}.")
-    if set(lengths) != {total}:
+    if set(lengths) - {total}:
         counts = ", ".join(f"{text.name} has {length:,}" for text, length in zip(known, lengths, strict=True))
         raise DataError(
             f"{segments} lists {total:,} segments, and each text must have as many lines: {counts}.",
@@ -117,7 +119,7 @@ def _clip(
     name: str,
     entry: Any,
     audio: str | None,
-    texts: tuple[str, str],
+    texts: tuple[str, str | None],
     languages: tuple[str, str],
     group: str,
     places: Sequence[Path],
@@ -129,7 +131,7 @@ def _clip(
         raise DataError(f"lacks {' and '.join(lacking)}.", f"Found: {', '.join(map(str, entry)) or 'nothing'}.")
     if audio is None:
         raise DataError(f"{entry['wav']} is not a file in {' or '.join(map(str, places))}.")
-    if not texts[1]:
+    if texts[1] == "":
         raise DataError("the target text is empty.")
     return Clip.from_json(
         {
