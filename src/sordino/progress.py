@@ -6,7 +6,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 Advance = Callable[[int], None]
 console = Console(stderr=True)
@@ -18,7 +27,20 @@ def bar(label: str, total: int, done: int = 0) -> Iterator[Advance]:
 
     Where stderr is no terminal, the finished bar is printed once.
     """
-    columns = (TextColumn("{task.description}"), BarColumn(24), MofNCompleteColumn(), TimeElapsedColumn())
+    with _bar(MofNCompleteColumn(), label, total, done) as advance:
+        yield advance
+
+
+@contextmanager
+def byte_bar(label: str, total: int) -> Iterator[Advance]:
+    """A bar of `total` bytes. Yields advance(bytes)."""
+    with _bar(DownloadColumn(), label, total, 0) as advance:
+        yield advance
+
+
+@contextmanager
+def _bar(amount: ProgressColumn, label: str, total: int, done: int) -> Iterator[Advance]:
+    columns = (TextColumn("{task.description}"), BarColumn(24), amount, TimeElapsedColumn())
     with Progress(*columns, TextColumn("left"), TimeRemainingColumn(), console=console) as progress:
         task = progress.add_task(label, total=total, completed=done)
         yield lambda steps: progress.advance(task, steps)

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from sordino.compress import layers, lora
-from sordino.errors import FamilyError, RecipeError
+from sordino.errors import ArtifactError, FamilyError, RecipeError
 from sordino.families import registry
 from sordino.families.base import Prompt, Scope, SpeechModel
 from tests import tiny
@@ -269,7 +269,7 @@ def copied(speech: SpeechModel, tmp_path: Path) -> Path:
 def test_truncated_weights_are_refused(copied: Path) -> None:
     weights = copied / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1000])
-    with pytest.raises(FamilyError, match=f"weights in {copied} do not load"):
+    with pytest.raises(ArtifactError, match=f"{weights} is truncated or damaged"):
         registry.load(str(copied), device="cpu")
 
 

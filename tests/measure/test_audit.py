@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from sordino import cli
-from sordino.compress.quantize import save_nf4
 from sordino.errors import ArtifactError
+from sordino.export import nf4
 from sordino.families import registry
 from sordino.measure import size
 from sordino.measure.audit import audit
@@ -28,7 +28,7 @@ def checkpoints(pico_dir, tmp_path_factory):
     speech = registry.load(str(pico_dir("qwen2_audio")), device="cpu", dtype=torch.bfloat16)
     speech.model.to(torch.bfloat16)
     registry.save(speech, root / "bf16")
-    save_nf4(str(pico_dir("qwen2_audio")), root / "nf4")
+    nf4.write(str(pico_dir("qwen2_audio")), root / "nf4")
     return root
 
 

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from sordino.compress.quantize import save_nf4
+from sordino.export import nf4
 from sordino.families import registry
 from sordino.measure import layouts, shapes
 from sordino.measure.size import COMPANION
@@ -70,7 +70,7 @@ def test_bf16_files_to_the_byte(pico, pico_dir, family, tmp_path):
 
 @pytest.mark.parametrize("family", list(registry.FAMILIES))
 def test_nf4_files_to_one_in_a_thousand(pico_dir, family, tmp_path):
-    save_nf4(str(pico_dir(family)), tmp_path)
+    nf4.write(str(pico_dir(family)), tmp_path)
     stored = layouts.stored(shapes.model(config_of(pico_dir(family))).tensors, "nf4")
     real = read_header(tmp_path / "model.safetensors")
     assert stored.keys() == real.keys()

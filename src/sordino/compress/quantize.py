@@ -9,16 +9,17 @@ turns biases into the type it computes in.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from sordino.errors import FamilyError
-from sordino.families import registry
-from sordino.families.base import Family, SpeechModel
+from sordino.families.base import Family
+
+BLOCK, NESTED_BLOCK = 64, 256  # weights that share a scale; scales that share one in turn
 
 
 def nf4_config(family: Family, compute_dtype: torch.dtype, kept: Sequence[str] = ()) -> Any:
@@ -48,11 +49,37 @@ def quantised_linears(model: nn.Module) -> list[str]:
     return [name for name, module in model.named_modules() if is_quantised(module)]
 
 
-def check_nf4(family: Family, model: nn.Module, kept: Sequence[str] = ()) -> None:
-    """Raise FamilyError unless exactly the linear layers that `nf4_config` means are quantised, and to nf4."""
+def linears(family: Family, model: nn.Module, kept: Sequence[str] = ()) -> dict[str, nn.Linear]:
+    """The linear layers that `nf4_config` means, by name, quantised or not."""
     left = tuple(family.parts[part] for part in ("head", *kept))
     every = {name: m for name, m in model.named_modules() if isinstance(m, nn.Linear)}
-    linear = {name: m for name, m in every.items() if not any(f"{name}.".startswith(f"{part}.") for part in left)}
+    return {name: m for name, m in every.items() if not any(f"{name}.".startswith(f"{part}.") for part in left)}
+
+
+def nf4_tensors(weight: Tensor) -> dict[str, Tensor]:
+    """A matrix -> what is stored of it: suffix of its name -> tensor, the 4-bit weights under ''."""
+    from bitsandbytes.functional import quantize_4bit
+
+    packed, state = quantize_4bit(weight, blocksize=BLOCK, compress_statistics=True, quant_type="nf4")
+    return {"": packed, **{f".{name}": tensor for name, tensor in state.as_dict(packed=True).items()}}
+
+
+def nf4_shapes(shape: Sequence[int]) -> dict[str, tuple[str, tuple[int, ...] | None]]:
+    """Types, as safetensors spells them, and shapes of `nf4_tensors` of a matrix; None: known only then."""
+    blocks = -(-math.prod(shape) // BLOCK)
+    return {
+        "": ("U8", (-(-math.prod(shape) // 2), 1)),
+        ".absmax": ("U8", (blocks,)),
+        ".nested_absmax": ("F32", (-(-blocks // NESTED_BLOCK),)),
+        ".nested_quant_map": ("F32", (256,)),
+        ".quant_map": ("F32", (16,)),
+        ".quant_state.bitsandbytes__nf4": ("U8", None),
+    }
+
+
+def check_nf4(family: Family, model: nn.Module, kept: Sequence[str] = ()) -> None:
+    """Raise FamilyError unless exactly the linear layers that `nf4_config` means are quantised, and to nf4."""
+    linear = linears(family, model, kept)
     problems = [f"{name} is not quantised" for name, module in linear.items() if not is_quantised(module)]
     problems += [f"{name} must not be quantised" for name in quantised_linears(model) if name not in linear]
     for name, module in linear.items():
@@ -112,21 +139,3 @@ def logical_numel(parameter: nn.Parameter) -> int:
     """Weights in a parameter: a packed 4-bit tensor holds two a byte."""
     state = getattr(parameter, "quant_state", None)
     return int(torch.Size(state.shape).numel()) if state is not None else parameter.numel()
-
-
-def save_nf4(
-    source: str, directory: Path, *, device: str | torch.device = "cpu", revision: str | None = None
-) -> SpeechModel:
-    """Quantise a 16-bit (or 32-bit) checkpoint and write it; stock `from_pretrained` loads it. -> as saved.
-
-    What is not quantised is stored in bfloat16. Do not write the returned model again after it has run.
-    Raises FamilyError for a source that is quantised already: rounding twice is worse than once.
-    """
-    if not registry.is_hub_id(source) and "quantization_config" in registry.read_config(source):
-        raise FamilyError(f"{source} is quantised already.", "Quantise the 16-bit model it was made from.")
-    speech = registry.load(source, device=device, dtype=torch.bfloat16, quantise="nf4", revision=revision)
-    for parameter in speech.model.parameters():
-        if parameter.dtype == torch.float32:  # transformers keeps some embeddings of positions in 32 bits
-            parameter.data = parameter.data.to(torch.bfloat16)
-    registry.save(speech, directory)
-    return speech

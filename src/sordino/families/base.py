@@ -10,7 +10,7 @@ the parts that are the same for all of them; `compress/`, `training/` and `decod
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -59,6 +59,7 @@ class Family:
     layer_counts: Mapping[Scope, tuple[str, str]]  # (sub-config, attribute that counts the layers)
     layer_lists: Mapping[Scope, tuple[str, ...]]  # attributes of that sub-config with one item per layer
     parts: Mapping[str, str]  # encoder, projector, decoder, embeddings, head -> module path
+    saved: Mapping[str, str]  # module path -> what stands for it in the names of checkpoints
     audio_token: Callable[[Any], int]  # model config -> id of the audio placeholder
     load_processor: Callable[[str, str | None], Any]  # directory or Hub id, revision
     render: Callable[[Any, Prompt], str]  # processor, prompt -> text with one audio placeholder
@@ -72,6 +73,18 @@ class Family:
     answers_end_with: Mapping[str, str]  # prompt style -> stop token
     takes_system: bool  # whether a system prompt may stand beside audio
     fixed: tuple[str, ...] = ()  # module paths of tables that no training changes: sinusoidal positions
+
+    def saved_name(self, name: str) -> str:
+        """A weight's name in the model -> its name in a checkpoint."""
+        return _renamed(name, self.saved.items())
+
+    def live_name(self, name: str) -> str:
+        """A weight's name in a checkpoint -> its name in the model, which some checkpoints have already."""
+        return _renamed(name, ((old, new) for new, old in self.saved.items()))
+
+
+def _renamed(name: str, prefixes: Iterable[tuple[str, str]]) -> str:
+    return next((to + name[len(of) :] for of, to in prefixes if f"{name}.".startswith(f"{of}.")), name)
 
 
 @dataclass

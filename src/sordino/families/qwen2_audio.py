@@ -165,6 +165,12 @@ QWEN2_AUDIO = Family(
         "embeddings": "model.language_model.embed_tokens",
         "head": "lm_head",
     },
+    saved={
+        "model.audio_tower": "audio_tower",
+        "model.multi_modal_projector": "multi_modal_projector",
+        "model.language_model": "language_model.model",
+        "lm_head": "language_model.lm_head",
+    },
     audio_token=lambda config: int(config.audio_token_index),
     load_processor=load_processor,
     render=render,

@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,6 +16,7 @@ import torch
 
 from sordino.errors import FamilyError
 from sordino.families.base import Family, SpeechModel, module_at
+from sordino.shards.reading import Checkpoint
 
 FAMILIES = {
     "qwen2_audio": "sordino.families.qwen2_audio:QWEN2_AUDIO",
@@ -63,11 +64,7 @@ def family_of(path: str, revision: str | None = None) -> Family:
         try:
             return get(str(AutoConfig.from_pretrained(path, revision=revision).model_type))
         except (OSError, ValueError) as error:
-            raise FamilyError(
-                f"'{path}' is neither a local directory nor a model that could be fetched from the Hub "
-                f"({str(error).splitlines()[0]}).",
-                "Check the name and the network, or download the model and give its directory.",
-            ) from error
+            raise not_fetched(path, error) from error
     model_type = read_config(path).get("model_type")
     if not isinstance(model_type, str):
         raise FamilyError(f"{Path(path) / 'config.json'} names no model_type.", "Give a transformers model.")
@@ -120,7 +117,7 @@ def load(
 
     quantise="nf4" quantises the linear layers while loading (bitsandbytes, double quantisation), but for the head and
     the parts in `kept`.
-    Raises FamilyError for an unknown family or damaged weights.
+    Raises FamilyError for an unknown family or weights that do not load, ArtifactError for damaged shards, by name.
     """
     import transformers
 
@@ -133,6 +130,8 @@ def load(
         options["attn_implementation"] = attention
     if revision:
         options["revision"] = revision
+    if not is_hub_id(path):
+        Checkpoint.open(Path(path))
     processor = load_processor(family, path, revision)
     if quantise == "nf4":
         from sordino.compress.quantize import nf4_config
@@ -149,21 +148,12 @@ def load(
             f"the weights in {path} do not load: {type(error).__name__}: {error}.",
             "Copy or make the model again.",
         ) from error
-    missing = sorted(report["missing_keys"])
-    if missing:
-        raise FamilyError(
-            f"{path} lacks {len(missing)} weights that its config.json promises, {missing[0]} among them.",
-            "The checkpoint is incomplete or its layer counts are wrong: make it again.",
-        )
-    dropped = sorted(key for key in report["unexpected_keys"] if re.search(r"\.layers\.\d+\.", key))
-    if dropped:
-        raise FamilyError(
-            f"{path} holds {len(dropped)} weights of layers that its config.json does not count, "
-            f"{dropped[0]} among them.",
-            "Pruned by editing config.json? Loading would drop the last layers: use 'sordino prune'.",
-        )
-    if report.get("mismatched_keys"):
-        raise FamilyError(f"{path} holds weights of other shapes than config.json says: {report['mismatched_keys']}.")
+    check_names(
+        path,
+        missing=report["missing_keys"],
+        unexpected=report["unexpected_keys"],
+        mismatched=[f"'{key[0]}'" for key in report["mismatched_keys"]],
+    )
     model.eval()
     for part in family.fixed:  # the class freezes them, and loading a checkpoint undoes that
         module_at(model, part).requires_grad_(False)
@@ -176,6 +166,41 @@ def load(
         if quantise:
             check_nf4(family, model, kept)
     return SpeechModel(family, model, processor, path)
+
+
+def check_names(
+    path: str | Path, *, missing: Iterable[str], unexpected: Iterable[str], mismatched: Iterable[str]
+) -> None:
+    """Raise FamilyError where a checkpoint's weights are not those that its config.json describes.
+
+    Weights beyond them do no harm, unless they are of a layer that config.json does not count.
+    """
+    lacking, others = sorted(missing), sorted(mismatched)
+    if lacking:
+        raise FamilyError(
+            f"{path} lacks {len(lacking)} weights that its config.json promises, {lacking[0]} among them.",
+            "The checkpoint is incomplete or its layer counts are wrong: make it again.",
+        )
+    dropped = sorted(key for key in unexpected if re.search(r"\.layers\.\d+\.", key))
+    if dropped:
+        raise FamilyError(
+            f"{path} holds {len(dropped)} weights of layers that its config.json does not count, "
+            f"{dropped[0]} among them.",
+            "Pruned by editing config.json? Loading would drop the last layers: use 'sordino prune'.",
+        )
+    if others:
+        raise FamilyError(
+            f"{path} holds {len(others)} weights of other shapes than its config.json says, {others[0]} among them.",
+            "Copy config.json and the weights of one model again.",
+        )
+
+
+def not_fetched(path: str, error: Exception) -> FamilyError:
+    return FamilyError(
+        f"'{path}' is neither a local directory nor a model that could be fetched from the Hub "
+        f"({str(error).splitlines()[0]}).",
+        "Check the name and the network, or download the model and give its directory.",
+    )
 
 
 def save(speech: SpeechModel, directory: Path) -> None:

@@ -226,6 +226,12 @@ VOXTRAL = Family(
         "embeddings": "model.language_model.embed_tokens",
         "head": "lm_head",
     },
+    saved={
+        "model.audio_tower": "audio_tower",
+        "model.multi_modal_projector": "multi_modal_projector",
+        "model.language_model": "language_model.model",
+        "lm_head": "language_model.lm_head",
+    },
     audio_token=lambda config: int(config.audio_token_id),
     load_processor=load_processor,
     render=render,

@@ -1,13 +1,14 @@
-"""prune: drop the layers the ranking names and write a checkpoint that stock transformers loads."""
+"""prune: drop the layers the ranking names and write a checkpoint that stock transformers loads.
+
+The model is not loaded: what is left of it is copied from file to file.
+"""
 
 from __future__ import annotations
-
-import torch
 
 from sordino import artifact
 from sordino.compress import importance, layers
 from sordino.errors import RecipeError
-from sordino.families import registry
+from sordino.families import stored
 from sordino.families.base import SpeechModel
 from sordino.progress import note
 from sordino.stages.job import RANKING, Job, Stage, directory_of, teacher_key
@@ -17,9 +18,10 @@ def run(job: Job) -> None:
     section = job.recipe.prune
     assert section
     order = removal_order(job)
-    speech = job.load(teacher_key(job.recipe), dtype=torch.bfloat16)
-    kept = prune(speech, order)
-    registry.save(speech, job.out)
+    key = teacher_key(job.recipe)
+    model = stored.open_model(job.path(key), job.recipe.revision if key == "base" else None)
+    kept = prune(model.speech, order)
+    model.write_16bit(job.out, "copying what is left")
     job.describe(job.out)
     artifact.write_json(job.out / "kept.json", kept)
     job.record["removed"] = [str(layer) for layer in order]
