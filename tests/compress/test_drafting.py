@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from sordino.compress.draft_pool import guess
 from sordino.compress.drafting import Drafting
 from sordino.compress.importance import Layer, without
 from sordino.data.clip import Clip
@@ -54,7 +56,7 @@ def test_every_candidate_translates_as_when_decoded_alone(
 ) -> None:
     speech, clips = pico(family), heard(family)
     candidates = [None, *range(len(speech.layers("decoder")))]
-    drafts = dict(enumerate(plain(speech, clips, None)))
+    drafts = {i: [ids] for i, ids in enumerate(plain(speech, clips, None))}
     engine = Drafting(speech, MOST, memory)
     found: dict[tuple[int | None, int], list[int]] = {}
     for batch in engine.batches(clips, range(len(clips)), MOST):
@@ -68,12 +70,14 @@ def test_every_candidate_translates_as_when_decoded_alone(
 @given(
     removed=st.sets(st.integers(0, tiny.DECODER_LAYERS - 1), max_size=tiny.DECODER_LAYERS - 2),
     drafts=st.lists(st.lists(st.integers(0, 255), max_size=MOST), min_size=3, max_size=3),
+    others=st.lists(st.sampled_from([0, 1, 2, 3]), max_size=3),
     size=st.integers(1, 3),
     most=st.integers(1, MOST),
 )
 def test_any_draft_any_batch_any_removal(
     removed: set[int],
     drafts: list[list[int]],
+    others: list[int],
     size: int,
     most: int,
     pico: Callable[[str], SpeechModel],
@@ -82,11 +86,61 @@ def test_any_draft_any_batch_any_removal(
     speech, clips = pico("qwen2_audio"), heard("qwen2_audio")[:3]
     with without(speech, [Layer("decoder", i) for i in removed]):
         candidates: list[int | None] = [None, *range(len(speech.layers("decoder")))]
+        right = {(c, i): plain(speech, [clips[i]], c, most)[0] for c in candidates for i in range(3)}
+        # texts to guess from: translations by other candidates, right or wrong, whole or cut, and longer than allowed
+        known = {i: [drafts[i][:most], *(right[candidates[o % len(candidates)], i] for o in others)] for i in range(3)}
+        known[0].append([*known[0][-1][:2], 7, 7, *range(most)])
         engine = Drafting(speech, most, LARGE)
         for start in range(0, 3, size):
             batch = list(range(start, min(3, start + size)))
-            for f in engine.translate(clips, batch, candidates, {i: drafts[i][:most] for i in batch}):
-                assert f.ids == plain(speech, [clips[f.clip]], f.candidate, most)[0]
+            for f in engine.translate(clips, batch, candidates, known):
+                assert f.ids == right[f.candidate, f.clip]
+
+
+def test_clips_asked_in_different_words_share_no_more_than_they_have_in_common(
+    pico: Callable[[str], SpeechModel], heard: Callable[[str], list[Heard]]
+) -> None:
+    speech, clips = pico("qwen2_audio"), list(heard("qwen2_audio")[:3])
+    audio = speech.family.audio_token(speech.model.config)
+    first = clips[0].ids.index(audio)
+    short = clips[1].ids[clips[1].ids.index(audio) :]  # begins with the audio: nothing is in common
+    clips[1] = dataclasses.replace(clips[1], ids=short)
+    clips[2] = dataclasses.replace(clips[2], ids=[*clips[2].ids[: first - 2], 65, 66, *clips[2].ids[first:]])
+    for batch in ([0, 1], [0, 2], [1], [2], [0, 1, 2]):
+        for f in Drafting(speech, MOST, LARGE).translate(clips, batch, [None, 1, 3], {}):
+            assert f.ids == plain(speech, [clips[f.clip]], f.candidate)[0]
+
+
+def test_a_translation_seen_before_is_verified_in_few_steps(
+    pico: Callable[[str], SpeechModel], heard: Callable[[str], list[Heard]]
+) -> None:
+    speech, clips = pico("qwen2_audio"), heard("qwen2_audio")
+    right = plain(speech, clips, 1)
+    wrong = [[(ids[0] + 1) % 256, *ids[1:]] for ids in right]
+    steps = {}
+    for name, known in (("alone", {i: [w] for i, w in enumerate(wrong)}),
+                        ("seen", {i: [w, r] for i, (w, r) in enumerate(zip(wrong, right, strict=True))})):  # fmt: skip
+        passes: list[int] = []
+        hook = speech.layers("decoder")[0].register_forward_hook(lambda *_, seen=passes: seen.append(1))
+        found = Drafting(speech, MOST, LARGE).translate(clips, list(range(len(clips))), [1], known)
+        hook.remove()
+        assert [f.ids for f in found] == right
+        steps[name] = len(passes)
+    assert steps["seen"] < steps["alone"]
+
+
+@pytest.mark.parametrize(
+    ("ids", "known", "expected"),
+    [
+        ([5, 6], [[1, 2], [5, 6, 7, 8]], [7, 8]),  # begins the same
+        ([5, 6], [[5, 6]], []),  # nothing follows
+        ([9, 2, 3], [[1, 2, 3, 4, 5]], [4, 5]),  # the same words before
+        ([1, 9, 3], [[3, 0, 1, 3, 7]], [7]),  # the nearer of two places
+        ([9], [[1, 2]], []),
+    ],
+)
+def test_guesses_follow_what_is_known(ids: list[int], known: list[list[int]], expected: list[int]) -> None:
+    assert guess(ids, known, 2) == expected[:2]
 
 
 def test_a_draft_that_is_right_is_taken_in_one_pass(
@@ -97,10 +151,11 @@ def test_a_draft_that_is_right_is_taken_in_one_pass(
     passes = []
     layer = speech.layers("decoder")[0]
     hook = layer.register_forward_hook(lambda *_: passes.append(1))
-    found = Drafting(speech, MOST, LARGE).translate(clips, list(range(len(clips))), [1], dict(enumerate(right)))
+    known = {i: [ids] for i, ids in enumerate(right)}
+    found = Drafting(speech, MOST, LARGE).translate(clips, list(range(len(clips))), [1], known)
     hook.remove()
     assert [f.ids for f in found] == right
-    assert len(passes) == 1
+    assert len(passes) == 2  # what all prompts begin with, then everything else
 
 
 def test_bfloat16_runs_and_agrees_where_the_choice_is_clear(

@@ -51,7 +51,7 @@ class FakeJudge:
 
     def resampled(self, trial: Trial) -> NDArray[np.float64]:
         assert trial.values
-        picks = np.random.default_rng(0).integers(0, CLIPS, (200, CLIPS))
+        picks = np.random.default_rng(0).integers(0, trial.clips, (200, trial.clips))
         means: NDArray[np.float64] = np.array(trial.values)[picks].mean(1)
         return means
 
@@ -121,17 +121,34 @@ def test_a_removal_says_how_sure_it_is() -> None:
     assert (lone.probability, lone.runner_up) == (1.0, None)
 
 
-def test_racing_scores_the_last_two_on_all_clips_and_resumes() -> None:
+def test_racing_scores_the_winner_on_all_clips_and_resumes() -> None:
     judge = FakeJudge()
     trials: list[Trial] = []
     whole = importance.search(pool(12), 2, judge, [], trials.append, racing=True)
     assert len(judge.asked) < 1 + 12 + 11
     for number in (1, 2):
-        finalists = [t for t in trials if t.round == number and t.clips == CLIPS]
-        assert len(finalists) == 2
-        assert whole[number - 1].trial == max(finalists, key=lambda t: t.score)
+        (winner,) = [t for t in trials if t.round == number and t.clips == CLIPS]
+        assert whole[number - 1].trial == winner
+        met = [t for t in trials if t.round == number and t.clips == CLIPS // 2]
+        assert len(met) == 2 and max(met, key=lambda t: t.score).layer == winner.layer
+        assert whole[number - 1].runner_up in [t.layer for t in met if t.layer != winner.layer]
     for done in range(0, len(trials), 3):
         assert importance.search(pool(12), 2, FakeJudge(), trials[:done], lambda _: None, racing=True) == whole
+
+
+@pytest.mark.parametrize(
+    ("field", "clips", "expected"),
+    [
+        (4, 100, [(4, 25), (2, 50), (1, 100)]),
+        (3, 100, [(3, 25), (2, 50), (1, 100)]),
+        (10, 100, [(10, 25), (5, 50), (3, 100)]),  # more of them meet on all clips
+        (1, 100, [(1, 100)]),
+        (4, 1, [(4, 1)]),
+        (4, 2, [(4, 1), (2, 2)]),
+    ],
+)
+def test_the_stages_of_a_race(field: int, clips: int, expected: list[tuple[int, int]]) -> None:
+    assert list(importance.schedule(field, clips)) == expected
 
 
 def test_more_removals_than_candidates_are_refused() -> None:

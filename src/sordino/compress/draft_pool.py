@@ -1,7 +1,8 @@
 """What drafting works on: batches of prompts with drafts, key-value stores, and the pool of rows that are decoded on.
 
-Shapes as in drafting.py: B clips of a batch, W width of prompts with drafts (left padded), R rows of the pool,
-C columns of the key-value store, H hidden size.
+Shapes as in drafting.py: B clips of a batch, P tokens that all prompts begin with, W width of the rest of the prompts
+with their drafts (left padded), R rows of the pool, Q columns of one of its steps, C columns of the key-value store
+(P + W and what was decoded), H hidden size.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from sordino.families.base import SpeechModel, pad_left
 from sordino.features import Heard
 
 GROW = 32  # columns by which the pool's store grows
+GUESSES = 8  # tokens guessed ahead in one step of the pool
 
 CosSin = tuple[Tensor, Tensor]
 # layer, hidden, mask, positions, rotary embedding, store -> hidden
@@ -26,17 +28,23 @@ RunLayer = Callable[[Any, Tensor, Tensor, Tensor, CosSin, "Store"], Tensor]
 class Store:
     """Keys and values per layer, as the attention modules fill them.
 
+    start: keys and values (1, heads, P, d) that every row of a batch begins with.
     column: where the pool's next ones are written; 0 in a pass over a batch, where they follow what is there.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, start: Store | None = None) -> None:
         self.keys: dict[int, Tensor] = {}
         self.values: dict[int, Tensor] = {}
+        self.start = start
         self.column = 0
 
     def update(self, keys: Tensor, values: Tensor, layer: int, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
         """What a transformers Cache does: take (R, heads, q, d), give back all columns so far."""
         if layer not in self.keys:
+            if self.start is not None:
+                rows = (keys.shape[0], -1, -1, -1)
+                keys = torch.cat([self.start.keys[layer].expand(rows), keys], 2)
+                values = torch.cat([self.start.values[layer].expand(rows), values], 2)
             self.keys[layer], self.values[layer] = keys, values
             return keys, values
         if self.column == 0:  # the tail behind what is there
@@ -46,7 +54,7 @@ class Store:
         end = self.column + keys.shape[2]
         if end > self.keys[layer].shape[2]:
             self.keys[layer], self.values[layer] = (
-                torch.nn.functional.pad(t[layer], (0, 0, 0, GROW)) for t in (self.keys, self.values)
+                torch.nn.functional.pad(t[layer], (0, 0, 0, GROW + keys.shape[2])) for t in (self.keys, self.values)
             )
         self.keys[layer][:, :, self.column : end] = keys
         self.values[layer][:, :, self.column : end] = values
@@ -55,8 +63,9 @@ class Store:
 
 @dataclass(frozen=True)
 class Batch:
-    """Prompts with drafts, padded on the left. embeds: (B, W, H); positions, valid: (B, W); mask: (B, 1, W, W).
+    """Prompts without their common start, with drafts, padded on the left.
 
+    embeds: (B, W, H); positions: (B, W); valid: (B, P + W) columns; mask: (B, 1, W, P + W).
     tail: the last columns, which hold every row's choices: its prompt's last token and its draft.
     """
 
@@ -73,22 +82,24 @@ class Batch:
         return self.embeds.shape[1]
 
     @classmethod
-    def of(cls, speech: SpeechModel, heard: Sequence[Heard], drafts: Sequence[Sequence[int]]) -> Batch:
+    def of(cls, speech: SpeechModel, heard: Sequence[Heard], drafts: Sequence[Sequence[int]], start: int = 0) -> Batch:
+        """start: P, tokens that every prompt begins with and whose keys and values are known."""
         device = speech.device
-        ids, attended = pad_left([[*h.ids, *d] for h, d in zip(heard, drafts, strict=True)], speech.pad_id(), device)
-        valid = attended.bool()
+        rows = [[*h.ids[start:], *d] for h, d in zip(heard, drafts, strict=True)]
+        ids, attended = pad_left(rows, speech.pad_id(), device)
+        own = attended.bool()
         columns = torch.arange(ids.shape[1], device=device)
         drafted = torch.tensor([len(d) for d in drafts], device=device)
         tower = torch.cat([h.tower for h in heard]).to(device, speech.dtype)
         prompt = columns[None] < ids.shape[1] - drafted[:, None]  # a draft may hold the placeholder as a token
         embeds = speech.embed(ids, speech.family.project(speech.model, tower), among=prompt)
-        positions = (valid.long().cumsum(-1) - 1).clamp(min=0)
-        allowed = (columns[None, :] <= columns[:, None])[None, None] & valid[:, None, None, :]
+        positions = (own.long().cumsum(-1) - 1).clamp(min=0) + start
+        causal = (columns[None, :] <= columns[:, None])[None, None] & own[:, None, None, :]
         return cls(
             embeds,
             positions,
-            valid,
-            additive(allowed, embeds.dtype),
+            torch.nn.functional.pad(own, (start, 0), value=True),
+            additive(torch.nn.functional.pad(causal, (start, 0), value=True), embeds.dtype),
             max(map(len, drafts)) + 1,
             [len(h.ids) for h in heard],
             [list(d) for d in drafts],
@@ -100,22 +111,50 @@ def additive(allowed: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.zeros(allowed.shape, dtype=dtype, device=allowed.device).masked_fill_(~allowed, torch.finfo(dtype).min)
 
 
+def guess(ids: Sequence[int], known: Sequence[Sequence[int]], most: int) -> list[int]:
+    """How a translation that begins with `ids` may go on, after other translations of the same clip.
+
+    One that begins the same is followed; else one with the same last tokens, at the place closest to where they stand
+    here (prompt lookup, Saxena 2023).
+    """
+    n = len(ids)
+    for text in known:
+        if len(text) > n and list(text[:n]) == list(ids):
+            return list(text[n : n + most])
+    for length in (3, 2, 1):
+        if length > n:
+            continue
+        tail, best = list(ids[n - length :]), None
+        for text in known:
+            for end in range(length, len(text)):
+                if list(text[end - length : end]) == tail and (best is None or abs(end - n) < best[0]):
+                    best = abs(end - n), list(text[end : end + most])
+        if best:
+            return best[1]
+    return []
+
+
 @dataclass
 class Row:
     candidate: int | None
     row: int  # in the batch
     ids: list[int]  # accepted and decoded so far; the last one has not been through the model yet
     position: int  # of that last one
+    ahead: list[int]  # what this step guesses to follow
 
 
 class Pool:
-    """Rows of several candidates being decoded together, with their keys and values."""
+    """Rows of several candidates being decoded together, with their keys and values.
 
-    def __init__(self, speech: SpeechModel, width: int) -> None:
-        self.speech = speech
+    known: for every row of the batch, other translations of its clip, which steps are guessed from.
+    """
+
+    def __init__(self, speech: SpeechModel, columns: int, known: Sequence[Sequence[Sequence[int]]]) -> None:
+        """columns: P + W."""
+        self.speech, self.known = speech, known
         self.rows: list[Row] = []
         self.store = Store()
-        self.store.column = width
+        self.store.column = columns
         self.parts: dict[int, list[tuple[Tensor, Tensor]]] = {}
         self.valid_parts: list[Tensor] = []
         self.valid: Tensor | None = None  # (R, columns so far)
@@ -140,10 +179,11 @@ class Pool:
         device = self.speech.device
         index = torch.tensor([row for row, _, _ in rows], device=device)
         for row, n, token in rows:
-            self.rows.append(Row(candidate, row, [*batch.drafts[row][:n], token], batch.lengths[row] + n))
+            self.rows.append(Row(candidate, row, [*batch.drafts[row][:n], token], batch.lengths[row] + n, []))
         rejected = torch.tensor([len(batch.drafts[row]) - n for row, n, _ in rows], device=device)
-        columns = torch.arange(batch.width, device=device)
-        self.valid_parts.append(batch.valid[index] & (columns[None] < batch.width - rejected[:, None]))
+        total = batch.valid.shape[1]
+        columns = torch.arange(total, device=device)
+        self.valid_parts.append(batch.valid[index] & (columns[None] < total - rejected[:, None]))
         for layer in range(layers):
             if layer == candidate:
                 continue
@@ -161,18 +201,26 @@ class Pool:
                 self.store.values[layer] = torch.cat([v for _, v in parts])
             self.valid_parts = []
 
-    def next_tokens(self) -> Tensor:
+    def next_tokens(self, limit: int) -> Tensor:
+        """(R, Q): each row's last token and what is guessed to follow it; limit: tokens of a translation."""
         self._settle()
-        return torch.tensor([[row.ids[-1]] for row in self.rows], device=self.speech.device)
+        for row in self.rows:
+            row.ahead = guess(row.ids, self.known[row.row], min(GUESSES, limit - len(row.ids)))
+        width = max(len(row.ahead) for row in self.rows)
+        rows = [[row.ids[-1], *row.ahead, *[0] * (width - len(row.ahead))] for row in self.rows]
+        return torch.tensor(rows, device=self.speech.device)
 
-    def positions(self) -> Tensor:
-        return torch.tensor([[row.position] for row in self.rows], device=self.speech.device)
+    def positions(self, width: int) -> Tensor:
+        """(R, Q)."""
+        first = torch.tensor([[row.position] for row in self.rows], device=self.speech.device)
+        return first + torch.arange(width, device=first.device)
 
-    def step_mask(self, dtype: torch.dtype) -> Tensor:
-        """(R, 1, 1, C): valid columns and the one that this step writes."""
+    def step_mask(self, width: int, dtype: torch.dtype) -> Tensor:
+        """(R, 1, Q, C + Q): valid columns, and those that this step writes up to each one's own."""
         assert self.valid is not None
-        self.valid = torch.nn.functional.pad(self.valid, (0, 1), value=True)
-        return additive(self.valid[:, None, None, :], dtype)
+        before = self.valid[:, None, None, :].expand(-1, 1, width, -1)
+        ones = torch.ones(width, width, dtype=torch.bool, device=self.valid.device).tril()
+        return additive(torch.cat([before, ones.expand(len(self.rows), 1, -1, -1)], -1), dtype)
 
     def through(
         self,
@@ -194,20 +242,36 @@ class Pool:
         part = run(layer, hidden[at], mask[at], positions[at], (cos_sin[0][at], cos_sin[1][at]), self.store)
         return hidden.index_copy(0, at, part)
 
-    def advance(self, chosen: Sequence[int], stops: set[int], limit: int) -> dict[tuple[int | None, int], list[int]]:
-        """Append each row's choice; rows that end are returned and leave the pool."""
-        self.store.column += 1
+    def advance(
+        self, chosen: Sequence[Sequence[int]], stops: set[int], limit: int
+    ) -> dict[tuple[int | None, int], list[int]]:
+        """Take each row's choices (R, Q) as far as its guesses were right, and the one behind them.
+
+        Rows that end are returned and leave the pool.
+        """
         done: dict[tuple[int | None, int], list[int]] = {}
-        stay = []
-        for i, (row, token) in enumerate(zip(self.rows, chosen, strict=True)):
-            if len(row.ids) >= limit or token in stops:
-                done[row.candidate, row.row] = row.ids[:limit]
-            else:
-                row.ids.append(token)
-                row.position += 1
-                stay.append(i)
+        stay, kept = [], []
+        for i, (row, choices) in enumerate(zip(self.rows, chosen, strict=True)):
+            right = next((t for t, token in enumerate(row.ahead) if choices[t] != token), len(row.ahead))
+            row.ids += row.ahead[:right]
+            row.position += right + 1
+            if choices[right] in stops or len(row.ids) == limit:
+                done[row.candidate, row.row] = row.ids
+                continue
+            row.ids.append(choices[right])
+            if len(row.ids) == limit:
+                done[row.candidate, row.row] = row.ids
+                continue
+            stay.append(i)
+            kept.append(right + 1)
         if len(stay) < len(self.rows):
             self._keep(stay)
+        if stay:  # columns behind the farthest row are written again
+            assert self.valid is not None
+            columns = torch.arange(max(kept), device=self.valid.device)
+            now = columns[None] < torch.tensor(kept, device=self.valid.device)[:, None]
+            self.valid = torch.cat([self.valid, now], 1)
+            self.store.column += max(kept)
         return done
 
     def _keep(self, stay: Sequence[int]) -> None:

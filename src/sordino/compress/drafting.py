@@ -7,19 +7,23 @@ A candidate is the current model without one of its decoder layers. What makes i
   (speculative decoding, Leviathan et al. 2023, with the model before the removal as the draft model).
 - A shared trunk. Candidate n runs the same layers 0 to n-1 as the current model, so one pass of the current model
   keeps the input of every layer, and candidate n starts from the input of layer n, at layer n+1.
+- A common start. What all prompts say before the audio is run once a round, not once a clip.
 - A common pool. Rows whose draft was rejected are decoded together, whichever candidate they belong to; at layer n
-  the rows of candidate n are passed by.
+  the rows of candidate n are passed by. Where a row may go on as another translation of the clip does, several tokens
+  are guessed and verified in one step.
 
 Nothing is copied: layers are the model's own modules, and what candidates do not change is taken from the trunk. In
 float32 the tokens are those of plain decoding; in bfloat16 other batch shapes round differently, so that a choice
 between two nearly equal tokens may fall the other way.
 
-Shapes: B clips of a batch, W width of prompts with drafts (left padded), R rows of the pool, C columns of the key-value
-store, L layers of the current model, H hidden size.
+Shapes: B clips of a batch, P tokens that all prompts begin with, W width of the rest of the prompts with their drafts
+(left padded), R rows of the pool, L layers of the current model, H hidden size.
 """
 
 from __future__ import annotations
 
+import itertools
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -27,7 +31,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sordino.compress.draft_pool import Batch, Pool, Store
+from sordino.compress.draft_pool import Batch, Pool, Store, additive
 from sordino.families.base import SpeechModel
 from sordino.features import Heard
 
@@ -55,6 +59,8 @@ class Drafting:
         self.decoder: Any = speech.part("decoder")
         self.layers = list(speech.layers("decoder"))
         self.stops = set(speech.stop_ids())
+        self.starts: dict[tuple[int, ...], Starts] = {}
+        self.starting = threading.Lock()
 
     def batches(self, heard: Sequence[Heard], clips: Sequence[int], longest: int) -> list[list[int]]:
         """Clips of similar length together, as many as half the memory holds. longest: draft tokens expected."""
@@ -77,16 +83,19 @@ class Drafting:
         heard: Sequence[Heard],
         clips: Sequence[int],
         candidates: Sequence[int | None],
-        drafts: Mapping[int, Sequence[int]],
+        known: Mapping[int, Sequence[Sequence[int]]],
     ) -> list[Found]:
-        """One batch: greedy ids of every clip by every candidate, in the order given."""
+        """One batch: greedy ids of every clip by every candidate, in the order given.
+
+        known: translations of a clip that may be right; the first is its draft, the others serve where that was wrong.
+        """
         done: dict[tuple[int | None, int], list[int]] = {}
-        batch = Batch.of(self.speech, [heard[i] for i in clips], [drafts.get(i, ()) for i in clips])
-        pool = Pool(self.speech, batch.width)
-        room = (
-            self.memory // 2 // pool.row_bytes(self.decoder.config, len(self.layers), batch.width + self.max_new_tokens)
-        )
-        for candidate, hidden, trunk, own in self._passes(batch, candidates):
+        texts = [known.get(i) or [()] for i in clips]
+        batch, starts = self._batch([heard[i] for i in clips], [t[0] for t in texts])
+        columns = batch.valid.shape[1]
+        pool = Pool(self.speech, columns, texts)
+        room = self.memory // 2 // pool.row_bytes(self.decoder.config, len(self.layers), columns + self.max_new_tokens)
+        for candidate, hidden, trunk, own in self._passes(batch, starts, candidates):
             rows = []
             choices = self._choices(hidden)  # (B, tail)
             for row, (draft, all_choices) in enumerate(zip(batch.drafts, choices.tolist(), strict=True)):
@@ -95,11 +104,13 @@ class Drafting:
                 ids = list(draft[:agreed])
                 if agreed == self.max_new_tokens or choice[agreed] in self.stops:
                     done[candidate, row] = ids
+                elif agreed + 1 == self.max_new_tokens:
+                    done[candidate, row] = [*ids, choice[agreed]]
                 else:
                     rows.append((row, agreed, choice[agreed]))
             if pool.rows and len(pool.rows) + len(rows) > room:
                 done |= self._decode(pool)
-                pool = Pool(self.speech, batch.width)
+                pool = Pool(self.speech, columns, texts)
             pool.add(candidate, rows, batch, trunk, own, len(self.layers))
         done |= self._decode(pool)
         return [Found(c, clip, done[c, row]) for row, clip in enumerate(clips) for c in candidates]
@@ -113,9 +124,9 @@ class Drafting:
         answers: Sequence[Sequence[int]],
     ) -> Iterator[tuple[int | None, list[Tensor]]]:
         """One batch, teacher-forced: per candidate, a clip's logits at its answer's positions (n, V) in float32."""
-        batch = Batch.of(self.speech, [heard[i] for i in clips], [answer[:-1] for answer in answers])
+        batch, starts = self._batch([heard[i] for i in clips], [answer[:-1] for answer in answers])
         head = self.speech.model.get_output_embeddings()
-        for candidate, hidden, _, _ in self._passes(batch, candidates):
+        for candidate, hidden, _, _ in self._passes(batch, starts, candidates):
             normed = self.decoder.norm(hidden)
             yield candidate, [head(row[-len(a) :]).float() for row, a in zip(normed, answers, strict=True)]
 
@@ -126,15 +137,27 @@ class Drafting:
         cos_sin = self.decoder.rotary_emb(batch.embeds, batch.positions)
         hidden = batch.embeds
         for index, layer in enumerate(self.layers):
-            out = self._layer(layer, hidden, batch.mask, batch.positions, cos_sin, Store())
+            out = self.layer(layer, hidden, batch.mask, batch.positions, cos_sin, Store())
             yield index, hidden, out, batch.valid
             hidden = out
 
+    def _batch(self, heard: Sequence[Heard], drafts: Sequence[Sequence[int]]) -> tuple[Batch, Starts]:
+        """Clips with drafts, but for what their prompts have in common before the audio; and the stores of that."""
+        audio = self.speech.family.audio_token(self.speech.model.config)
+        first, last = min(h.ids for h in heard), max(h.ids for h in heard)  # between them lie all others
+        same = sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(first, last, strict=False)))
+        common = tuple(first[: min(same, len(first) - 1)])  # every prompt keeps a token of its own
+        start = common[: common.index(audio)] if audio in common else common
+        with self.starting:
+            if start not in self.starts:
+                self.starts[start] = Starts(self, start)
+        return Batch.of(self.speech, heard, drafts, len(start)), self.starts[start]
+
     def _passes(
-        self, batch: Batch, candidates: Sequence[int | None]
+        self, batch: Batch, starts: Starts, candidates: Sequence[int | None]
     ) -> Iterator[tuple[int | None, Tensor, Store, Store]]:
         """Each candidate's last hidden states in the batch's tail (B, tail, H), and both stores."""
-        trunk = Store()
+        trunk = Store(starts.of(None))
         cos_sin = self.decoder.rotary_emb(batch.embeds, batch.positions)
         inputs: list[Tensor] = []
         hidden = batch.embeds
@@ -142,10 +165,10 @@ class Drafting:
         last = top if None in candidates else min(top, max(c for c in candidates if c is not None))
         for layer in self.layers[:last]:
             inputs.append(hidden)
-            hidden = self._layer(layer, hidden, batch.mask, batch.positions, cos_sin, trunk)
+            hidden = self.layer(layer, hidden, batch.mask, batch.positions, cos_sin, trunk)
         inputs.append(hidden)
         for candidate in candidates:
-            own = Store()
+            own = Store(starts.of(candidate))
             if candidate == top:
                 yield candidate, inputs[top][:, -batch.tail :], trunk, own
                 continue
@@ -154,7 +177,7 @@ class Drafting:
             else:
                 store, state, first = own, inputs[candidate], candidate + 1
             for layer in self.layers[first:top]:
-                state = self._layer(layer, state, batch.mask, batch.positions, cos_sin, store)
+                state = self.layer(layer, state, batch.mask, batch.positions, cos_sin, store)
             yield candidate, self._top(batch, state, cos_sin, store), trunk, own
 
     def _top(self, batch: Batch, hidden: Tensor, cos_sin: tuple[Tensor, Tensor], store: Store) -> Tensor:
@@ -165,9 +188,9 @@ class Drafting:
         store.update(keys, values, len(self.layers) - 1)
         tail = (cos[:, before:], sin[:, before:])
         mask, positions = batch.mask[:, :, before:], batch.positions[:, before:]
-        return self._layer(layer, hidden[:, before:], mask, positions, tail, store)
+        return self.layer(layer, hidden[:, before:], mask, positions, tail, store)
 
-    def _layer(
+    def layer(
         self, layer: Any, hidden: Tensor, mask: Tensor, positions: Tensor, cos_sin: tuple[Tensor, Tensor], store: Store
     ) -> Tensor:
         out: Tensor = layer(
@@ -190,12 +213,47 @@ class Drafting:
         """Decode the pool's rows to their ends, one token of every row at a time."""
         done: dict[tuple[int | None, int], list[int]] = {}
         while pool.rows:
-            hidden = self.speech.model.get_input_embeddings()(pool.next_tokens())  # (R, 1, H)
-            positions = pool.positions()
+            hidden = self.speech.model.get_input_embeddings()(pool.next_tokens(self.max_new_tokens))  # (R, Q, H)
+            width = hidden.shape[1]
+            positions = pool.positions(width)
             cos_sin = self.decoder.rotary_emb(hidden, positions)
-            mask = pool.step_mask(hidden.dtype)
+            mask = pool.step_mask(width, hidden.dtype)
             for index, layer in enumerate(self.layers):
-                hidden = pool.through(index, layer, hidden, mask, positions, cos_sin, self._layer)
-            chosen = self._choices(hidden)[:, 0].tolist()
-            done |= pool.advance(chosen, self.stops, self.max_new_tokens)
+                hidden = pool.through(index, layer, hidden, mask, positions, cos_sin, self.layer)
+            done |= pool.advance(self._choices(hidden).tolist(), self.stops, self.max_new_tokens)
         return done
+
+
+class Starts:
+    """Keys and values of the tokens that all prompts begin with, by the current model and by every candidate."""
+
+    def __init__(self, engine: Drafting, ids: Sequence[int]) -> None:
+        self.engine, self.count = engine, len(ids)
+        self.stores: dict[int | None, Store | None] = {}
+        if not ids:
+            return
+        device = engine.speech.device
+        hidden = engine.speech.model.get_input_embeddings()(torch.tensor([list(ids)], device=device))  # (1, P, H)
+        columns = torch.arange(self.count, device=device)
+        self.mask = additive((columns[None, :] <= columns[:, None])[None, None], hidden.dtype)
+        self.positions = columns[None]
+        self.cos_sin = engine.decoder.rotary_emb(hidden, self.positions)
+        self.inputs = [hidden]
+        self._run(None, hidden, 0)
+
+    def of(self, candidate: int | None) -> Store | None:
+        """The store of one candidate (of the layers above its own), or None where prompts have no common start."""
+        if self.count == 0:
+            return None
+        with self.engine.starting:
+            if candidate not in self.stores:
+                assert candidate is not None
+                self._run(candidate, self.inputs[candidate], candidate + 1)
+            return self.stores[candidate]
+
+    def _run(self, candidate: int | None, hidden: Tensor, first: int) -> None:
+        store = self.stores[candidate] = Store()
+        for layer in self.engine.layers[first:]:
+            hidden = self.engine.layer(layer, hidden, self.mask, self.positions, self.cos_sin, store)
+            if candidate is None:
+                self.inputs.append(hidden)

@@ -5,14 +5,15 @@ the layer whose removal hurts least goes for good (Moslem 2025, aclanthology.org
 with the lower index, so that a search gives the same order every time.
 
 `exact` scores every candidate on every clip. `racing` drops candidates on the way: a cheap screening by the
-teacher-forced loss, then successive halving (Jamieson & Talwalkar 2016) by the criterion on growing parts of the
-clips; only the last two meet on all of them. `middle` is the ablation that takes a block without looking.
+teacher-forced loss, then successive halving (Jamieson & Talwalkar 2016) by the criterion on a quarter, half and all of
+the clips; the winner is scored on all of them in any case. `middle` is the ablation that takes a block without looking.
 
 Layers are named by their index in the unpruned model: "decoder.12", "encoder.3".
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -32,7 +33,6 @@ SCOPES: dict[str, tuple[Scope, ...]] = {
 }
 SCREEN_SHARE = 12  # racing screens on a twelfth of the clips
 SCREENED = 3  # and lets a third of the candidates through, but no fewer than these
-FINALISTS = 2  # candidates that racing scores on all clips
 
 
 @dataclass(frozen=True, order=True)
@@ -110,7 +110,7 @@ class Removal:
     """A layer that went, and how sure that was.
 
     probability: share of bootstrap resamples of the clips in which this removal scores best of its round (in a race: of
-    the finalists); runner_up: the layer that wins most of the others, with its own share.
+    the last two or more that met); runner_up: the layer that wins most of the others, with its own share.
     """
 
     layer: Layer
@@ -184,14 +184,16 @@ def search(
     """
     if remove > len(pool):
         raise RecipeError(f"rank.remove: {remove} layers, but only {len(pool)} are candidates.", "Remove fewer.")
-    runner = _Runner(judge, {(t.round, t.layer, t.clips): t for t in known}, record)
+    runner = Runner(judge, {(t.round, t.layer, t.clips): t for t in known}, record)
     runner.score(0, [], [None], judge.clips)
     removals: list[Removal] = []
     for number in range(1, remove + 1):
         gone = [r.layer for r in removals]
         left = [layer for layer in pool if layer not in gone]
-        results = runner.race(number, gone, left) if racing else runner.score(number, gone, left, judge.clips)
-        removals.append(decide(results, judge))
+        if racing:
+            removals.append(runner.race(number, gone, left))
+        else:
+            removals.append(decide(runner.score(number, gone, left, judge.clips), judge))
     return removals
 
 
@@ -215,7 +217,7 @@ def decide(results: Sequence[Trial], judge: Judge) -> Removal:
 
 
 @dataclass
-class _Runner:
+class Runner:
     """Runs what is not known yet."""
 
     judge: Judge
@@ -231,23 +233,49 @@ class _Runner:
                 self.record(trial)
         return [self.known[number, layer, clips] for layer in layers]
 
-    def race(self, number: int, removed: Sequence[Layer], left: Sequence[Layer]) -> list[Trial]:
-        """Screen, then halve on growing parts of the clips; the finalists are scored on all of them."""
-        total, sign = self.judge.clips, 1 if self.judge.higher_is_better else -1
+    def race(self, number: int, removed: Sequence[Layer], left: Sequence[Layer]) -> Removal:
+        """Screen, then halve on growing parts of the clips; the winner is scored on all of them."""
+        sign = 1 if self.judge.higher_is_better else -1
         field = list(left)
-        if len(field) > FINALISTS:
-            losses = self.judge.screen(removed, field, max(1, total // SCREEN_SHARE))
-            order = sorted(range(len(field)), key=lambda i: (losses[i], i))
-            field = [field[i] for i in sorted(order[: through(len(field))])]
-        clips = max(1, total // 4)
-        while len(field) > FINALISTS and clips < total:
+        if through(len(field)) < len(field):
+            losses = self.judge.screen(removed, field, screening(self.judge.clips))
+            field = _first(field, losses, through(len(field)))
+        met: list[Trial] = []
+        for size, clips in schedule(len(field), self.judge.clips):
+            if met:
+                field = _first(field, [-sign * trial.score for trial in met], size)
             trials = self.score(number, removed, field, clips)
-            order = sorted(range(len(field)), key=lambda i: (-sign * trials[i].score, i))
-            field = [field[i] for i in sorted(order[: max(FINALISTS, (len(field) + 1) // 2)])]
-            clips *= 2
-        return self.score(number, removed, field, total)
+            if len(trials) > 1 or not met:
+                met = trials
+        removal = decide(met, self.judge)
+        return dataclasses.replace(removal, trial=trials[0]) if len(trials) == 1 else removal
+
+
+def _first(field: Sequence[Layer], costs: Sequence[float], count: int) -> list[Layer]:
+    """The `count` cheapest, in the order of the field."""
+    order = sorted(range(len(field)), key=lambda i: (costs[i], i))
+    return [field[i] for i in sorted(order[:count])]
+
+
+def screening(clips: int) -> int:
+    """Clips that racing screens on."""
+    return max(1, clips // SCREEN_SHARE)
 
 
 def through(field: int) -> int:
     """How many candidates the screening lets through."""
     return min(field, max(SCREENED, -(-field // 3)))
+
+
+def parts(clips: int) -> list[int]:
+    """The growing parts of the clips that a race is run on, all of them last."""
+    steps = [max(1, clips // 4), max(1, clips // 2), clips]
+    return sorted(set(steps))
+
+
+def schedule(field: int, clips: int) -> Iterator[tuple[int, int]]:
+    """(candidates, clips) of each stage of a race after the screening."""
+    for part in parts(clips):
+        if field > 1 or part == clips:
+            yield field, part
+        field = (field + 1) // 2 if part < clips else field

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,7 +22,7 @@ from torch import Tensor
 
 from sordino.compress import criteria
 from sordino.compress.drafting import Drafting
-from sordino.compress.importance import SCREEN_SHARE, Layer, Trial, through, without
+from sordino.compress.importance import Layer, Trial, parts, schedule, screening, through, without
 from sordino.families.base import SpeechModel
 from sordino.features import Heard
 from sordino.metrics import overlap
@@ -30,6 +30,7 @@ from sordino.metrics import registry as metrics
 from sordino.threads import each, workers_on
 
 RESAMPLES = 1000
+KNOWN_TEXTS = 16  # other translations of a clip that guesses are looked up in
 LEAST_MEMORY = 64 * 2**20  # bytes for batches that one worker should have
 Key = tuple[tuple[Layer, ...], int]  # (layers that are out, item) -> greedy ids
 Advance = Callable[[int], None]
@@ -72,7 +73,9 @@ class ClipJudge:
     ) -> None:
         """hear_again: encodes a clip with the audio encoder as it then is, for candidates of the encoder."""
         self.speech, self.tasks, self.terms, self.hear_again = speech, tasks, terms, hear_again
-        self.found: dict[Key, list[int]] = dict(found or {})
+        self.found: dict[Key, list[int]] = {}
+        self.texts: dict[int, dict[tuple[int, ...], int]] = {}  # of each item: text -> layers that were out, as found
+        self._add((found or {}).items())
         self.remember, self.advance = remember, advance
         self.clips = len(tasks[0].heard)
         self.heard = [h for task in tasks for h in task.heard]
@@ -105,32 +108,31 @@ class ClipJudge:
     def resampled(self, trial: Trial) -> NDArray[np.float64]:
         key = trial.round, trial.layer, trial.clips
         if key not in self.scores:  # asked for twice: for the interval, and for who wins the round
-            self.scores[key] = self._resampled(trial)
+            self.scores[key] = self._scored(trial)[1]
         return self.scores[key]
 
-    def _resampled(self, trial: Trial) -> NDArray[np.float64]:
-        """Mean over the languages of the score on resamples of the clips, the same draws in every language."""
+    def _scored(self, trial: Trial) -> tuple[float, NDArray[np.float64]]:
+        """Mean over the languages of the score, and of that on resamples: the same draws in every language."""
         if trial.hypotheses is not None:
             metric = metrics.get(self.terms.criterion)
             assert isinstance(metric, overlap.Overlap)
-            parts = [
+            pairs = [
                 metric.resampled(texts, refs, task.target, count=RESAMPLES, seed=self.terms.seed)
                 for task, texts, refs in self._by_task(trial)
             ]
         else:
             drawn = np.stack(list(overlap.resamples(trial.clips, RESAMPLES, self.terms.seed)))
-            parts = [values[drawn].sum(1) / weights[drawn].sum(1) for values, weights in self._values(trial)]
-        return np.asarray(np.mean(parts, axis=0))
+            pairs = [
+                (float(values.sum() / weights.sum()), values[drawn].sum(1) / weights[drawn].sum(1))
+                for values, weights in self._values(trial)
+            ]
+        return float(np.mean([score for score, _ in pairs])), np.asarray(np.mean([r for _, r in pairs], axis=0))
 
     def _finish(self, trial: Trial) -> Trial:
         """The trial with its score and interval."""
-        if trial.hypotheses is not None:
-            metric = metrics.get(self.terms.criterion)
-            scores = [metric.corpus(texts, refs, task.target) for task, texts, refs in self._by_task(trial)]
-        else:
-            scores = [float(values.sum() / weights.sum()) for values, weights in self._values(trial)]
-        interval = overlap.percentile_interval(self.resampled(trial))
-        return dataclasses.replace(trial, score=float(np.mean(scores)), interval=interval)
+        score, resampled = self._scored(trial)
+        self.scores[trial.round, trial.layer, trial.clips] = resampled
+        return dataclasses.replace(trial, score=score, interval=overlap.percentile_interval(resampled))
 
     def _values(self, trial: Trial) -> list[tuple[NDArray[np.float64], NDArray[np.float64]]]:
         """Values and weights of a trial's clips, per target language."""
@@ -160,12 +162,8 @@ class ClipJudge:
 
     def _segments(self, clips: int) -> list[tuple[int, int]]:
         """Parts in which clips are translated: whole, or as a race comes by them. Batches never cross a border."""
-        borders = [0, clips]
-        if self.terms.racing:
-            quarter = max(1, self.clips // 4)
-            steps = [quarter * 2**i for i in range(self.clips.bit_length())]
-            borders = sorted({0, clips, *(s for s in steps if s < clips)})
-        return list(itertools.pairwise(borders))
+        steps = parts(self.clips) if self.terms.racing else []
+        return list(itertools.pairwise(sorted({0, clips, *(s for s in steps if s < clips)})))
 
     def _heard(self, removed: Sequence[Layer]) -> Sequence[Heard]:
         """The clips as the encoder without the removed layers hears them."""
@@ -194,20 +192,38 @@ class ClipJudge:
                 engine = Drafting(self.speech, self.terms.max_new_tokens, self.terms.memory // workers)
                 named = {position(gone, c): c for c in group}
                 for first, last in self._segments(clips):
-                    batches = engine.batches(heard, self._items(first, last), self.terms.max_new_tokens)
+                    items = self._items(first, last)
+                    known = {item: self._known(gone, item) for item in items}
+                    longest = max(len(texts[0]) for texts in known.values())
+                    batches = engine.batches(heard, items, longest)
                     new = [b for b in batches if any((out_of(gone, c), i) not in self.found for c in group for i in b)]
-                    drafts = {item: self._draft(gone, item) for batch in new for item in batch}
                     done = each(
                         self.speech.device,
-                        lambda batch: engine.translate(heard, batch, list(named), drafts),  # noqa: B023 (used here)
+                        lambda batch: engine.translate(heard, batch, list(named), known),  # noqa: B023 (used here)
                         new,
                         workers,
                     )
                     for results in done:
                         rows = [((out_of(gone, named[f.candidate]), f.clip), f.ids) for f in results]
-                        self.found |= dict(rows)
+                        self._add(rows)
                         self.remember(rows)
                         self.advance(len(rows))
+
+    def _add(self, rows: Iterable[tuple[Key, list[int]]]) -> None:
+        """Take in translations, and keep apart the texts of a clip that differ."""
+        for (gone, item), ids in rows:
+            self.found[gone, item] = ids
+            self.texts.setdefault(item, {}).setdefault(tuple(ids), len(gone))
+
+    def _known(self, gone: Sequence[Layer], item: int) -> list[Sequence[int]]:
+        """What candidates may say: first a draft, then the latest other translations of the clip, and its reference.
+
+        Nothing of this round, so that a resumed search runs the same steps as one that was not interrupted.
+        """
+        draft = self._draft(gone, item)
+        texts = self.texts.get(item, {})
+        others = [text for text in reversed(texts) if texts[text] <= len(gone) and list(text) != draft]
+        return [draft, *others[:KNOWN_TEXTS], self.answers[item][:-1]]
 
     def _draft(self, gone: Sequence[Layer], item: int) -> list[int]:
         """The translation by the model closest to this one; before there is any, the reference, as a guess."""
@@ -286,12 +302,8 @@ def work(pool: int, remove: int, clips: int, racing: bool) -> int:
         return clips * (1 + sum(rounds))
     total = clips
     for left in rounds:
-        field, part, before = left, max(1, clips // 4), 0
-        if field > 2:
-            total += field * max(1, clips // SCREEN_SHARE)
-            field = through(field)
-        while field > 2 and part < clips:
-            total += field * (part - before)
-            field, before, part = max(2, (field + 1) // 2), part, part * 2
-        total += field * (clips - before)
+        field, before = through(left), 0
+        total += left * screening(clips) if field < left else 0
+        for size, part in schedule(field, clips):
+            total, before = total + size * (part - before), part
     return total

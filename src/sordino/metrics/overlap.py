@@ -65,14 +65,18 @@ def resamples(segments: int, count: int, seed: int) -> Iterator[NDArray[np.int64
         yield rng.integers(0, segments, size=segments)
 
 
+@lru_cache(maxsize=2)
+def _times(segments: int, count: int, seed: int) -> NDArray[np.uint8]:
+    """(count, segments): how often each resample draws each segment; never near 255 times."""
+    drawn = resamples(segments, count, seed)
+    return np.stack([np.bincount(indices, minlength=segments).astype(np.uint8) for indices in drawn])
+
+
 def resampled_scores(scorer: Any, counts: Counts, count: int, seed: int) -> NDArray[np.float64]:
     """Corpus score of each of `count` resamples of the segments. counts: (segments, statistics)."""
-    segments = len(counts)
-    values = np.empty(count)
-    for i, drawn in enumerate(resamples(segments, count, seed)):
-        times = np.bincount(drawn, minlength=segments)  # (segments,): how often each was drawn
-        values[i] = scorer._compute_score_from_stats((times @ counts).tolist()).score
-    return values
+    parts = np.array_split(_times(len(counts), count, seed), 1 + count * len(counts) // 1_000_000)
+    sums = [row for part in parts for row in (part.astype(np.int64) @ counts).tolist()]
+    return np.array([scorer._compute_score_from_stats(row).score for row in sums])
 
 
 def percentile_interval(values: NDArray[np.float64]) -> tuple[float, float]:
@@ -118,12 +122,16 @@ class Overlap:
 
     def resampled(
         self, hypotheses: Sequence[str], references: Sequence[str], target_lang: str, *, count: int, seed: int
-    ) -> NDArray[np.float64]:
-        """The corpus score on `count` bootstrap resamples: (count,); the same draws for every system of one length."""
+    ) -> tuple[float, NDArray[np.float64]]:
+        """The corpus score, and that of `count` bootstrap resamples: (count,).
+
+        The draws are the same for every system of one length.
+        """
         check_pairs(hypotheses, references)
         scorer = self.scorer(references, target_lang)
         rows = scorer._extract_corpus_statistics(list(hypotheses), None)
-        return resampled_scores(scorer, np.array(rows, dtype=np.int64), count, seed)
+        score = float(scorer._aggregate_and_compute(rows).score)
+        return score, resampled_scores(scorer, np.array(rows, dtype=np.int64), count, seed)
 
     def score(
         self,
