@@ -121,6 +121,13 @@ def ends(stored: Checkpoint, name: str) -> tuple[bytes, bytes]:
         return first, data.read(min(size, tensor.bytes))
 
 
+def look(directory: Path) -> None:
+    """What every step begins with, and takes in the smallest model too: libraries, headers, configs."""
+    from sordino.families import stored
+
+    stored.open_model(str(directory))
+
+
 def export(name: str, source: Path, directory: Path) -> None:
     directory.mkdir()
     formats.get(name).write(str(source), directory)
@@ -133,7 +140,7 @@ def copy(source: Path, directory: Path) -> None:
             os.fsync(data.fileno())
 
 
-STEPS = {"build": build, "prune": prune, "check": check, "export": export, "cp": copy}
+STEPS = {"build": build, "prune": prune, "check": check, "look": look, "export": export, "cp": copy}
 
 
 def forget(directory: Path) -> None:
@@ -197,6 +204,7 @@ def run(room: Path, config: Path, remove: int, wanted: list[str]) -> dict[str, A
         shutil.rmtree(out)
         return found
 
+    steps["look"] = measured("look", pruned, reads=pruned) | {"bytes": 0}
     copies = [again()]
     for name in wanted:
         steps[name] = measured("export", name, pruned, out, reads=pruned)
@@ -255,7 +263,8 @@ def main() -> int:
         config.write_text(args.like.read_text(encoding="utf-8") if args.like else json.dumps(QWEN2_AUDIO_7B))
         found = run(args.directory, config, args.remove, args.formats)
     finally:
-        shutil.rmtree(args.directory)
+        for left in args.directory.iterdir():
+            shutil.rmtree(left) if left.is_dir() else left.unlink()
     print(table(found))
     if args.json:
         write_json(args.json, found)

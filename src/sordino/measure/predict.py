@@ -12,6 +12,7 @@ from typing import Literal
 
 from sordino.measure import layouts, shapes
 from sordino.measure.shapes import Model, Shape
+from sordino.shards.reading import CHUNK_BYTES
 
 Precision = Literal["float32", "bfloat16", "bfloat16-mixed"]
 
@@ -19,6 +20,8 @@ STATES_A_SECOND = 50  # encoder states: mel frames every 10 ms, halved by the se
 PROMPT_TOKENS = 40  # system, instruction and markers
 ANSWER_TOKENS_A_SECOND = 4  # of speech; German and Chinese translations of talks stay below it
 MOMENTS = 2  # AdamW's, in the weights' type
+COPY_BYTES = CHUNK_BYTES + CHUNK_BYTES // 2  # a piece in 32 bits and its rounding; 16 bits are copied by the kernel
+PACK_BYTES = 16  # a weight of the matrix at hand, while bitsandbytes packs it on a CPU: measured
 
 FORMULAS = """
 bytes on disk      sum over tensors of what their layout stores, and the header; files beside them as in the base model
@@ -35,6 +38,8 @@ training           weights + gradients + moments + activations; the fused AdamW 
     checkpointing  a layer's input for each layer instead, and the largest layer once
     adapter        4 bytes for each input of an adapted layer
     head           (b + 12) V for each answer token
+prune, bf16        24 MiB: weights go from file to file, a piece at a time
+nf4                and 16 bytes a weight of the largest matrix, while it is packed
 translating        weights + B (S + max_new_tokens) 2 K b for each decoder layer + the widest intermediate result
   S                audio tokens + 40 of the prompt + 4 a second of the answer, for the longest clip (data.max_seconds,
                    else the model's window); E = 50 a second, of the whole window where the encoder always hears it
@@ -163,6 +168,11 @@ def translating(model: Model, batch: Batch, new_tokens: int, *, width: int = 2, 
     if quantised:
         widest += width * _largest(t for t in model.tensors if t.kind == "linear")
     return Memory(weights=weights_bytes(model, width=width, quantised=quantised), activations=widest)
+
+
+def exporting(model: Model, *, packed: bool = False) -> int:
+    """Peak bytes while a model is written from another's files. packed: to nf4, a matrix at a time."""
+    return COPY_BYTES + (PACK_BYTES * _largest(t for t in model.tensors if t.kind == "linear") if packed else 0)
 
 
 def resume_point(memory: Memory) -> int:

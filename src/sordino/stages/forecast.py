@@ -95,8 +95,7 @@ class _Stages:
             room = recipe.rank.memory_mb * 2**20 if recipe.rank.memory_mb else max(weights // 4, RANK_BATCH_BYTES)
             found["rank"] = Forecast(memory=weights + room)
         if recipe.prune:
-            whole = predict.weights_bytes(self.model(teacher_key(recipe)), width=2)
-            found["prune"] = Forecast(self.disk(self.pruned), whole, self.use(self.pruned))
+            found["prune"] = Forecast(self.disk(self.pruned), predict.exporting(self.pruned), self.use(self.pruned))
         if recipe.pseudolabel:
             section = recipe.pseudolabel
             found["pseudolabel"] = Forecast(memory=self.use(self.base, section.batch_size, section.max_new_tokens))
@@ -156,7 +155,7 @@ class _Stages:
         if any(name not in layouts.LAYOUTS for name in formats):
             return Forecast()
         size = sum(self.disk(model, name) for name in formats)
-        made = [predict.weights_bytes(model, width=2, quantised=name == "nf4") for name in formats]
+        made = [predict.exporting(model, packed=name == "nf4") for name in formats]
         uses = [self.use(model, quantised=self.quantised(name)) for name in formats]
         return Forecast(size, max(made, default=None), max(uses, default=None))
 
