@@ -114,10 +114,30 @@ def test_wrong_types(tmp_path: Path, changes: dict[str, Any], said: str) -> None
         ({"name": "{"}, "name: '{' may use"),
         ({"name": "a/b"}, "name: 'a/b' must be a plain directory name"),
         ({"name": ".."}, "name: '..' must be a plain directory name"),
+        ({"export": {"budget_gb": 1, "budget_ratio": 0.2}}, "export: give budget_gb or budget_ratio, not both"),
+        ({"export": {"formats": ["mixed"]}}, "export.formats: 'mixed' needs export.budget_gb"),
+        ({"export": {"formats": ["nf4"], "budget_gb": 4}}, "a budget is for format mixed, which is not among"),
+        ({"export": {"budget_ratio": 1.5}}, "export.budget_ratio: must be below 1"),
+        ({"export": {"budget_gb": 0, "formats": ["mixed"]}}, "export.budget_gb: must be above 0"),
+        ({"sweep": {"budget_ratios": [0.2, 1.0]}}, "sweep.budget_ratios: each must be above 0 and below 1"),
+        ({"sweep": {"of": ["student"]}}, "sweep.of: this recipe makes no 'student' model"),
+        ({"sweep": {"remove": [3]}, "rank": {"remove": 2}}, "sweep.remove: each must be at least 1 and at most 2"),
+        ({"sweep": {}, "translate": False}, "sweep: needs translate, and evaluate with chrf"),
     ],
 )
 def test_contradictions(tmp_path: Path, changes: dict[str, Any], said: str) -> None:
     assert said in refused(tmp_path, changes)
+
+
+def test_formats_follow_the_budget(tmp_path: Path) -> None:
+    def formats(section: Any) -> tuple[str, ...]:
+        found = accepted(tmp_path, {"export": section}).export
+        assert found
+        return found.formats
+
+    assert formats(None) == ("nf4",)
+    assert formats({"budget_gb": 4.0}) == formats({"budget_ratio": 0.2}) == ("mixed",)
+    assert formats({"formats": ["bf16", "mixed"], "budget_gb": 4.0}) == ("bf16", "mixed")
 
 
 def test_overrides_are_dotted_and_yaml_valued(tmp_path: Path) -> None:

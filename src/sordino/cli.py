@@ -37,6 +37,7 @@ STAGES = {
     "translate": "a recipe's systems translate the test split; or: MODEL AUDIO... --to LANGUAGE",
     "evaluate": "scores, sizes, speeds of a recipe; or: HYPOTHESES --references REFERENCES",
     "report": "one offline page of all results",
+    "sweep": "the chain, then smaller forms of its models: bytes against quality, the frontier and its knee",
 }
 
 
@@ -205,6 +206,30 @@ def _stage(args: argparse.Namespace) -> dict[str, Any]:
     return result
 
 
+def _sweep(args: argparse.Namespace) -> dict[str, Any]:
+    from sordino import artifact
+    from sordino.stages import pipeline
+    from sordino.stages.job import SWEEP
+
+    if _load(args).sweep is None:
+        args.overrides = [*args.overrides, "sweep={}"]
+    recipe = _load(args)
+    directory = recipe.directory / SWEEP
+    ran = pipeline.run(recipe, {"skip_bad": args.skip_bad})
+    result: dict[str, Any] = artifact.read_json(directory / "sweep.json")
+    if not args.json:
+        from rich.console import Console
+
+        from sordino.report.lines import sweep_lines
+        from sordino.report.table import table
+        from sordino.stages import sweep
+
+        Console(width=None if sys.stdout.isatty() else 160).print(table(sweep.build(recipe, directory).systems))
+        for line in (*sweep_lines(result), f"plot: {directory / 'sweep.html'}"):
+            print(line)
+    return {"run": str(recipe.directory), "ran": ran, "page": str(directory / "sweep.html")} | result
+
+
 def _is_recipe(text: str) -> bool:
     return text.endswith((".yaml", ".yml"))
 
@@ -352,6 +377,7 @@ COMMANDS: dict[str, Command] = {
     **{name: Command(text, _recipe_arguments, _stage) for name, text in STAGES.items()},
     "translate": Command(STAGES["translate"], _translate_arguments, _translate),
     "evaluate": Command(STAGES["evaluate"], _evaluate_arguments, _evaluate),
+    "sweep": Command(STAGES["sweep"], _recipe_arguments, _sweep),
     "inspect": Command("what a model directory weighs, from its headers alone", _inspect_arguments, _inspect),
     "families": Command("the model families sordino knows", lambda _: None, _families),
 }

@@ -24,6 +24,7 @@ from sordino.errors import RecipeError
 from sordino.languages import language_code, language_name
 
 ScopeName = Literal["decoder", "encoder", "both"]
+Format = Literal["bf16", "nf4", "mixed"]  # of exports
 SYSTEM_PROMPT = "You are a professional translator."  # the paper's
 Precision = Literal["auto", "float32", "bfloat16", "bfloat16-mixed"]
 
@@ -173,9 +174,22 @@ class MergeSection:
 
 
 @dataclass(frozen=True)
+class SensitivitySection:
+    """How format mixed finds out which parts need their bits."""
+
+    measure: Literal["kl", "loss"] = "kl"  # compress/sensitivity.py
+    clips: int = 32  # so many clips of the select split
+    drop: bool = True  # layers that are ranked but not pruned may go too
+
+
+@dataclass(frozen=True)
 class ExportSection:
-    formats: tuple[Literal["bf16", "nf4"], ...] = ("nf4",)
+    formats: tuple[Format, ...] = ()  # default: nf4; with a budget, mixed
     of: Literal["auto", "base", "teacher", "pruned", "student", "merged"] = "auto"
+    # limit of format mixed, on the bytes of its weights files: in 10^9 bytes, or as a share of the 16-bit teacher's
+    budget_gb: float | None = None
+    budget_ratio: float | None = None
+    sensitivity: SensitivitySection = SensitivitySection()
 
 
 @dataclass(frozen=True)
@@ -197,6 +211,16 @@ class EvaluateSection:
 @dataclass(frozen=True)
 class ReportSection:
     samples: int = 8  # clips shown side by side
+
+
+@dataclass(frozen=True)
+class SweepSection:
+    """Smaller forms of the chain's models, made, scored and weighed, to be drawn as bytes against quality."""
+
+    of: tuple[Literal["base", "teacher", "pruned", "student", "merged"], ...] = ()  # default: teacher and last model
+    formats: tuple[Format, ...] = ()  # default: all; what cannot be made or run here is left out and named
+    budget_ratios: tuple[float, ...] = (0.5, 0.35, 0.25, 0.2, 0.15)  # of format mixed, as in export
+    remove: tuple[int, ...] = ()  # the teacher without so many ranked layers, not healed; default: half of them
 
 
 @dataclass(frozen=True)
@@ -224,6 +248,7 @@ class Recipe:
     translate: TranslateSection | None = field(default_factory=TranslateSection)
     evaluate: EvaluateSection | None = field(default_factory=EvaluateSection)
     report: ReportSection | None = field(default_factory=ReportSection)
+    sweep: SweepSection | None = None
 
     @property
     def directory(self) -> Path:
@@ -262,9 +287,10 @@ def load(file: str | Path, overrides: Sequence[str] = ()) -> Recipe:
 
 def parse(raw: Mapping[str, Any], problems: list[str], origin: str) -> Recipe:
     """A mapping -> Recipe with names resolved. Raises RecipeError with all of `problems` and its own."""
-    recipe = typing.cast(Recipe, settings.section(Recipe, raw, "", problems))
+    recipe = _default_formats(typing.cast(Recipe, settings.section(Recipe, raw, "", problems)))
     if not problems:
         _contradictions(recipe, problems)
+        _budgets(recipe, problems)
     if problems:
         raise RecipeError(f"{origin}: " + "; ".join(problems) + ".")
     try:
@@ -274,6 +300,14 @@ def parse(raw: Mapping[str, Any], problems: list[str], origin: str) -> Recipe:
     if "/" in name or name in ("", ".", ".."):
         raise RecipeError(f"{origin}: name: '{name}' must be a plain directory name.", "Use `out` for its parent.")
     return dataclasses.replace(recipe, name=name)
+
+
+def _default_formats(recipe: Recipe) -> Recipe:
+    section = recipe.export
+    if not section or section.formats:
+        return recipe
+    formats: tuple[Format, ...] = ("mixed",) if section.budget_gb or section.budget_ratio else ("nf4",)
+    return dataclasses.replace(recipe, export=dataclasses.replace(section, formats=formats))
 
 
 def fill_instruction(template: str, source: str, target: str) -> str:
@@ -336,8 +370,8 @@ AT_LEAST = {
     "select": 0, "dev": 0, "test": 0, "warmup_ratio": 0, "weight_decay": 0, "dropout": 0, "bootstrap": 0, "samples": 0,
     "epsilon": 0, "min_chrf": 0,
 }  # fmt: skip
-ABOVE_ZERO = ("epochs", "lr", "max_grad_norm", "temperature")
-BELOW_ONE = ("warmup_ratio", "dropout", "epsilon")
+ABOVE_ZERO = ("epochs", "lr", "max_grad_norm", "temperature", "budget_gb", "budget_ratio")
+BELOW_ONE = ("warmup_ratio", "dropout", "epsilon", "budget_ratio")
 
 
 def _ranges(section: Any, where: str, problems: list[str]) -> None:
@@ -408,6 +442,27 @@ def _corpora(data: DataSection, problems: list[str]) -> None:
         problems.append("data.extra.split: the extra corpus is for training alone")
 
 
+def _budgets(recipe: Recipe, problems: list[str]) -> None:
+    """Budgets of format mixed, and what a sweep is made from."""
+    export, sweep = recipe.export, recipe.sweep
+    if export and export.budget_gb is not None and export.budget_ratio is not None:
+        problems.append("export: give budget_gb or budget_ratio, not both")
+    budgeted = export and (export.budget_gb is not None or export.budget_ratio is not None)
+    if export and "mixed" in export.formats and not budgeted:
+        problems.append("export.formats: 'mixed' needs export.budget_gb or export.budget_ratio")
+    if export and "mixed" not in export.formats and budgeted:
+        problems.append("export: a budget is for format mixed, which is not among the formats")
+    if not sweep:
+        return
+    if not recipe.translate or not recipe.evaluate or "chrf" not in (m.lower() for m in recipe.evaluate.metrics):
+        problems.append("sweep: needs translate, and evaluate with chrf among its metrics")
+    if any(not 0 < ratio < 1 for ratio in sweep.budget_ratios):
+        problems.append("sweep.budget_ratios: each must be above 0 and below 1")
+    ranked = (len(recipe.rank.layers) if recipe.rank.method == "explicit" else recipe.rank.remove) if recipe.rank else 0
+    if any(not 1 <= count <= ranked for count in sweep.remove):
+        problems.append(f"sweep.remove: each must be at least 1 and at most {ranked}, the layers that are ranked")
+
+
 def _starts(recipe: Recipe, problems: list[str]) -> None:
     """Every model that a section names must be one that the recipe makes."""
     made = {"base"}
@@ -419,6 +474,9 @@ def _starts(recipe: Recipe, problems: list[str]) -> None:
         wanted = getattr(section, key, "auto")
         if wanted not in ("auto", *made):
             problems.append(f"{where}: this recipe makes no '{wanted}' model")
+    for wanted in recipe.sweep.of if recipe.sweep else ():
+        if wanted not in made:
+            problems.append(f"sweep.of: this recipe makes no '{wanted}' model")
     made |= {"adapter"} if recipe.qlora else set()
     made |= set(recipe.export.formats) if recipe.export else set()
     for wanted in recipe.translate.systems if recipe.translate else ():

@@ -139,6 +139,21 @@ def test_scatter_places_bytes_and_intervals():
     assert str(scatter(systems[:1], "chrf", "chrF")) == ""
 
 
+def test_the_frontier_goes_through_its_systems_and_the_knee_has_a_ring():
+    report = dataclasses.replace(made_up.report(), frontier=("nf4", "merged", "teacher"), knee="merged")
+    drawing = ElementTree.fromstring(str(scatter(report.systems, "chrf", "chrF", report.frontier, report.knee)))
+    discs = [disc for disc in drawing.iter("circle") if disc.get("class") == "point"]
+    (ring,) = (circle for circle in drawing.iter("circle") if circle.get("class") == "knee")
+    assert (ring.get("cx"), ring.get("cy")) == (discs[5].get("cx"), discs[5].get("cy"))
+    (line,) = drawing.iter("polyline")
+    corners = [tuple(map(float, corner.split(","))) for corner in line.get("points").split()]
+    assert [y for _, y in corners] == [float(discs[i].get("cy")) for i in (6, 5, 1)]
+    assert corners[2][0] == float(discs[1].get("cx"))  # others may stand aside of their true places
+    assert [x for x, _ in corners] == sorted(x for x, _ in corners)
+    page = render(report)
+    assert "the ring is its knee" in page and "the ring is its knee" not in render(made_up.report())
+
+
 def test_ticks_are_round_and_cover():
     assert ticks(0, 16_794) == [0, 5000, 10_000, 15_000, 20_000]
     for value in (0.0, 60.0, 63.1):  # all systems score the same: the axis must still have a length

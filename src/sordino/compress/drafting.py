@@ -36,6 +36,7 @@ from sordino.families.base import SpeechModel
 from sordino.features import Heard
 
 HEAD_ROWS = 256  # positions whose logits are held at once: (256, 156,032) in bfloat16 is 80 MB
+SMALL_MEMORY = 128 * 2**20  # bytes for batches where a quarter of the model would be less
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,12 @@ class Found:
     candidate: int | None
     clip: int
     ids: list[int]
+
+
+def default_memory(speech: SpeechModel) -> int:
+    """A quarter of the model's own bytes for batches, and 128 MiB where the model is small."""
+    weights: int = sum(p.numel() * p.element_size() for p in speech.model.parameters())
+    return max(SMALL_MEMORY, weights // 4)
 
 
 class Drafting:

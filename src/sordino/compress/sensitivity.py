@@ -96,7 +96,7 @@ def rounded(parameters: Sequence[Tensor], bits: int) -> Iterator[None]:
         with torch.no_grad():
             for parameter in parameters:
                 scheme = Scheme(bits, layouts.group_for(parameter.shape[1]))
-                parameter.copy_(quantise(parameter, scheme).dequantised(torch.bfloat16))
+                parameter.copy_(quantise(parameter, scheme).dequantised(parameter.dtype))
         yield
     finally:
         with torch.no_grad():

@@ -29,6 +29,7 @@ from sordino.progress import bar
 from sordino.shards.reading import Checkpoint
 from sordino.shards.writing import FLOATING, Planned, Writer
 
+LOADS_WITH = "transformers with compressed-tensors: from_pretrained(path); decompressed to 16 bits on loading"
 Rounder = Callable[[str, Tensor, Scheme], Rounded]
 PACKED, BYTES = "pack-quantized", "int-quantized"  # compressed-tensors' names: dense words; a byte for every integer
 LAYERS = re.compile(r"^(.*\.layers)\.(\d+)\.(.*)$")

@@ -30,6 +30,7 @@ class Point:
     """One system of the scatter. number: its row in the table; bytes: of its weights."""
 
     number: int
+    name: str
     label: str
     bytes: int
     score: Score
@@ -68,13 +69,16 @@ def ticks(low: float, high: float, wanted: int = 6) -> list[float]:
     return [index * step for index in range(first, last + 1)]
 
 
-def scatter(systems: Sequence[System], metric: str, label: str) -> Markup:
+def scatter(systems: Sequence[System], metric: str, label: str, frontier: Sequence[str] = (), knee: str = "") -> Markup:
     """Weights on disk (x, from 0) against a metric (y) with 95 % intervals; points carry their row's number.
 
-    Points that would cover each other are set side by side. Empty where fewer than two systems have both values.
+    Points that would cover each other are set side by side; the frontier's line goes through their true places.
+    Empty where fewer than two systems have both values.
     """
     points = [
-        Point(number, system.label, system.size.weights_bytes, system.scores[metric], system.name == TEACHER)
+        Point(
+            number, system.name, system.label, system.size.weights_bytes, system.scores[metric], system.name == TEACHER
+        )
         for number, system in enumerate(systems, start=1)
         if system.size and metric in system.scores
     ]
@@ -107,8 +111,15 @@ def scatter(systems: Sequence[System], metric: str, label: str) -> Markup:
         )
         for point in points
     ]
+    places = {p.name: (at_x(p.bytes / MEGABYTE), at_y(p.score.value)) for p in points}
+    corners = " ".join(f"{x:.1f},{y:.1f}" for x, y in (places[name] for name in frontier if name in places))
+    if corners:
+        parts.append(Markup('<polyline class="frontier" points="{}"/>').format(corners))
     for point, x in zip(points, _side_by_side(spots), strict=True):
         parts.append(_point(point, x, at_y(point.low), at_y(point.score.value), at_y(point.high)))
+        if point.name == knee:
+            ring = Markup('<circle class="knee" cx="{:.1f}" cy="{:.1f}" r="{}"/>')
+            parts.append(ring.format(x, at_y(point.score.value), RADIUS + 4))
     return Markup("").join(parts) + Markup("</svg>")
 
 

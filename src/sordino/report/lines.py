@@ -1,11 +1,11 @@
-"""Scores of text files, and comparisons of COMET with the original, as lines for the terminal."""
+"""Scores of text files, comparisons of COMET with the original, and what a sweep found, as lines for the terminal."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from sordino.report.rows import printed
+from sordino.report.rows import megabytes, metric_label, printed
 
 
 def lines(result: Mapping[str, Any]) -> list[str]:
@@ -19,3 +19,23 @@ def lines(result: Mapping[str, Any]) -> list[str]:
         difference = f"{check['largest']:.1e} at most over {check['segments']} segments"
         found.append(f"{check['metric']} of {check['system']} {said} with the original: {difference}")
     return found
+
+
+def sweep_lines(result: Mapping[str, Any]) -> list[str]:
+    """The frontier from small to large, its knee with the settings that make it, and what was left out."""
+    points = {point["system"]: point for point in result["points"]}
+    metric = result["metric"]
+
+    def told(name: str) -> str:
+        point = points[name]
+        share = f", {100 * point['ratio']:.1f} % of the teacher's bytes" if point["ratio"] else ""
+        kept = f" ({point['retention']:.1f} % of its score)" if point["retention"] else ""
+        score = f"{metric_label(metric)} {printed(metric, point[metric])}"
+        return f"{point['label']}: {megabytes(point['bytes'])} MB{share}, {score}{kept}"
+
+    found = [f"frontier\t{told(name)}" for name in result["frontier"]]
+    if result["knee"]:
+        settings = points[result["knee"]]["settings"]
+        made = f"; made by {' '.join(settings)}" if settings else ""
+        found.append(f"knee\t{told(result['knee'])}{made}")
+    return found + [f"left out\t{label}: {why}" for label, why in result["left_out"].items()]

@@ -88,6 +88,7 @@ class Report:
     facts: printed as they are ('target language', 'split', 'clips', 'seed', 'machine', ...).
     notes: what a reader must know before believing a number (a leaking split, a missing baseline).
     removals: of the search, in order; lower_is_better: of the criterion.
+    frontier: names of the systems that no other beats in size and quality; knee: the one after which bytes stop paying.
     groups: clips of each group (talk, speaker) that has scores of its own; no_groups: why there are none.
     """
 
@@ -102,3 +103,5 @@ class Report:
     no_groups: str = ""
     removals: tuple[Removal, ...] = ()
     lower_is_better: bool = False
+    frontier: tuple[str, ...] = ()
+    knee: str = ""

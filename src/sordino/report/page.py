@@ -87,7 +87,7 @@ def render(report: Report) -> str:
         report=report,
         rows=rows(report.systems),
         metrics=[(key, metric_label(key)) for key in keys],
-        scatter=scatter(report.systems, SCATTER_METRIC, metric_label(SCATTER_METRIC)),
+        scatter=scatter(report.systems, SCATTER_METRIC, metric_label(SCATTER_METRIC), report.frontier, report.knee),
         scatter_label=metric_label(SCATTER_METRIC),
         maps=[(scope, heat_map(report.trials, scope, criterion, report.lower_is_better)) for scope in scopes],
         criterion=criterion,

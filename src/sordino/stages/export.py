@@ -2,37 +2,77 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 from sordino import artifact
+from sordino.errors import ArtifactError
 from sordino.export import registry as formats
 from sordino.measure import size
 from sordino.progress import note
-from sordino.stages.job import EXPORT, Job, Stage, directory_of, export_source
+from sordino.recipe import Recipe
+from sordino.stages.bits import MIXED, Mixer, limit_of
+from sordino.stages.job import DATA, EXPORT, RANKING, Job, Stage, directory_of, export_source
 
 
 def run(job: Job) -> None:
     section = job.recipe.export
     assert section
     key = export_source(job.recipe)
-    source, revision = job.path(key), job.recipe.revision if key == "base" else None
     for name in section.formats:
         directory = job.out / name
         if (directory / "audit.json").is_file():  # finished before a kill: the audit is written last
             continue
-        directory.mkdir(exist_ok=True)
-        module = formats.get(name)
-        module.write(source, directory, revision)
-        job.describe(directory)
-        measured = size.measure(directory)
-        audit = {"format": name, "loads_with": module.LOADS_WITH, "size": measured.to_json()}
-        artifact.write_json(directory / "audit.json", audit)
-        note(f"  {name}: {measured.weights_bytes / 1e6:.2f} MB of weights")
+        if name == MIXED:
+            mixer = Mixer(job, key, section.sensitivity)
+            write_mixed(mixer, limit_of(job.recipe, section.budget_gb, section.budget_ratio), directory)
+        else:
+            write(job, key, name, directory)
+
+
+def write(job: Job, key: str, name: str, directory: Path) -> None:
+    """Write a model of the chain in a format, with its audit."""
+    directory.mkdir(exist_ok=True)
+    revision = job.recipe.revision if key == "base" else None
+    formats.get(name).write(job.path(key), directory, revision)
+    audit(job, name, directory, {})
+
+
+def write_mixed(mixer: Mixer, limit: int, directory: Path) -> None:
+    """Write a model of the chain in so many bytes, with its audit. Raises RecipeError where they are too few."""
+    mixer.measure()
+    choice = mixer.choose(limit)
+    directory.mkdir(exist_ok=True)
+    found = audit(mixer.job, MIXED, directory, {MIXED: mixer.write(choice, directory, limit)})
+    if found.weights_bytes > limit:
+        raise ArtifactError(f"{directory} holds {found.weights_bytes:,} bytes of weights, above {limit:,}.", "A bug.")
+
+
+def audit(job: Job, name: str, directory: Path, facts: dict[str, Any]) -> size.Size:
+    """Leave beside an export how it is asked, what it weighs and what it loads with."""
+    job.describe(directory)
+    found = size.measure(directory)
+    loads_with = formats.get(name).LOADS_WITH
+    record = {"format": name, "loads_with": loads_with, "size": found.to_json(), **facts}
+    artifact.write_json(directory / "audit.json", record)
+    note(f"  {name}: {found.weights_bytes / 1e6:.2f} MB of weights")
+    return found
+
+
+def parents(recipe: Recipe) -> list[str]:
+    """The model; for a budget, the clips that say what matters and the layers that may go too."""
+    assert recipe.export
+    found = [directory_of(export_source(recipe))]
+    if MIXED in recipe.export.formats:
+        found += [DATA, *([RANKING] if recipe.rank and recipe.export.sensitivity.drop else [])]
+    return found
 
 
 STAGE = Stage(
     name="export",
     directory=EXPORT,
     section=lambda recipe: recipe.export,
-    parents=lambda recipe: [directory_of(export_source(recipe))],
+    parents=parents,
     run=run,
     uses=("source", "target", "prompt"),
 )

@@ -59,6 +59,14 @@ def forecast(recipe: Recipe, config: Mapping[str, Any], device: str | None = Non
     return _Stages(recipe, config, device or recipe.device).all()
 
 
+def budget_bytes(unpruned: shapes.Model, gigabytes: float | None, ratio: float | None) -> int:
+    """A budget of format mixed in bytes. A ratio is of what the recipe's unpruned model takes in bfloat16."""
+    if gigabytes is not None:
+        return int(gigabytes * 1e9)
+    assert ratio is not None
+    return int(ratio * layouts.safetensors_bytes(layouts.stored(unpruned.tensors, "bf16")))
+
+
 class _Stages:
     """A recipe's models by key, with the shapes that each will have."""
 
@@ -152,12 +160,21 @@ class _Stages:
         assert self.recipe.export
         model = self.model(export_source(self.recipe))
         formats = [str(name) for name in self.recipe.export.formats]
-        if any(name not in layouts.LAYOUTS for name in formats):
+        if any(name not in (*layouts.LAYOUTS, "mixed") for name in formats):
             return Forecast()
-        size = sum(self.disk(model, name) for name in formats)
-        made = [predict.exporting(model, packed=name == "nf4") for name in formats]
+        size = sum(self.mixed(model) if name == "mixed" else self.disk(model, name) for name in formats)
+        loaded = predict.weights_bytes(model, width=self.width)  # to measure what its parts are worth
+        measured = loaded + max(loaded // 4, RANK_BATCH_BYTES)
+        made = [measured if name == "mixed" else predict.exporting(model, packed=name == "nf4") for name in formats]
         uses = [self.use(model, quantised=self.quantised(name)) for name in formats]
         return Forecast(size, max(made, default=None), max(uses, default=None))
+
+    def mixed(self, model: shapes.Model) -> int:
+        """The budget: bits are spent until it is full, or nothing is left to spend them on."""
+        section = self.recipe.export
+        assert section
+        limit = budget_bytes(self.base, section.budget_gb, section.budget_ratio)
+        return min(limit + self.beside, self.disk(model))
 
     def quantised(self, key: str) -> bool:
         if key == "adapter":

@@ -15,7 +15,9 @@ from typing import Any
 import torch
 
 from sordino import artifact
-from sordino.errors import ArtifactError, RecipeError
+from sordino.data import manifest
+from sordino.data.clip import Clip
+from sordino.errors import ArtifactError, DataError, RecipeError
 from sordino.families import registry
 from sordino.families.base import Prompt, SpeechModel
 from sordino.recipe import SYSTEM_PROMPT, PromptSection, Recipe, fill_instruction
@@ -34,7 +36,7 @@ DATA, RANKING, PSEUDO, EXPORT = "10-data", "30-ranking", "50-pseudo", "70-export
 AUDIO_SUFFIXES = {".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff", ".parquet"}
 TRIALS = "trials.jsonl"  # of the ranking: one line a trial
 CARD = "sordino.json"  # beside every model of a run: how it wants to be asked
-OUTPUTS, SCORES, REPORT, CACHE = "80-outputs", "85-scores", "90-report", "cache"
+OUTPUTS, SCORES, REPORT, SWEEP, CACHE = "80-outputs", "85-scores", "90-report", "95-sweep", "cache"
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,13 @@ class Job:
             revision=recipe.revision if key == "base" else None,
             **options,
         )
+
+    def select_clips(self, what: str, count: int | None) -> list[Clip]:
+        """The clips that choose layers and bits: the select split, never the test split. what: asks for them."""
+        file = self.run_dir / DATA / "select.jsonl"
+        if not file.is_file():
+            raise DataError(f"{what}: this run has no select split.", "Set data.splits.select above 0.")
+        return manifest.read(file)[:count]
 
     def describe(self, directory: Path) -> None:
         """Leave beside a model how it was asked while training, so that it is asked the same way when used."""

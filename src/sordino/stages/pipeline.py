@@ -3,6 +3,7 @@
 corpus ─ prepare ─ finetune ─ rank ─ prune ─┐
                       └─ pseudolabel ───────┴─ distil ─ qlora ─ merge ─ export
 translate ─ evaluate ─ report: every model of the chain
+sweep: smaller forms of them, bytes against quality
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from sordino.stages import (
     qlora,
     rank,
     report,
+    sweep,
     translate,
 )
 from sordino.stages.forecast import Forecast, forecast
@@ -50,6 +52,7 @@ PIPELINE: tuple[Stage, ...] = (
     translate.STAGE,
     evaluate.STAGE,
     report.STAGE,
+    sweep.STAGE,
 )
 
 

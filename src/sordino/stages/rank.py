@@ -10,9 +10,10 @@ from typing import Any
 
 from sordino import artifact
 from sordino.compress import importance
+from sordino.compress.drafting import default_memory
 from sordino.compress.importance import Removal, Trial
 from sordino.compress.judging import ClipJudge, Key, Task, Terms, work
-from sordino.data import corpora, manifest
+from sordino.data import corpora
 from sordino.data.clip import Clip
 from sordino.errors import DataError
 from sordino.families.base import SpeechModel
@@ -23,7 +24,6 @@ from sordino.recipe import RankSection
 from sordino.stages.job import DATA, RANKING, TRIALS, Job, Stage, directory_of, render_section, teacher_key
 
 FOUND = "found.jsonl"  # resume state: translations by candidates so far
-SMALL_MEMORY = 128 * 2**20  # bytes for batches where a quarter of the model would be less
 
 
 def run(job: Job) -> None:
@@ -113,16 +113,10 @@ def _key(row: dict[str, Any]) -> Key:
     return tuple(importance.parse_layer(text) for text in row["without"]), row["item"]
 
 
-def default_memory(speech: SpeechModel) -> int:
-    """A quarter of the model's own bytes for batches, and 128 MiB where the model is small."""
-    weights: int = sum(p.numel() * p.element_size() for p in speech.model.parameters())
-    return max(SMALL_MEMORY, weights // 4)
-
-
 def _tasks(job: Job, speech: SpeechModel, section: RankSection) -> list[Task]:
     """The select clips for every target language that is ranked; other languages come from the corpus' own columns."""
     recipe = job.recipe
-    clips = select_clips(job, section)
+    clips = job.select_clips("rank", section.clips)
     found = []
     for target in section.targets or (recipe.target,):
         references = _references(job, clips, target)
@@ -149,14 +143,6 @@ def _references(job: Job, clips: list[Clip], target: str) -> list[str]:
             "Rank by the languages that the corpus has.",
         )
     return [texts[clip.id] or "" for clip in clips]
-
-
-def select_clips(job: Job, section: RankSection) -> list[Clip]:
-    """The clips that choose the layers: the select split, never the test split."""
-    file = job.run_dir / DATA / "select.jsonl"
-    if not file.is_file():
-        raise DataError("rank: this run has no select split.", "Set data.splits.select above 0.")
-    return manifest.read(file)[: section.clips]
 
 
 STAGE = Stage(

@@ -20,7 +20,9 @@ from sordino.metrics.paired import Paired
 from sordino.recipe import Recipe
 from sordino.report.model import Removal, Report, Sample, System, Trial
 from sordino.report.page import render
-from sordino.stages.job import DATA, OUTPUTS, RANKING, REPORT, SCORES, TRIALS, Job, Stage
+from sordino.report.rows import megabytes
+from sordino.stages.bits import MIXED, described
+from sordino.stages.job import DATA, EXPORT, OUTPUTS, RANKING, REPORT, SCORES, TRIALS, Job, Stage
 
 FILES = ("scores.json", "size.json", "speed.json")
 
@@ -120,8 +122,19 @@ def facts(recipe: Recipe, scores: dict[str, Any], speeds: dict[str, Any]) -> dic
         "seed": str(recipe.seed),
         "device": f"{first['device']} ({platform.machine()}, {os.cpu_count()} cores), {first['model']['dtype']}",
         "versions": ", ".join(f"{name} {known[name]}" for name in known),
+        **mixed_precision(recipe),
         "date": datetime.date.today().isoformat(),
     }
+
+
+def mixed_precision(recipe: Recipe) -> dict[str, str]:
+    """What was chosen for a budget of bytes, where a recipe has one."""
+    if not recipe.export or MIXED not in recipe.export.formats:
+        return {}
+    mixed = artifact.read_json(recipe.directory / EXPORT / MIXED / "audit.json")[MIXED]
+    gone = f"; without {', '.join(mixed['dropped'])}" if mixed["dropped"] else ""
+    budget = f"{megabytes(mixed['predicted_bytes'])} of {megabytes(mixed['budget_bytes'])} MB"
+    return {"mixed precision": f"{budget}: {described(mixed['bits'])}{gone}"}
 
 
 def notes(recipe: Recipe, scores: dict[str, Any]) -> tuple[str, ...]:

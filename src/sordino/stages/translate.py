@@ -6,6 +6,8 @@ before a kill is not run again.
 
 from __future__ import annotations
 
+from typing import Any
+
 from sordino import artifact
 from sordino.data import manifest
 from sordino.data.clip import Clip
@@ -40,22 +42,27 @@ def run(job: Job) -> None:
         if (directory / "speed.json").is_file():
             continue
         directory.mkdir(exist_ok=True)
-        release_memory()
-        speech = open_model(
-            model_path(job.recipe, key),
-            device=device_of(job.recipe.device),
-            dtype=job.recipe.dtype,
-            attention=job.recipe.attention,
-            **({"revision": job.recipe.revision} if on_base(job.recipe, key) else {}),
-        )
-        meter = Meter(str(speech.device))
-        hypotheses = timed(speech, clips, render(speech, job.recipe), section, meter, systems(job.recipe)[key])
+        revision = {"revision": job.recipe.revision} if on_base(job.recipe, key) else {}
+        hypotheses, speed = one(job.recipe, model_path(job.recipe, key), clips, systems(job.recipe)[key], **revision)
         rows = "".join(artifact.json_line(h.to_json()) + "\n" for h in hypotheses)
         artifact.write_text(directory / f"{section.split}.jsonl", rows)
-        facts = {"decoder_layers": len(speech.layers("decoder")), "dtype": str(speech.dtype).removeprefix("torch.")}
-        artifact.write_json(directory / "speed.json", meter.result().to_json() | {"model": facts})
-        job.record["device"] = str(speech.device)
-        del speech
+        artifact.write_json(directory / "speed.json", speed)
+        job.record["device"] = speed["device"]
+
+
+def one(
+    recipe: Recipe, model: str, clips: list[Clip], label: str, **options: Any
+) -> tuple[list[Hypothesis], dict[str, Any]]:
+    """Translations by the model that lies at `model`, and how fast it was. options: of open_model."""
+    assert recipe.translate
+    release_memory()
+    speech = open_model(
+        model, device=device_of(recipe.device), dtype=recipe.dtype, attention=recipe.attention, **options
+    )
+    meter = Meter(str(speech.device))
+    hypotheses = timed(speech, clips, render(speech, recipe), recipe.translate, meter, label)
+    facts = {"decoder_layers": len(speech.layers("decoder")), "dtype": str(speech.dtype).removeprefix("torch.")}
+    return hypotheses, meter.result().to_json() | {"model": facts}
 
 
 def timed(

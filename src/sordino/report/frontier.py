@@ -1,0 +1,38 @@
+"""Which systems no other beats in both size and quality, and where more bytes stop paying."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+Point = tuple[float, float]  # bytes, score
+
+
+def frontier(points: Sequence[Point]) -> list[int]:
+    """Indices of the points that no other has fewer bytes and a higher score than, by size.
+
+    Of equal points the first.
+    """
+    order = sorted(range(len(points)), key=lambda i: (points[i][0], -points[i][1], i))
+    found: list[int] = []
+    for i in order:
+        if not found or points[i][1] > points[found[-1]][1]:
+            found.append(i)
+    return found
+
+
+def knee(points: Sequence[Point]) -> int | None:
+    """Index of the frontier's knee: the point farthest above the line from its smallest to its best (Satopaa et al.
+    2011, "Kneedle"), both axes scaled to that line. None for a frontier of no points; its smallest where none is above.
+    """
+    line = frontier(points)
+    if not line:
+        return None
+    (small, low), (large, high) = points[line[0]], points[line[-1]]
+    if len(line) < 3:
+        return line[0] if low >= high or len(line) == 1 else line[-1]
+
+    def above(i: int) -> float:
+        size, score = points[i]
+        return (score - low) / (high - low) - (size - small) / (large - small)
+
+    return max(line, key=above)  # the first of equals: the smallest
