@@ -275,12 +275,13 @@ def test_an_interruption_says_how_to_go_on(made: Made, capsys: Capsys, monkeypat
 
 
 def commands(made: Made, directory: Path) -> dict[str, list[Any]]:
-    """Every command, as it would be called on a finished run."""
+    """Every command, as it would be called on a finished run; a sweep on a copy, since it adds to it."""
     hypotheses, references = directory / "h.txt", directory / "r.txt"
     hypotheses.write_text("Der Zug ist spät.\nJa.\n")
     references.write_text("Der Zug ist zu spät.\nJa.\n")
     recipe = made.recipe(made.root)
     found: dict[str, list[Any]] = {name: [recipe] for name in cli.COMMANDS if name not in ("inspect", "families")}
+    found["sweep"] += ["sweep.of=[student]", "sweep.formats=[nf4]", f"out={directory / 'runs'}"]
     found |= {"inspect": [made.finished / "70-export" / "nf4"], "families": []}
     clips = [made.corpus / "clip03.flac", made.corpus / "clip00.flac"]
     found["translate MODEL"] = [made.finished / "70-export" / "nf4", *clips, "--to", "German", "--max-new-tokens", 3]
@@ -290,6 +291,8 @@ def commands(made: Made, directory: Path) -> dict[str, list[Any]]:
 
 @pytest.mark.parametrize("name", [*cli.COMMANDS, "translate MODEL", "evaluate TEXTS"])
 def test_json_is_the_last_line_of_every_command(made: Made, tmp_path: Path, capsys: Capsys, name: str) -> None:
+    if name == "sweep":
+        made.copied(tmp_path)
     _ = made.finished
     found = answer(capsys, name.split(maxsplit=1)[0], *commands(made, tmp_path)[name])
     if name == "translate MODEL":
@@ -303,6 +306,8 @@ def test_json_is_the_last_line_of_every_command(made: Made, tmp_path: Path, caps
         assert found["size"]["weights_bytes"] > 0
     elif name == "families":
         assert set(found["families"]) >= {"qwen2_audio", "voxtral"}
+    elif name == "sweep":
+        assert found["ran"] == ["sweep"] and found["knee"] and found["points"]
     else:
         assert found["run"] == str(made.finished)
         assert not found.get("ran")
@@ -310,6 +315,8 @@ def test_json_is_the_last_line_of_every_command(made: Made, tmp_path: Path, caps
 
 @pytest.mark.parametrize("name", [*cli.COMMANDS, "translate MODEL", "evaluate TEXTS"])
 def test_every_command_speaks_to_people_too(made: Made, tmp_path: Path, capsys: Capsys, name: str) -> None:
+    if name == "sweep":
+        made.copied(tmp_path)
     _ = made.finished
     words = commands(made, tmp_path)[name]
     capsys.readouterr()

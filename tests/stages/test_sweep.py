@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +40,10 @@ def test_a_sweep(
     assert main(["sweep", str(sweeping)]) == 130
     partial = there / "95-sweep.partial"
     assert (partial / "student-nf4" / "point.json").is_file()
+    shutil.rmtree(partial / "student-nf4")  # what is scored is in the cache
     assert (partial / ".state" / "student-mixed-0.4" / "audit.json").is_file()  # made, and not made again
-    scored = contents(partial / "student-nf4")
+    (cached,) = (there / "cache" / "sweep").glob("student-nf4-*")
+    scored = contents(cached)
     found = answer(capsys, "sweep", sweeping)
     assert asked == ["healed, nf4", "healed, mixed 40 %", "healed, mixed 40 %", "teacher without 1 layers"]
     assert contents(there / "95-sweep" / "student-nf4") == scored
@@ -71,7 +74,8 @@ def test_a_sweep(
     run("sweep", sweeping)
     out = capsys.readouterr().out
     assert "frontier\t" in out and "knee\t" in out and "left out\thealed, mixed 1 %" in out
-    assert len(asked) == 4
+    more = answer(capsys, "sweep", sweeping, "sweep.of=[student,pruned]", "sweep.formats=[nf4]")  # adds a point
+    assert asked[4:] == ["pruned, nf4"] and {"student-nf4", "pruned-nf4"} < {p["system"] for p in more["points"]}
     again = made_by(sweeping, points["student-mixed-0.4"]["settings"], there)
     assert again == points["student-mixed-0.4"]["bytes"]
     clips, texts = (jsonl(there / f"{d}.jsonl") for d in ("10-data/test", "95-sweep/student-nf4/test"))

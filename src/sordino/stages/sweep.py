@@ -1,12 +1,14 @@
 """sweep: smaller forms of the chain's models, each made, timed and scored like the chain's own: bytes against quality.
 
-A point's model is thrown away once it is scored; sweep.json says which settings make it. Points that were finished
-before a kill are not made again.
+A point's model is thrown away once it is scored; sweep.json says which settings make it. Finished points are kept in
+the run's cache under all that they depend on, so that neither a kill nor more points in the recipe make them again.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
 import shutil
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -37,10 +39,13 @@ from sordino.stages.job import (
     SWEEP,
     Job,
     Stage,
+    base_parent,
     chosen,
+    device_of,
     directory_of,
     export_source,
     latest,
+    resolved,
     systems,
     teacher_key,
 )
@@ -144,7 +149,7 @@ def planned(recipe: Recipe, section: SweepSection, layers: int) -> list[Planned]
 def write(job: Job, point: Planned, mixers: dict[str, Mixer]) -> None:
     """Make a point's model, unless it is made or scored already. Raises FamilyError, RecipeError where it cannot be."""
     directory = model_of(job, point)
-    if (job.out / point.key / POINT).is_file() or (directory / MADE).is_file():
+    if (place_of(job, point) / POINT).is_file() or (directory / MADE).is_file():
         return
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir(parents=True)
@@ -169,14 +174,41 @@ def model_of(job: Job, point: Planned) -> Path:
     return job.state / point.key
 
 
+def place_of(job: Job, point: Planned) -> Path:
+    """Where a point's results are kept: named by everything that they depend on."""
+    recipe = job.recipe
+    source = job.run_dir / directory_of(point.of)
+    made = artifact.read_stage(source) if point.of != "base" else None
+    data = artifact.read_stage(job.run_dir / DATA)
+    assert data
+    depends: dict[str, Any] = {
+        "model": made["hash"] if made else base_parent(recipe).hash,
+        "clips": data["hash"],
+        "form": [point.form, point.amount],
+        "settings": resolved(STAGE, dataclasses.replace(recipe, sweep=SweepSection())),
+        "device": str(device_of(recipe.device)),
+        "sordino": artifact.versions().get("sordino"),
+    }
+    if recipe.rank:
+        depends["order"] = artifact.read_json(job.run_dir / RANKING / "ranking.json")["order"]
+    name = hashlib.sha256(json.dumps(depends).encode()).hexdigest()[:16]
+    return job.cache / "sweep" / f"{point.key}-{name}"
+
+
 def score(job: Job, point: Planned, clips: list[Clip]) -> None:
     """Translate with a point's model, score and weigh it, and throw it away."""
-    recipe, directory = job.recipe, job.out / point.key
+    recipe, directory = job.recipe, place_of(job, point)
     assert recipe.translate
-    if (directory / POINT).is_file():
-        return
-    model = model_of(job, point)
-    directory.mkdir(exist_ok=True)
+    if not (directory / POINT).is_file():
+        translate_and_score(job, point, clips, directory)
+    shutil.copytree(directory, job.out / point.key, dirs_exist_ok=True)
+
+
+def translate_and_score(job: Job, point: Planned, clips: list[Clip], directory: Path) -> None:
+    """Write a point's results; point.json comes last."""
+    recipe, model = job.recipe, model_of(job, point)
+    assert recipe.translate
+    directory.mkdir(parents=True, exist_ok=True)
     hypotheses, speed = translate.one(recipe, str(model), clips, point.label)
     rows = "".join(artifact.json_line(h.to_json()) + "\n" for h in hypotheses)
     artifact.write_text(directory / f"{recipe.translate.split}.jsonl", rows)
