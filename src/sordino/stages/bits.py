@@ -13,8 +13,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from sordino import artifact
 from sordino.compress import budget, layers, sensitivity
 from sordino.compress.drafting import default_memory
@@ -23,7 +21,7 @@ from sordino.compress.judging import position
 from sordino.compress.sensitivity import Change, Cost, Sensitivity, part_of_weight
 from sordino.errors import ArtifactError
 from sordino.export import bf16, packed
-from sordino.families import registry
+from sordino.families import registry, stored
 from sordino.features import Features
 from sordino.measure import layouts, shapes
 from sordino.measure.size import LAYER
@@ -143,8 +141,8 @@ class Mixer:
         return options, self._bytes(layouts.mixed(others, {})) + layouts.safetensors_bytes({}) + 8, drops
 
     def _option(self, part: str, tensors: list[shapes.Shape], bits: int, cost: float) -> budget.Option:
-        stored = layouts.mixed(tensors, {tensor.name: bits for tensor in tensors})
-        return budget.Option(bits, self._bytes(stored), cost)
+        found = layouts.mixed(tensors, {tensor.name: bits for tensor in tensors})
+        return budget.Option(bits, self._bytes(found), cost)
 
     def _bytes(self, tensors: layouts.Stored) -> int:
         """Of tensors in a file and of their entries in its header, whose offsets are taken to be as long as can be."""
@@ -163,10 +161,10 @@ class Mixer:
         shorter = self.job.state / "dropped"
         if gone:
             shutil.rmtree(shorter, ignore_errors=True)
-            speech = self.job.load(self.key, dtype=torch.bfloat16)
-            layers.prune(speech, "decoder", left)
-            registry.save(speech, shorter)
-            del speech
+            model_on_disk = stored.open_model(source, self.job.recipe.revision if self.key == "base" else None)
+            layers.prune(model_on_disk.speech, "decoder", left)
+            shorter.mkdir()
+            model_on_disk.write_16bit(shorter, "copying what is left")
             source, model = str(shorter), shapes.model(registry.read_config(str(shorter)))
         bits = {
             tensor.name: width

@@ -21,7 +21,7 @@ from sordino.data import manifest
 from sordino.data.clip import Clip
 from sordino.errors import FamilyError, RecipeError
 from sordino.export import registry as formats
-from sordino.families import registry
+from sordino.families import stored
 from sordino.measure import size
 from sordino.metrics import groups
 from sordino.progress import note
@@ -159,10 +159,10 @@ def write(job: Job, point: Planned, mixers: dict[str, Mixer]) -> None:
             mixers[point.of] = Mixer(job, point.of, asked)
         export.write_mixed(mixers[point.of], limit_of(job.recipe, None, point.amount), directory)
     elif point.form == "pruned":
-        speech = job.load(point.of, dtype="bfloat16")
+        model = stored.open_model(job.path(point.of), job.recipe.revision if point.of == "base" else None)
         order = artifact.read_json(job.run_dir / RANKING / "ranking.json")["order"]
-        prune.prune(speech, [parse_layer(text) for text in order[: int(point.amount)]])
-        registry.save(speech, directory)
+        prune.prune(model.speech, [parse_layer(text) for text in order[: int(point.amount)]])
+        model.write_16bit(directory, "copying what is left")
         job.describe(directory)
     else:
         export.write(job, point.of, point.form, directory)
