@@ -364,3 +364,33 @@ def test_files_may_follow_an_option(made: Made, tmp_path: Path, capsys: Capsys) 
     with pytest.raises(SystemExit) as caught:
         cli.main(["translate", student, audio, "--colour", "red"])
     assert caught.value.code == 2
+
+
+def test_options_beside_a_recipe_are_its_settings(made: Made, tmp_path: Path, capsys: Capsys) -> None:
+    file = made.copied(tmp_path, {"translate": {"systems": ["pruned"], "max_new_tokens": 6}})
+    run("translate", file, "--max-new-tokens", 3, "--batch-size", 2, "--dtype", "bfloat16", "--device", "cpu")
+    section = stage_json(tmp_path / "runs/run/80-outputs")["section"]
+    assert (section["max_new_tokens"], section["batch_size"], section["dtype"]) == (3, 2, "bfloat16")
+    assert "device: 'warp' cannot be used" in refusal(capsys, "translate", file, "--device", "warp")
+    run("evaluate", file, "translate.systems=[pruned]", "--metrics", "chrF,bleu")
+    assert stage_json(tmp_path / "runs/run/85-scores")["section"]["metrics"] == ["chrF", "bleu"]
+    assert "there is no metric 'blue'" in refusal(capsys, "evaluate", file, "--metrics", "blue")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["translate", "RECIPE", "--to", "zh"], "--to is not used with a recipe. Say target=..."),
+        (["translate", "RECIPE", "--from", "fr"], "--from is not used with a recipe. Say source=..."),
+        (["evaluate", "RECIPE", "--to", "zh"], "--to is not used with a recipe. Say target=..."),
+        (["evaluate", "RECIPE", "--references", "r"], "--references is not used with a recipe. Leave it out"),
+        (["evaluate", "RECIPE", "--sources", "s"], "--sources is not used with a recipe. Leave it out"),
+        (["inspect", "MODEL", "--decoder-layers", "3"], "not of a model's files. Use --config"),
+        (["inspect", "MODEL", "--vocabulary", "3"], "not of a model's files. Use --config"),
+    ],
+)
+def test_options_that_would_not_be_used(
+    made: Made, tmp_path: Path, capsys: Capsys, words: list[str], said: str
+) -> None:
+    places = {"RECIPE": str(made.recipe(tmp_path)), "MODEL": str(made.model)}
+    assert said in refusal(capsys, *[places.get(word, word) for word in words])

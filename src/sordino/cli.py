@@ -246,34 +246,56 @@ def _seconds(text: str) -> float:
     return float(text)
 
 
+def _given(args: argparse.Namespace, settings: dict[str, str]) -> list[str]:
+    """Options that were given beside a recipe, as the key=value that they are short for."""
+    return [f"{key}={getattr(args, name)}" for name, key in settings.items() if getattr(args, name) is not None]
+
+
+def _refuse_beside_recipe(args: argparse.Namespace, options: dict[str, str | None]) -> None:
+    """Options of the other form of a command, which a recipe would leave unused. Raises RecipeError.
+
+    options: attribute -> the setting to give instead, None where a recipe knows no such thing.
+    """
+    for name, key in options.items():
+        if getattr(args, name) is not None:
+            option = "--from" if name == "source" else f"--{name.replace('_', '-')}"
+            instead = f"Say {key}=... for a run of its own." if key else "Leave it out: the run has its own."
+            raise RecipeError(f"{args.command}: {option} is not used with a recipe.", instead)
+
+
 def _translate_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL|RECIPE", help="a model of a run, an export, or a recipe")
     parser.add_argument("audio", nargs="*", metavar="AUDIO", help="audio files (or key=value after a recipe)")
     parser.add_argument("--to", default=None, metavar="LANGUAGE", help="target language, e.g. German or de")
     parser.add_argument("--from", dest="source", default=None, metavar="LANGUAGE", help="source language")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
-    parser.add_argument("--dtype", default="auto", choices=["auto", "float32", "bfloat16", "float16"])
-    parser.add_argument("--batch-size", type=_count, default=16, help="clips")
-    parser.add_argument("--max-new-tokens", type=_count, default=256)
+    parser.add_argument("--device", help="auto (default), cpu, cuda, cuda:1, ...")
+    parser.add_argument("--dtype", choices=["auto", "float32", "bfloat16", "float16"], help="default: auto")
+    parser.add_argument("--batch-size", type=_count, help="clips (default: 16, or the recipe's)")
+    parser.add_argument("--max-new-tokens", type=_count, help="default: 256, or the recipe's")
     note = "a YAML list of {wav, offset, duration}; without it, talks are cut where nobody speaks (extra: vad)"
     parser.add_argument("--segments", type=Path, metavar="FILE", help=note)
     parser.add_argument("--out", type=Path, metavar="DIR", help="write there, and resume there")
-    parser.add_argument("--pause", type=_seconds, default=0.5, metavar="SECONDS", help="of silence that end a piece")
+    parser.add_argument("--pause", type=_seconds, metavar="SECONDS", help="of silence that end a piece")
     parser.add_argument("--skip-bad", action="store_true", help=argparse.SUPPRESS)
 
 
 def _translate(args: argparse.Namespace) -> dict[str, Any]:
     if _is_recipe(args.model):
-        args.recipe, args.overrides = args.model, args.audio
+        beside = dict.fromkeys(("segments", "out", "pause"))
+        _refuse_beside_recipe(args, {"to": "target", "source": "source"} | beside)
+        settings = {"device": "device", "dtype": "dtype"}
+        settings |= {"batch_size": "translate.batch_size", "max_new_tokens": "translate.max_new_tokens"}
+        args.recipe, args.overrides = args.model, [*args.audio, *_given(args, settings)]
         return _stage(args)
     from sordino import longform, use
 
     if not args.audio:
         raise RecipeError("translate: no audio files.", "Name one or more after the model.")
-    asked = {"target": args.to, "source": args.source, "device": args.device, "dtype": args.dtype}
+    asked: dict[str, Any] = {"target": args.to, "source": args.source, "device": args.device, "dtype": args.dtype}
     asked |= {"batch_size": args.batch_size, "max_new_tokens": args.max_new_tokens}
+    asked = {name: value for name, value in asked.items() if value is not None}
     if args.segments or args.out or longform.needed(args.audio):
-        options = longform.Options(**asked, pause=args.pause)
+        options = longform.Options(**asked, **({"pause": args.pause} if args.pause else {}))
         result = longform.translate_talks(args.model, args.audio, args.segments, args.out, options)
         for skipped in result["skipped"]:
             print(f"{skipped['id']}: {skipped['problem']}: an empty line", file=sys.stderr)
@@ -293,8 +315,8 @@ def _evaluate_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that replace the recipe's")
     parser.add_argument("--references", type=Path, metavar="FILE", help="a text file, a line a segment")
     parser.add_argument("--sources", type=Path, metavar="FILE", help="the transcripts, which COMET needs")
-    parser.add_argument("--to", default="de", metavar="LANGUAGE", help="language of the texts: sets BLEU's tokenizer")
-    parser.add_argument("--metrics", default="bleu,chrf,chrf++", help="comma-separated; also comet, comet:MODEL")
+    parser.add_argument("--to", metavar="LANGUAGE", help="language of the texts (default: de): sets BLEU's tokenizer")
+    parser.add_argument("--metrics", help="comma-separated (default: bleu,chrf,chrf++); also comet, comet:MODEL")
     note = (
         "of the references: translations cut in another way (text, or segments.jsonl) are brought onto it (mweralign)"
     )
@@ -309,6 +331,9 @@ def _evaluate(args: argparse.Namespace) -> dict[str, Any]:
 
     place = args.comet_check
     if _is_recipe(args.hypotheses):
+        _refuse_beside_recipe(args, {"to": "target", "references": None, "sources": None, "segments": None})
+        if args.metrics is not None:
+            args.overrides = [*args.overrides, f"evaluate.metrics=[{args.metrics}]"]
         args.recipe = args.hypotheses
         result = _stage(args)
         if place is not None:
@@ -318,9 +343,9 @@ def _evaluate(args: argparse.Namespace) -> dict[str, Any]:
     elif place is not None and not place.name:
         raise RecipeError("--comet-check: say where the original may be installed.", "E.g. --comet-check DIRECTORY.")
     else:
-        names = args.metrics.split(",")
+        names = (args.metrics or "bleu,chrf,chrf++").split(",")
         files = Path(args.hypotheses), args.references
-        result = use.score_files(*files, args.to, names, args.sources, place, args.segments)
+        result = use.score_files(*files, args.to or "de", names, args.sources, place, args.segments)
     if not args.json:
         from sordino.report.lines import lines
 
@@ -346,6 +371,11 @@ def _inspect(args: argparse.Namespace) -> dict[str, Any]:
 
     if (args.model is None) == (args.config is None):
         raise RecipeError("inspect: give a model directory, a .safetensors file, or --config config.json.")
+    if args.model and (args.decoder_layers, args.vocabulary) != (None, None):
+        raise RecipeError(
+            "inspect: --decoder-layers and --vocabulary are of shapes, not of a model's files.",
+            f"Use --config {Path(args.model) / 'config.json'}.",
+        )
     console = Console(width=None if sys.stdout.isatty() else 160)
     if args.config:
         config = size.read_json(args.config, required=True)
