@@ -67,15 +67,12 @@ def lora_layer(speech: SpeechModel) -> str:
     return f"{speech.family.layers['decoder']}.0.self_attn.q_proj"
 
 
-def test_trained_weights_are_float32_and_counted(speech: SpeechModel) -> None:
-    total = sum(p.numel() for p in speech.model.parameters())
+def test_trained_weights_are_float32(speech: SpeechModel) -> None:
     lora.attach(tiny.fresh(speech), OPTIONS, seed=0)
     speech.model.to(torch.bfloat16)
     lora.attach(speech, OPTIONS, seed=0)
     trained = [p for p in speech.model.parameters() if p.requires_grad]
     assert {p.dtype for p in trained} == {torch.float32}
-    count = sum(p.numel() for p in trained)
-    assert lora.trainable_fraction(speech.model) == pytest.approx(count / (total + count))
 
 
 def test_an_adapter_comes_back_whole(base: SpeechModel, speech: SpeechModel, adapter: Path) -> None:

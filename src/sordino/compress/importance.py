@@ -151,6 +151,11 @@ def middle(speech: SpeechModel, scope: str, remove: int) -> list[Layer]:
     return found
 
 
+def renumbered(layer: Layer, removed: Sequence[Layer]) -> Layer:
+    """A layer by its present index, once the layers in `removed` (by their old index) are gone."""
+    return Layer(layer.scope, layer.index - sum(r.scope == layer.scope and r.index < layer.index for r in removed))
+
+
 def kept(total: int, scope: Scope, removed: Sequence[Layer]) -> list[int]:
     """Indices of a scope's `total` layers that stay. Raises RecipeError: out of range, twice, or none left."""
     gone = [layer.index for layer in removed if layer.scope == scope]

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from sordino.compress import criteria
 from sordino.compress.drafting import Drafting
-from sordino.compress.importance import Layer, Trial, parts, schedule, screening, through, without
+from sordino.compress.importance import Layer, Trial, parts, renumbered, schedule, screening, through, without
 from sordino.families.base import SpeechModel
 from sordino.features import Heard
 from sordino.metrics import overlap
@@ -289,10 +289,8 @@ def out_of(removed: Sequence[Layer], candidate: Layer | None) -> tuple[Layer, ..
 
 
 def position(removed: Sequence[Layer], layer: Layer | None) -> int | None:
-    """A decoder layer's present index, once the layers in `removed` (by their old index) are gone."""
-    if layer is None:
-        return None
-    return layer.index - sum(r.scope == layer.scope and r.index < layer.index for r in removed)
+    """As `renumbered`: the index alone, None where no layer goes."""
+    return None if layer is None else renumbered(layer, removed).index
 
 
 def work(pool: int, remove: int, clips: int, racing: bool) -> int:

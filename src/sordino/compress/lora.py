@@ -17,7 +17,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from sordino.compress.quantize import is_quantised, logical_numel
+from sordino.compress.quantize import is_quantised
 from sordino.errors import ArtifactError
 from sordino.families.base import SpeechModel
 
@@ -144,12 +144,6 @@ def merge(speech: SpeechModel) -> None:
         parent, _, child = name.rpartition(".")
         setattr(speech.model.get_submodule(parent), child, base)
     vars(speech.model).pop("peft_config", None)
-
-
-def trainable_fraction(model: nn.Module) -> float:
-    """Weights that training changes over all weights, the adapter's included."""
-    counts = [(logical_numel(parameter), parameter.requires_grad) for parameter in model.parameters()]
-    return sum(n for n, trained in counts if trained) / sum(n for n, _ in counts)
 
 
 def _inject(speech: SpeechModel, config: Any, seed: int) -> Any:

@@ -15,7 +15,6 @@ from sordino.errors import DataError
 SAMPLE_RATE = 16_000  # samples per second: what every supported audio tower takes
 MAX_SECONDS = 30.0  # the towers' window; feature extractors cut anything beyond it without a word
 MIN_SECONDS = 0.1  # below about 0.07 s Qwen2-Audio gets 0 or 1 audio token and takes a broken path
-MAX_SAMPLES = round(MAX_SECONDS * SAMPLE_RATE)  # 480,000
 
 AUTHENTIC = "authentic"  # origin of a target text that people wrote
 TEACHER_PREFIX = "teacher:"  # followed by the hash of the teacher that wrote the target text

@@ -30,18 +30,11 @@ def run(job: Job) -> None:
         freeze(speech, section)
         removed: list[importance.Layer] = []
         for layer in removal_order(job):
-            now = renumbered(layer, removed)
-            prune(speech, [now])
+            prune(speech, [importance.renumbered(layer, removed)])
             removed.append(layer)
             fit(job, speech, clips, section, f"healing without {layer}", f"-{len(removed)}")
     save_16bit(speech, job.out)
     job.describe(job.out)
-
-
-def renumbered(layer: importance.Layer, removed: list[importance.Layer]) -> importance.Layer:
-    """A layer's present index, once the layers in `removed` (by their old index) are gone."""
-    before = sum(r.scope == layer.scope and r.index < layer.index for r in removed)
-    return importance.Layer(layer.scope, layer.index - before)
 
 
 def parents(recipe: Recipe) -> list[str]:
