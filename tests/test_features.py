@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -117,3 +118,17 @@ def test_a_clip_longer_than_the_window_is_refused(speech: SpeechModel, prompt: s
     features.hear_wave(sounds.clip("a"), fits, prompt)
     with pytest.raises(DataError, match=r"a\.wav \(b\): 5\.0 s, but this model hears 4 s at once"):
         features.hear_wave(sounds.clip("b"), clip(4, 5.0), prompt)
+
+
+def test_the_cache_may_be_deleted_at_any_time(speech: SpeechModel, prompt: str, tmp_path: Path) -> None:
+    one, two = (sounds.clip(f"c{i}", sounds.save(tmp_path / f"{i}.wav", clip(i, 0.4))) for i in range(2))
+    cache = tmp_path / "cache"
+    features = Features(speech, cache)
+    first = features.hear(one, prompt)
+    rows = first.tower.clone()
+    shutil.rmtree(cache)
+    features.hear(two, prompt)
+    assert len(files(cache)) == 1
+    with pytest.raises(DataError, match="c0 were deleted while they were in use"):
+        _ = first.tower
+    assert torch.equal(features.hear(one, prompt).tower, rows)

@@ -44,8 +44,18 @@ class Heard:
 
     @property
     def tower(self) -> Tensor:
-        """(A, D), on the CPU."""
-        return self.stored if isinstance(self.stored, Tensor) else load_file(self.stored)["tower"]
+        """(A, D), on the CPU. Raises DataError where the cache was deleted in between."""
+        if isinstance(self.stored, Tensor):
+            return self.stored
+        try:
+            rows: Tensor = load_file(self.stored)["tower"]
+        except FileNotFoundError as error:
+            # not heard again here: the encoder may have been changed since
+            raise DataError(
+                f"{self.stored}: the features of {self.clip.id} were deleted while they were in use.",
+                "Run the same command again: it goes on from where it was.",
+            ) from error
+        return rows
 
 
 def tower_hash(speech: SpeechModel) -> str:
@@ -146,6 +156,7 @@ def _stored(file: Path) -> tuple[int, int] | None:
 def _store(rows: Tensor, samples: int, file: Path) -> None:
     """Atomic, so that a kill leaves no half file; not flushed, since it can be computed again."""
     beside = file.with_suffix(f".{os.getpid()}-{threading.get_ident()}.tmp")
+    file.parent.mkdir(parents=True, exist_ok=True)  # the cache may have been deleted since
     try:
         save_file({"tower": rows}, beside, metadata={"samples": str(samples)})
         beside.replace(file)
