@@ -212,3 +212,96 @@ def test_one_process_at_a_time_works_in_a_run(tmp_path: Path) -> None:
         pass
     with artifact.locked(tmp_path / "run"):
         pass
+
+
+def finished(directory: Path, text: str) -> None:
+    """A finished artefact, beside whatever is there."""
+    build(directory.with_name("made"), text)
+    directory.with_name("made").rename(directory)
+
+
+@pytest.mark.parametrize("renames", [0, 1, 2])
+@pytest.mark.parametrize("had_one", [True, False])
+def test_a_kill_between_the_renames_costs_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, had_one: bool, renames: int
+) -> None:
+    """Killed before the first, the second rename, or the cleaning: the new result is put into place, once."""
+    directory = tmp_path / "stage"
+    if had_one:
+        build(directory, "old")
+    elif renames == 2:
+        renames = 1
+    rename, done = Path.rename, []
+
+    def kill(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    def some(path: Path, target: Path) -> Path:
+        if path.suffix == ".tmp":
+            return rename(path, target)
+        if len(done) == renames:
+            raise KeyboardInterrupt
+        done.append(path)
+        return rename(path, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", some)
+        patch.setattr(artifact, "_clear", kill)
+        with (
+            pytest.raises(KeyboardInterrupt),
+            artifact.building(directory, {"lr": 2.0}, PARENTS, FACTS) as (out, _),
+        ):
+            (out / "file.txt").write_text("new")
+            (out / artifact.STATE_DIR).mkdir()
+            (out / artifact.STATE_DIR / "step").write_text("9")
+    before = sorted(p.name for p in tmp_path.iterdir())
+    assert before != ["stage"] or (directory / artifact.STATE_DIR).exists()
+    for _ in range(2):
+        artifact.settle(directory)
+        assert sorted(p.name for p in tmp_path.iterdir()) == ["stage"]
+        assert sorted(p.name for p in directory.iterdir()) == ["file.txt", "stage.json"]
+        assert (directory / "file.txt").read_text() == "new"
+        assert artifact.why_stale(directory, {"lr": 2.0}, PARENTS) is None
+
+
+def test_settling_leaves_what_is_not_finished(tmp_path: Path) -> None:
+    directory = tmp_path / "stage"
+    artifact.settle(directory)
+    assert list(tmp_path.iterdir()) == []
+    finished(artifact.old_of(directory), "old")  # the new result was deleted by hand: the former one comes back
+    artifact.settle(directory)
+    assert (directory / "file.txt").read_text() == "old"
+    artifact.partial_of(directory).mkdir()
+    (artifact.partial_of(directory) / "progress").write_text("x")
+    artifact.settle(directory)
+    assert (directory / "file.txt").read_text() == "old"
+    assert (artifact.partial_of(directory) / "progress").exists()
+
+
+def test_a_partial_directory_that_is_worked_in_does_not_look_finished(tmp_path: Path) -> None:
+    directory = tmp_path / "stage"
+    finished(artifact.partial_of(directory), "half")
+    artifact.write_json(
+        artifact.partial_of(directory) / artifact.REQUEST_FILE,
+        {"section": SECTION, "parents": [p.to_json() for p in PARENTS]},
+    )
+    with pytest.raises(KeyboardInterrupt), artifact.building(directory, SECTION, PARENTS, FACTS):
+        raise KeyboardInterrupt
+    artifact.settle(directory)
+    assert not directory.exists()
+
+
+def test_late_settings_keep_the_progress(tmp_path: Path) -> None:
+    directory = tmp_path / "stage"
+
+    def killed(section: dict[str, object]) -> bool:
+        late = ("layers", "not_there")
+        with pytest.raises(KeyboardInterrupt), artifact.building(directory, section, PARENTS, FACTS, late) as (out, _):
+            found = (out / "progress").exists()
+            (out / "progress").write_text("x")
+            raise KeyboardInterrupt
+        return found
+
+    assert killed(SECTION) is False
+    assert killed({**SECTION, "layers": [3]}) is True
+    assert killed({**SECTION, "layers": [3], "lr": 3.0}) is False

@@ -2,7 +2,8 @@
 
 A stage works in `<NN-name>.partial/`, then its files are flushed to disk, `stage.json` is written last with
 `complete: true`, and the directory is renamed into place. A kill at any instant leaves either the old result, or a
-`.partial` directory from which the same stage resumes (if its settings and parents are the same) or starts again.
+`.partial` directory from which the same stage resumes (if its settings and parents are the same) or starts again;
+`settle` finishes the renames where the kill came between them.
 
 stage.json holds what made the directory: the resolved section, parents as (path, hash), versions, git commit,
 seed, device, seconds, peak memory, and the fingerprint of every file. Children record their parents' hash, so a
@@ -182,6 +183,11 @@ def partial_of(directory: Path) -> Path:
     return directory.with_name(directory.name + ".partial")
 
 
+def old_of(directory: Path) -> Path:
+    """Where the former result waits while the new one takes its place."""
+    return directory.with_name(f".{directory.name}.old")
+
+
 @contextmanager
 def building(
     directory: Path,
@@ -201,6 +207,7 @@ def building(
     if why_not_resumed(directory, section, parents, late):
         shutil.rmtree(partial)
     partial.mkdir(parents=True, exist_ok=True)
+    (partial / STAGE_FILE).unlink(missing_ok=True)
     write_json(partial / REQUEST_FILE, request)
     extra: dict[str, Any] = {}
     start = time.perf_counter()
@@ -252,14 +259,42 @@ def finish(partial: Path, directory: Path, stage: Mapping[str, Any]) -> None:
             with file.open("rb") as data:
                 os.fsync(data.fileno())
     write_json(partial / STAGE_FILE, stage)
-    old = directory.with_name(f".{directory.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
+    _put_in_place(partial, directory)
+
+
+def _put_in_place(partial: Path, directory: Path) -> None:
+    old = old_of(directory)
     if directory.exists():
+        shutil.rmtree(old, ignore_errors=True)
         directory.rename(old)
     partial.rename(directory)
+    _clear(directory)
+
+
+def _clear(directory: Path) -> None:
+    """Remove what a finished stage no longer needs."""
     (directory / REQUEST_FILE).unlink(missing_ok=True)
     shutil.rmtree(directory / STATE_DIR, ignore_errors=True)
-    shutil.rmtree(old, ignore_errors=True)
+    shutil.rmtree(old_of(directory), ignore_errors=True)
+
+
+def settle(directory: Path) -> None:
+    """Finish what a kill interrupted while a finished stage was put into place; nothing is run again for it.
+
+    Raises ArtifactError where another process is just doing so.
+    """
+    partial, old = partial_of(directory), old_of(directory)
+    whole = read_stage(partial) is not None
+    left = [path for path in (directory / REQUEST_FILE, directory / STATE_DIR, old) if path.exists()]
+    if not whole and not left:
+        return
+    with locked(directory.parent):
+        if whole:  # stage.json is written last: nothing but the renames was missing
+            _put_in_place(partial, directory)
+        elif not directory.exists() and old.exists():
+            old.rename(directory)
+        if read_stage(directory) is not None:
+            _clear(directory)
 
 
 def versions() -> dict[str, str]:
