@@ -164,6 +164,126 @@ def test_a_mistake_in_the_recipe(made: Made, tmp_path: Path, capsys: Capsys, wor
     assert not list(tmp_path.glob("runs/run/*/stage.json"))
 
 
+@pytest.mark.parametrize(
+    ("layers", "said"),
+    [
+        ("[6]", "decoder layer 6 is out of range: this model has decoder layers 0 to 5"),
+        ("[1, encoder.3]", "encoder layer 3 is out of range: this model has encoder layers 0 to 2"),
+        ("[1, decoder.1]", "a decoder layer is named twice"),
+        ("[encoder.0, encoder.1, encoder.2]", "no encoder layer would be left"),
+    ],
+)
+def test_layers_that_the_model_lacks_are_refused_first(
+    made: Made, tmp_path: Path, capsys: Capsys, layers: str, said: str
+) -> None:
+    message = refusal(capsys, "plan", made.recipe(tmp_path), "rank.method=explicit", f"rank.layers={layers}")
+    assert said in message
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["evaluate.metrics=[chrf, comet]"], "evaluate.metrics: comet needs source texts, and 1 of 1 test clips"),
+        (["pseudolabel.filter.min_comet=0.5"], "pseudolabel.filter.comet: comet needs source texts, and 1 of 3 train"),
+    ],
+)
+def test_comet_without_source_texts_is_refused_first(
+    made: Made, tmp_path: Path, capsys: Capsys, words: list[str], said: str
+) -> None:
+    corpus = write_corpus(tmp_path / "corpus", GOOD)
+    for row in (0, 5):
+        change_row(corpus, row, "text_en", "")
+    file = recipe_file(tmp_path, made.model, corpus)
+    message = refusal(capsys, "prepare", file, *words)
+    assert said in message
+    assert not (tmp_path / "runs/run/10-data").exists()
+    run("prepare", file)
+    assert said in refusal(capsys, "finetune", file, *words)  # also where the clips are there already
+    assert not (tmp_path / "runs/run/20-teacher").exists()
+
+
+def test_a_comet_checkpoint_that_is_not_there_is_refused_first(made: Made, tmp_path: Path, capsys: Capsys) -> None:
+    file = made.recipe(tmp_path)
+    (tmp_path / "empty").mkdir()
+    place = tmp_path / "empty"
+    assert "hparams.yaml is missing" in refusal(capsys, "plan", file, f"evaluate.metrics=['comet:{place}']")
+    assert "no COMET checkpoint" in refusal(capsys, "plan", file, "evaluate.metrics=['comet:./gone']")
+    words = ["pseudolabel.filter.min_comet=0.5", f"pseudolabel.filter.comet='comet:{place}'"]
+    assert "hparams.yaml is missing" in refusal(capsys, "plan", file, *words)
+    words[1] = "pseudolabel.filter.comet=chrf"
+    assert "'chrf' is no COMET" in refusal(capsys, "plan", file, *words)
+
+
+def test_the_speeds_are_of_the_device(made: Made, tmp_path: Path, capsys: Capsys) -> None:
+    """A run that was finished on another kind of device translates again; nothing else does."""
+    file = made.copied(tmp_path)
+    stage = tmp_path / "runs/run/80-outputs/stage.json"
+    record = json.loads(stage.read_text())
+    assert record["section"]["device"] == "cpu"
+    record["section"]["device"] = "cuda"
+    stage.write_text(json.dumps(record))
+    plan = {line["stage"]: line["why"] for line in answer(capsys, "plan", file)["plan"] if line["runs"]}
+    assert plan["translate"] == "settings changed: device"
+    assert set(plan) == {"translate", "evaluate", "report"}
+
+
+def no_memory(kind: str) -> Exception:
+    import torch
+
+    if kind == "torch":
+        return torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+    if kind == "allocator":
+        return RuntimeError("[enforce fail at alloc_cpu.cpp:121] DefaultCPUAllocator: can't allocate memory")
+    return MemoryError()
+
+
+@pytest.mark.parametrize("kind", ["torch", "allocator", "python"])
+def test_too_little_memory_says_what_to_lower(
+    made: Made, tmp_path: Path, capsys: Capsys, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    from sordino.training import trainer
+
+    file = made.copied(tmp_path, stages=["10-data"])
+    loss, steps = trainer.batch_loss, []
+
+    def short(*args: Any) -> Any:
+        steps.append(1)
+        if len(steps) == 3:
+            raise no_memory(kind)
+        return loss(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer, "batch_loss", short)
+        message = refusal(capsys, "finetune", file)
+    assert "finetune: the memory of cpu is not enough" in message
+    assert "raise finetune.accumulate (now 1, batch_size 4)" in message
+    assert "finetune.gradient_checkpointing=true" in message
+    points = tmp_path / "runs/run/20-teacher.partial/.state/train"
+    assert [p.name for p in points.iterdir()] == ["step-00000002"]
+    run("finetune", file, "finetune.accumulate=4")  # goes on where it was
+    rows = jsonl(tmp_path / "runs/run/20-teacher/log.jsonl")
+    straight = jsonl(made.finished / "20-teacher/log.jsonl")
+    assert rows[:2] == straight[:2]
+    assert rows[2]["loss"] == pytest.approx(straight[2]["loss"], rel=1e-4)
+
+
+def test_too_little_memory_for_files_and_batches(
+    made: Made, tmp_path: Path, capsys: Capsys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from sordino import use
+    from sordino.stages import pseudolabel
+
+    def short(*_: object, **__: object) -> None:
+        raise no_memory("torch")
+
+    monkeypatch.setattr(pseudolabel, "generate", short)
+    file = made.copied(tmp_path, stages=["10-data", "20-teacher"])
+    assert "lower pseudolabel.batch_size (now 3)" in refusal(capsys, "pseudolabel", file)
+    monkeypatch.setattr(use, "translate_files", short)
+    message = refusal(capsys, "translate", made.model, made.corpus / "clip00.flac", "--to", "de")
+    assert "not enough memory. Lower --batch-size" in message
+
+
 def test_layers_out_of_range_leave_what_is_finished(made: Made, tmp_path: Path, capsys: Capsys) -> None:
     file = made.copied(tmp_path, stages=["10-data", "20-teacher", "30-ranking"])
     before = contents(tmp_path / "runs")

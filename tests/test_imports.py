@@ -41,7 +41,7 @@ NARROWER = {
 }
 # registry.load can quantise while it loads; imported when asked for
 KNOWN = {("families/registry.py", "compress.quantize")}
-STAGES_SHARE = {"job", "learning", "opening", "forecast", "bits"}
+STAGES_SHARE = {"early", "job", "learning", "opening", "forecast", "bits"}
 # `heal: each` removes layers as the prune stage does
 STAGES_KNOWN = {("distil", "prune")} | {
     ("sweep", name) for name in ("evaluate", "export", "prune", "report", "translate")

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import sordino
-from sordino.errors import RecipeError, SordinoError
+from sordino.errors import RecipeError, SordinoError, is_out_of_memory
 
 if TYPE_CHECKING:
     from sordino.recipe import Recipe
@@ -65,12 +65,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SordinoError as error:
         print(f"sordino: {error}", file=sys.stderr)
         return 2
+    except (MemoryError, RuntimeError, OSError) as error:
+        if isinstance(error, BrokenPipeError):  # `| head`
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 0
+        if not is_out_of_memory(error):
+            raise
+        way = "Lower --batch-size, or take another --device." if hasattr(args, "batch_size") else "Free some of it."
+        print(f"sordino: there is not enough memory. {way}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print("sordino: interrupted; the same command goes on from here.", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # `| head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     if args.json:
         print(json.dumps(result, ensure_ascii=False))
     return int(result.get("exit", 0))

@@ -18,6 +18,24 @@ class SordinoError(Exception):
         self.remedy = remedy
 
 
+OUT_OF_MEMORY = (
+    "out of memory",
+    "can't allocate memory",
+    "not enough memory",
+    "cannot allocate memory",
+    "alloc_failed",
+)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an exception of Python, torch or a driver says that memory ran out."""
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or (isinstance(error, (RuntimeError, OSError)) and any(s in str(error).lower() for s in OUT_OF_MEMORY))
+    )
+
+
 class RecipeError(SordinoError):
     """An unknown key, a wrong type, or settings that contradict each other."""
 

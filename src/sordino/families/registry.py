@@ -15,7 +15,7 @@ from typing import Any, Literal
 import torch
 
 from sordino.errors import FamilyError
-from sordino.families.base import Family, SpeechModel, module_at
+from sordino.families.base import Family, Scope, SpeechModel, module_at
 from sordino.shards.reading import Checkpoint
 
 FAMILIES = {
@@ -69,6 +69,22 @@ def family_of(path: str, revision: str | None = None) -> Family:
     if not isinstance(model_type, str):
         raise FamilyError(f"{Path(path) / 'config.json'} names no model_type.", "Give a transformers model.")
     return get(model_type)
+
+
+def local_config(path: str, revision: str | None = None) -> Any | None:
+    """The config of a local directory, or of a Hub id that has been fetched before; None where it is not here."""
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(path, revision=revision, local_files_only=True)
+    except (OSError, ValueError):
+        return None  # loading the model will say what is wrong
+
+
+def layer_count(config: Any, scope: Scope) -> int:
+    """Layers of a scope by a model's config. Raises FamilyError for a family that is not supported."""
+    name, count = get(str(config.model_type)).layer_counts[scope]
+    return int(getattr(getattr(config, name), count))
 
 
 def default_device(wanted: str = "auto") -> torch.device:

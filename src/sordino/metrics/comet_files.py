@@ -41,15 +41,12 @@ def locate(model: str) -> Files:
 
     Raises DataError where they are incomplete or cannot be downloaded.
     """
-    path = Path(model).expanduser()
-    if path.is_dir():
-        return _local(path, path / CHECKPOINT, path.resolve().name)
-    if path.is_file():
-        beside = path.resolve().parent
-        root = beside if (beside / SETTINGS).is_file() else beside.parent
-        return _local(root, path, root.name)
-    if path.suffix == ".ckpt" or model.startswith((".", "/", "~")) or model.count("/") > 1:
-        raise DataError(f"there is no COMET checkpoint {model}.", "Give a directory with hparams.yaml, or a Hub name.")
+    here = local(model)
+    if here is not None:
+        root, checkpoint = here
+        with checkpoint.open("rb") as data:
+            digest = hashlib.file_digest(data, "sha256").hexdigest()
+        return Files(root.resolve().name, f"sha256-{digest[:SHOWN]}", root / SETTINGS, checkpoint)
     name, _, revision = model.partition("@")
     repository = name if "/" in name else f"{OWNER}/{name}"
     settings = download(repository, SETTINGS, revision or None)
@@ -57,13 +54,25 @@ def locate(model: str) -> Files:
     return Files(name, settings.parent.name[:SHOWN], settings, checkpoint)  # .../snapshots/<commit>/hparams.yaml
 
 
-def _local(root: Path, checkpoint: Path, name: str) -> Files:
+def local(model: str) -> tuple[Path, Path] | None:
+    """(directory, checkpoint) of a model on disk; None for a name that is to be looked for on the Hub.
+
+    Raises DataError where files are missing.
+    """
+    path = Path(model).expanduser()
+    if path.is_dir():
+        root, checkpoint = path, path / CHECKPOINT
+    elif path.is_file():
+        beside = path.resolve().parent
+        root, checkpoint = (beside if (beside / SETTINGS).is_file() else beside.parent), path
+    elif path.suffix == ".ckpt" or model.startswith((".", "/", "~")) or model.count("/") > 1:
+        raise DataError(f"there is no COMET checkpoint {model}.", "Give a directory with hparams.yaml, or a Hub name.")
+    else:
+        return None
     for file in (root / SETTINGS, checkpoint):
         if not file.is_file():
             raise DataError(f"{root} is no COMET model: {file.name} is missing.", f"It needs {SETTINGS}, {CHECKPOINT}.")
-    with checkpoint.open("rb") as data:
-        digest = hashlib.file_digest(data, "sha256").hexdigest()
-    return Files(name, f"sha256-{digest[:SHOWN]}", root / SETTINGS, checkpoint)
+    return root, checkpoint
 
 
 def download(repository: str, file: str, revision: str | None) -> Path:

@@ -16,13 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from sordino import artifact
-from sordino.compress import importance
-from sordino.errors import ArtifactError, RecipeError
-from sordino.metrics import registry as metrics
+from sordino.errors import ArtifactError, RecipeError, SordinoError, is_out_of_memory
 from sordino.progress import note
 from sordino.recipe import Recipe
 from sordino.stages import (
     distil,
+    early,
     evaluate,
     export,
     finetune,
@@ -87,7 +86,7 @@ def plan(recipe: Recipe, config: Mapping[str, Any] | None = None, device: str | 
 
     config: of the base model, for the forecasts (`forecast.config_of`); device: of the forecasts, cuda or cpu.
     """
-    refuse_early(recipe)
+    early.refuse(recipe)
     ahead = forecast(recipe, config, device) if config else {}
     found: list[Planned] = []
     renewed: set[str] = set()
@@ -115,7 +114,8 @@ def stages_of(recipe: Recipe) -> list[tuple[Stage, dict[str, Any]]]:
 
 def run(recipe: Recipe, options: Mapping[str, Any] | None = None) -> list[str]:
     """Run every stage that is missing or out of date, in order. Returns the names of the stages that ran."""
-    refuse_early(recipe)
+    early.refuse(recipe)
+    settle(recipe)
     ran = []
     for stage, _ in stages_of(recipe):
         if run_stage(stage, recipe, options or {}):
@@ -128,26 +128,22 @@ def run_one(name: str, recipe: Recipe, options: Mapping[str, Any]) -> bool:
     stage = by_name(name)
     if resolved(stage, recipe) is None:
         raise RecipeError(f"this recipe has no {name} section.", f"Add `{name}:` to it.")
-    refuse_early(recipe)
+    early.refuse(recipe)
+    settle(recipe)
     return run_stage(stage, recipe, options)
 
 
-def refuse_early(recipe: Recipe) -> None:
-    """Raise RecipeError for names that only a later stage would look up, perhaps after hours of training."""
-    device_of(recipe.device)
-    refuse_names(recipe)
-
-
-def refuse_names(recipe: Recipe) -> None:
-    """Raise RecipeError for layers and metrics that do not exist."""
-    for text in recipe.rank.layers if recipe.rank else ():
-        importance.parse_layer(text)
-    for metric in recipe.evaluate.metrics if recipe.evaluate else ():
-        metrics.canonical(metric)
+def settle(recipe: Recipe) -> None:
+    """Put finished stages into place where a kill came in between."""
+    for stage, _ in stages_of(recipe):
+        artifact.settle(recipe.directory / stage.directory)
 
 
 def run_stage(stage: Stage, recipe: Recipe, options: Mapping[str, Any]) -> bool:
-    """Run a stage if it is not done. Returns whether it ran. Raises ArtifactError on a full disk, keeping progress."""
+    """Run a stage if it is not done. Returns whether it ran.
+
+    Raises ArtifactError where disk or memory is full, keeping progress.
+    """
     settings = resolved(stage, recipe)
     assert settings is not None
     directory = recipe.directory / stage.directory
@@ -165,24 +161,50 @@ def run_stage(stage: Stage, recipe: Recipe, options: Mapping[str, Any]) -> bool:
             artifact.building(directory, settings, parents, facts, stage.late) as (out, extra),
         ):
             stage.run(Job(recipe, out, extra, options))
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise full(directory) from error
-        if error.errno in (errno.EACCES, errno.EROFS):
-            raise ArtifactError(f"{error.filename}: {error.strerror}.", "Change its rights, or `out`.") from error
-        raise
     except Exception as error:
-        # libraries wrap a full disk in errors of their own
-        if "No space left on device" not in str(error):
+        said = None if isinstance(error, SordinoError) else explained(error, stage, settings, directory, device)
+        if said is None:
             raise
-        raise full(directory) from error
+        raise said from error
     return True
 
 
-def full(directory: Path) -> ArtifactError:
+def explained(
+    error: Exception, stage: Stage, settings: Mapping[str, Any], directory: Path, device: str
+) -> ArtifactError | None:
+    """What the user can do about an error of the machine; None for any other error."""
+    if is_out_of_memory(error):
+        return short_of_memory(stage, settings, device)
+    if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EROFS):
+        return ArtifactError(f"{error.filename}: {error.strerror}.", "Change its rights, or `out`.")
+    # libraries wrap a full disk in errors of their own
+    if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left on device" in str(error):
+        return ArtifactError(
+            f"the disk is full while writing {artifact.partial_of(directory)}.",
+            "Free some space (the run's cache/ can go) and run the same command again: it goes on from there.",
+        )
+    return None
+
+
+def short_of_memory(stage: Stage, settings: Mapping[str, Any], device: str) -> ArtifactError:
+    """Names the settings of this stage that take less memory for the same result."""
+    name, ways = stage.name, []
+    if settings.get("accumulate", settings.get("batch_size")) != settings.get("batch_size"):
+        now = f"{settings['accumulate']}, batch_size {settings['batch_size']}"
+        ways.append(f"raise {name}.accumulate (now {now}): fewer clips at once, the same steps")
+    elif "accumulate" not in settings and settings.get("batch_size", 1) > 1:
+        ways.append(f"lower {name}.batch_size (now {settings['batch_size']})")
+    if settings.get("gradient_checkpointing") is False:
+        ways.append(f"set {name}.gradient_checkpointing=true")
+    if "memory_mb" in settings:
+        now = settings["memory_mb"] or "a quarter of the model"
+        ways.append(f"lower {name}.memory_mb (now {now})")
+    if "precision" in settings and settings["precision"] != "bfloat16":
+        ways.append(f"set {name}.precision=bfloat16 (other results)")
+    ways.append("take a device with more memory")
     return ArtifactError(
-        f"the disk is full while writing {artifact.partial_of(directory)}.",
-        "Free some space (the run's cache/ can go) and run the same command again: it goes on from there.",
+        f"{name}: the memory of {device} is not enough.",
+        f"What helps: {'; or '.join(ways)}. `sordino plan` says what a stage takes. Finished work is kept.",
     )
 
 

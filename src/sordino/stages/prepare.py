@@ -19,6 +19,7 @@ from sordino.errors import DataError
 from sordino.families import registry
 from sordino.progress import bar, note
 from sordino.recipe import CorpusSection
+from sordino.stages.early import refuse_sources
 from sordino.stages.job import DATA, Job, Stage
 
 AUDIO, EXTRA_AUDIO = "audio", "audio-extra"  # of corpora that keep theirs inside tables
@@ -48,6 +49,8 @@ def run(job: Job) -> None:
     for lacking in needed:
         if lacking not in dealt:
             raise DataError(f"there is no {lacking} split, and this recipe needs it.", "Look at data.splits.")
+    by_name = {str(split): members for split, members in dealt.items()}
+    refuse_sources(recipe, lambda split: by_name.get(split, []))
     for split, members in dealt.items():
         manifest.write(job.out / f"{split}.jsonl", _settled(job, members))
     if extra:

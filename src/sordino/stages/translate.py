@@ -6,6 +6,7 @@ before a kill is not run again.
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 from sordino import artifact
@@ -93,10 +94,17 @@ def parents(recipe: Recipe) -> list[str]:
     return [*dict.fromkeys(directory_of(key) for key in chosen(recipe)), DATA]
 
 
+def settings(recipe: Recipe) -> dict[str, Any] | None:
+    """The section, and the kind of device: the speeds are its."""
+    if recipe.translate is None:
+        return None
+    return dataclasses.asdict(recipe.translate) | {"device": device_of(recipe.device).type}
+
+
 STAGE = Stage(
     name="translate",
     directory=OUTPUTS,
-    section=lambda recipe: recipe.translate,
+    section=settings,
     parents=parents,
     run=run,
     uses=("source", "target", "prompt", "dtype", "attention"),
