@@ -200,11 +200,13 @@ def short_of_memory(stage: Stage, settings: Mapping[str, Any], device: str) -> A
         now = settings["memory_mb"] or "a quarter of the model"
         ways.append(f"lower {name}.memory_mb (now {now})")
     if "precision" in settings and settings["precision"] != "bfloat16":
-        ways.append(f"set {name}.precision=bfloat16 (other results)")
+        ways.append(f"set {name}.precision=bfloat16 (other results, from the start)")
     ways.append("take a device with more memory")
+    # translate has none: its speeds are of one batch size
+    kept = "What is done is kept." if stage.late else "The stage begins again with other settings."
     return ArtifactError(
         f"{name}: the memory of {device} is not enough.",
-        f"What helps: {'; or '.join(ways)}. `sordino plan` says what a stage takes. Finished work is kept.",
+        f"What helps: {'; or '.join(ways)}. {kept} `sordino plan` says what a stage takes.",
     )
 
 
