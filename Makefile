@@ -1,6 +1,7 @@
 # `make demo`  sets up .venv and runs the whole chain on the embedded speech (TARGET=zh for Chinese)
 # `make test`  sets up .venv and runs the tests
 # `make test-comet`  installs the original COMET beside it (1.4 GB, minutes) and compares every segment's score
+# `make test-gguf`  compiles llama-cpp-python (5 to 15 minutes) and runs what needs it
 # `make lint types`  what .ci/run adds to that
 PYTHON ?= python3
 TARGET ?= de
@@ -8,7 +9,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.installed
 
-.PHONY: demo test test-comet lint types clean
+.PHONY: demo test test-comet test-gguf lint types clean
 
 demo: $(READY)
 	$(BIN)/sordino run recipes/demo.yaml target=$(TARGET)
@@ -18,6 +19,11 @@ test: $(READY)
 
 test-comet: $(READY)
 	$(BIN)/python -m pytest -m isolated tests/metrics
+
+test-gguf: $(READY)
+	$(BIN)/python -c 'import llama_cpp' 2>/dev/null || \
+		CMAKE_ARGS="-DLLAVA_BUILD=OFF -DLLAMA_OPENSSL=OFF $(CMAKE_ARGS)" $(BIN)/python -m pip install --editable '.[gguf]'
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest tests/export/test_hybrid.py
 
 lint: $(READY)
 	$(BIN)/ruff check src tests demo benchmarks

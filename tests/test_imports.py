@@ -20,7 +20,7 @@ LEVELS = (
     {"errors", "languages"},
     {"settings"},
     {"recipe", "artifact", "progress", "threads", "shards"},
-    {"data"},
+    {"data", "llama"},
     {"families"},
     {"features"},
     {"metrics", "measure"},
@@ -37,7 +37,7 @@ NARROWER = {
     "metrics": {"errors", "languages", "progress", "families", "metrics"},  # a learned metric runs on a device
     "measure": {"errors", "languages", "shards", "measure"},
     "data": {"errors", "languages", "data"},
-    "export": {"errors", "progress", "shards", "families", "measure", "compress", "export"},
+    "export": {"errors", "progress", "threads", "shards", "llama", "families", "measure", "compress", "export"},
 }
 # registry.load can quantise while it loads; imported when asked for
 KNOWN = {("families/registry.py", "compress.quantize")}

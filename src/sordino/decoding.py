@@ -110,6 +110,11 @@ def generate(
     tower = torch.cat([h.tower for h in heard]).to(speech.device, speech.dtype)
     embeds = speech.embed(ids, speech.family.project(speech.model, tower))  # (B, S, H)
     stops = speech.stop_ids()
+    if speech.outside:
+        if sampling:
+            raise ValueError("a decoder outside is greedy")
+        prompts = [row[-len(h.ids) :] for row, h in zip(embeds, heard, strict=True)]
+        return speech.outside.greedy(prompts, stops, max_new_tokens)
     greedy = GenerationConfig(
         do_sample=False,
         num_beams=1,

@@ -24,7 +24,7 @@ from sordino.errors import RecipeError
 from sordino.languages import language_code, language_name
 
 ScopeName = Literal["decoder", "encoder", "both"]
-Format = Literal["bf16", "nf4", "mixed"]  # of exports
+Format = Literal["bf16", "nf4", "mixed", "gguf-q8_0", "gguf-q4_k_m", "gguf-q4_0"]  # of exports
 SYSTEM_PROMPT = "You are a professional translator."  # the paper's
 Precision = Literal["auto", "float32", "bfloat16", "bfloat16-mixed"]
 

@@ -1,12 +1,29 @@
-"""Export formats: name -> module with `write(source, directory)` and LOADS_WITH."""
+"""Export formats: name -> `write(source, directory, revision)` and LOADS_WITH, of a module or of something in one."""
 
 from __future__ import annotations
 
 import importlib
-from types import ModuleType
+from typing import Any
 
-FORMATS = {"bf16": "sordino.export.bf16", "nf4": "sordino.export.nf4", "mixed": "sordino.export.packed"}
+FORMATS = {
+    "bf16": "sordino.export.bf16",
+    "nf4": "sordino.export.nf4",
+    "mixed": "sordino.export.packed",
+    "gguf-q8_0": "sordino.export.gguf:Q8_0",
+    "gguf-q4_k_m": "sordino.export.gguf:Q4_K_M",
+    "gguf-q4_0": "sordino.export.gguf:Q4_0",
+}
 
 
-def get(name: str) -> ModuleType:
-    return importlib.import_module(FORMATS[name])
+def require(name: str) -> None:
+    """Raise FamilyError where a format needs a package that is not installed."""
+    needed = getattr(get(name), "require", None)
+    if needed:
+        needed()
+
+
+def get(name: str) -> Any:
+    """`write` gives what the audit should say beside sizes, or nothing."""
+    module, _, inner = FORMATS[name].partition(":")
+    found = importlib.import_module(module)
+    return getattr(found, inner) if inner else found

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -73,6 +73,7 @@ class Family:
     answers_end_with: Mapping[str, str]  # prompt style -> stop token
     takes_system: bool  # whether a system prompt may stand beside audio
     fixed: tuple[str, ...] = ()  # module paths of tables that no training changes: sinusoidal positions
+    gguf: str | None = None  # llama.cpp's name for the decoder's architecture; None where it has none
 
     def saved_name(self, name: str) -> str:
         """A weight's name in the model -> its name in a checkpoint."""
@@ -87,14 +88,25 @@ def _renamed(name: str, prefixes: Iterable[tuple[str, str]]) -> str:
     return next((to + name[len(of) :] for of, to in prefixes if f"{name}.".startswith(f"{of}.")), name)
 
 
+class Decoder(Protocol):
+    """A decoder that runs elsewhere than in transformers."""
+
+    def greedy(self, prompts: Sequence[Tensor], stops: Sequence[int], max_new_tokens: int) -> list[list[int]]:
+        """Prompts (S, H) each -> the likeliest ids, cut before the first of `stops`."""
+
+
 @dataclass
 class SpeechModel:
-    """A loaded model with its processor and family. `model` is always the stock transformers module."""
+    """A loaded model with its processor and family. `model` is always the stock transformers module.
+
+    outside: decodes instead of the model's decoder, which then has no layers; such a model only translates.
+    """
 
     family: Family
     model: Any
     processor: Any
     path: str
+    outside: Decoder | None = None
 
     @property
     def device(self) -> torch.device:

@@ -184,4 +184,5 @@ QWEN2_AUDIO = Family(
     tiny=tiny,
     takes_system=True,
     fixed=("model.audio_tower.embed_positions",),
+    gguf="qwen2",
 )

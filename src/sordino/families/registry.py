@@ -87,6 +87,14 @@ def layer_count(config: Any, scope: Scope) -> int:
     return int(getattr(getattr(config, name), count))
 
 
+def is_gguf(path: str) -> bool:
+    """Whether a local directory's decoder is a GGUF file (export/gguf.py)."""
+    if is_hub_id(path):
+        return False
+    quantisation = read_config(path).get("quantization_config")
+    return isinstance(quantisation, dict) and quantisation.get("quant_method") == "gguf"
+
+
 def default_device(wanted: str = "auto") -> torch.device:
     """'auto' takes the accelerator torch reports, else the CPU."""
     if wanted != "auto":
@@ -133,11 +141,17 @@ def load(
 
     quantise="nf4" quantises the linear layers while loading (bitsandbytes, double quantisation), but for the head and
     the parts in `kept`.
-    Raises FamilyError for an unknown family or weights that do not load, ArtifactError for damaged shards, by name.
+    Raises FamilyError for an unknown family, weights that do not load and a model whose decoder is not transformers',
+    ArtifactError for damaged shards, by name.
     """
     import transformers
 
     family = family_of(path, revision)
+    if is_gguf(path):
+        raise FamilyError(
+            f"{path} holds a decoder for llama.cpp, which translates and does nothing else.",
+            "Train, rank, prune, merge or export the 16-bit model it was made from.",
+        )
     where = torch.device(device) if str(device) != "auto" else default_device()
     floating = dtype if isinstance(dtype, torch.dtype) else default_dtype(dtype, where)
     model_class = getattr(transformers, family.model_class)

@@ -245,4 +245,5 @@ VOXTRAL = Family(
     tiny=tiny,
     takes_system=False,
     fixed=("model.audio_tower.embed_positions",),
+    gguf="llama",
 )

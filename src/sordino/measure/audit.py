@@ -1,6 +1,6 @@
 """What a checkpoint consists of and what it wastes, from headers, names and configs alone. No torch, milliseconds.
 
-found = audit(Path("model"))          # a directory, or one .safetensors file
+found = audit(Path("model"))          # a directory, or one .safetensors or .gguf file
 found.torch_save_bytes                # the measure of the IWSLT compression track
 [f.what for f in found.findings]      # 'the head is stored though it is tied to the embedding', ...
 """
@@ -19,6 +19,7 @@ from sordino.measure.size import (
     COMPANION,
     FOUR_BIT_STATE,
     LAYER,
+    headers,
     is_tied,
     logical_parameters,
     parameters_by_name,
@@ -28,7 +29,7 @@ from sordino.measure.size import (
 )
 from sordino.measure.torch_save import STORAGES, torch_save_bytes
 from sordino.measure.waste import Finding
-from sordino.shards.reading import Tensor, read_headers
+from sordino.shards.reading import Tensor
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ class Audit:
 
 
 def audit(path: Path) -> Audit:
-    """Read the headers of a model directory, an adapter directory or one .safetensors file.
+    """Read the headers of a model directory, an adapter directory or one .safetensors or .gguf file.
 
     Raises ArtifactError where there is none, a shard is missing or a file is damaged.
     """
@@ -81,9 +82,9 @@ def audit(path: Path) -> Audit:
     elif path.is_file():
         files = (path,)
     else:
-        raise ArtifactError(f"there is no model {path}.", "Give a model directory or a .safetensors file.")
+        raise ArtifactError(f"there is no model {path}.", "Give a model directory, a .safetensors or a .gguf file.")
     config = read_json(directory / "config.json")
-    tensors = read_headers(files)
+    tensors = headers(files)
     everything = [f for f in directory.rglob("*") if f.is_file()] if path.is_dir() else list(files)
     known = all(tensor.dtype in STORAGES for tensor in tensors.values())
     return Audit(

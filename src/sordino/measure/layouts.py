@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from sordino.errors import FamilyError
+from sordino.measure import gguf
 from sordino.measure.shapes import Shape
 from sordino.measure.size import part_of
 from sordino.shards.reading import Tensor
@@ -150,9 +151,13 @@ LAYOUTS = {
     "nf4-e4-h8": Layout("nf4, embedding 4 bit, head 8 bit, rest bf16", nf4, grouped(4), grouped(8), BF16),
 }
 
+TITLES = {name: layout.title for name, layout in LAYOUTS.items()} | gguf.TITLES
+
 
 def stored(tensors: Iterable[Shape], layout: str) -> Stored:
-    """The tensors of a checkpoint in this layout, by name."""
+    """The tensors of a checkpoint in this layout, one of TITLES, by name."""
+    if layout in gguf.FORMATS:
+        return gguf.stored(tensors, layout)
     rules = LAYOUTS[layout]
     kinds: Mapping[str, Storage] = {
         "linear": rules.linear,
@@ -197,6 +202,13 @@ def safetensors_bytes(tensors: Mapping[str, Tensor]) -> int:
     """Bytes of the one file that save_pretrained writes: length, header, data."""
     placed = place({name: Planned(tensor.dtype, tensor.shape) for name, tensor in tensors.items()})
     return len(header(placed)) + data_bytes(tensors)
+
+
+def disk_bytes(tensors: Mapping[str, Tensor]) -> int:
+    """Bytes of a checkpoint's files: one of safetensors, and the decoder's GGUF where there is one."""
+    decoder = {name: tensor for name, tensor in tensors.items() if gguf.OURS.match(name)}
+    rest = {name: tensor for name, tensor in tensors.items() if name not in decoder}
+    return safetensors_bytes(rest) + (gguf.file_bytes(decoder) if decoder else 0)
 
 
 def _product(shape: tuple[int, ...]) -> int:

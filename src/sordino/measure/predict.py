@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-from sordino.measure import layouts, shapes
+from sordino.measure import gguf, layouts, shapes
 from sordino.measure.shapes import Model, Shape
 from sordino.shards.reading import CHUNK_BYTES
 
@@ -101,6 +101,12 @@ def weights_bytes(model: Model, *, width: int, quantised: bool = False, kept: Co
     linear = [tensor for tensor in model.tensors if tensor.kind == "linear" and tensor.part not in kept]
     rest = model.parameters - shapes.count(linear)
     return layouts.data_bytes(layouts.stored(linear, "nf4")) + width * rest
+
+
+def hybrid_bytes(model: Model, layout: str, *, width: int) -> int:
+    """Of a loaded GGUF export: the decoder as stored, encoder and projector in `width` bytes."""
+    decoder = [tensor for tensor in model.tensors if gguf.name_of(tensor.name)]
+    return layouts.data_bytes(gguf.stored(decoder, layout)) + width * (model.parameters - shapes.count(decoder))
 
 
 def full_training(

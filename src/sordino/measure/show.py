@@ -12,7 +12,7 @@ from rich.text import Text
 
 from sordino.measure import layouts, shapes
 from sordino.measure.audit import Audit, Share, part_with_layer, shares
-from sordino.measure.torch_save import torch_save_bytes
+from sordino.measure.torch_save import STORAGES, torch_save_bytes
 
 GIB = 2**30
 MODEL_STAGES = ("finetune", "rank", "prune", "pseudolabel", "distil", "qlora", "merge", "export", "translate")
@@ -61,8 +61,8 @@ def config_tables(model: shapes.Model, title: str) -> RenderableType:
     table = Table("layout", "on disk", "torch.save", "", "stored elements", "what")
     for name, row in layout_rows(model).items():
         disk, saved = row["bytes"], row["torch_save_bytes"]
-        sizes = gigabytes(disk), gigabytes(saved), f"{saved / GIB:.3f} GiB"
-        table.add_row(name, *sizes, _count(row["stored_elements"]), layouts.LAYOUTS[name].title)
+        sizes = gigabytes(disk), gigabytes(saved), "" if saved is None else f"{saved / GIB:.3f} GiB"
+        table.add_row(name, *sizes, _count(row["stored_elements"]), layouts.TITLES[name])
     _right(parts)
     _right(table, last=4)
     return Group(parts, table)
@@ -106,17 +106,18 @@ def config_parts(model: shapes.Model) -> dict[str, Share]:
     return shares(stored, {}, {name: part_with_layer(name) for name in stored})
 
 
-def layout_rows(model: shapes.Model, rank: int = 64) -> dict[str, dict[str, int]]:
+def layout_rows(model: shapes.Model, rank: int = 64) -> dict[str, dict[str, int | None]]:
     """Layout -> bytes of its files, bytes torch.save would give, stored elements. rank: of an adapter beside."""
-    rows = {}
-    for name, layout in layouts.LAYOUTS.items():
+    rows: dict[str, dict[str, int | None]] = {}
+    for name in layouts.TITLES:
         stored = layouts.stored(model.tensors, name)
-        size = layouts.safetensors_bytes(stored)
-        if layout.adapter:
+        size = layouts.disk_bytes(stored)
+        if name in layouts.LAYOUTS and layouts.LAYOUTS[name].adapter:
             adapter = layouts.stored(shapes.lora(model.tensors, rank), "float32")
             size += layouts.safetensors_bytes(adapter)
             stored |= adapter
-        saved = torch_save_bytes(stored, module=True)
+        known = all(tensor.dtype in STORAGES for tensor in stored.values())
+        saved = torch_save_bytes(stored, module=True) if known else None
         rows[name] = {"bytes": size, "torch_save_bytes": saved, "stored_elements": layouts.stored_elements(stored)}
     return rows
 

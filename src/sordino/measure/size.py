@@ -17,30 +17,33 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from sordino.errors import ArtifactError
+from sordino.shards import gguf
 from sordino.shards.reading import INDEX, SINGLE, Checkpoint, Tensor, read_headers
 
+GGUF = ".gguf"
 FOUR_BIT_WEIGHTS_PER_BYTE = 2
 FOUR_BIT_STATE = re.compile(r"\.quant_state\.bitsandbytes__(?:nf4|fp4)$")
 COMPANION = re.compile(  # beside quantised weights; none of them is a parameter of the network
     r"\.(?:absmax|quant_map|nested_absmax|nested_quant_map|quant_state\.bitsandbytes__\w+|SCB|weight_format)$"
 )
-# First match wins. Names as transformers saves them; "layers.N" is the decoder once the audio tower is out.
+# First match wins. Names as transformers saves them, or llama.cpp (token_embd, blk.N, output); "layers.N" is the
+# decoder once the audio tower is out.
 PARTS = {
     "adapter": re.compile(r"\blora_"),
     "projector": re.compile(r"projector|\bembed_audio\b|\baudio_adapter\b"),
     "audio_encoder": re.compile(r"\baudio_tower\b|\baudio_encoder\b|\baudio_model\b|\bspeech_encoder\b"),
-    "head": re.compile(r"\blm_head\b"),
-    "embedding": re.compile(r"\bembed_tokens(?:_per_layer)?\b|\btok_embeddings\b|\bwte\b"),
+    "head": re.compile(r"\blm_head\b|^output\.weight$"),
+    "embedding": re.compile(r"\bembed_tokens(?:_per_layer)?\b|^token_embd\b|\btok_embeddings\b|\bwte\b"),
     "other": re.compile(r"\bvision_tower\b|\bembed_vision\b"),
-    "decoder": re.compile(r"\blayers\.\d+\."),
+    "decoder": re.compile(r"\blayers\.\d+\.|^blk\.\d+\."),
 }
-LAYER = re.compile(r"\blayers\.(\d+)\.")  # of either stack
+LAYER = re.compile(r"\b(?:layers|blk)\.(\d+)\.")  # of either stack
 
 
 @dataclass(frozen=True)
@@ -81,7 +84,7 @@ def measure(path: Path) -> Size:
     if not path.is_dir():
         raise ArtifactError(f"there is no model directory {path}.", "Run the stage that makes it.")
     files = weights_files(path)
-    tensors = read_headers(files)
+    tensors = headers(files)
     return Size(
         weights_bytes=sum(file.stat().st_size for file in files),
         directory_bytes=sum(file.stat().st_size for file in path.iterdir() if file.is_file()),
@@ -112,7 +115,8 @@ def together(first: Size, second: Size) -> Size:
 
 
 def weights_files(path: Path) -> tuple[Path, ...]:
-    """The files stock loading reads: the index's shards or model.safetensors, and adapter_model.safetensors.
+    """The files loading reads: the index's shards or model.safetensors, adapter_model.safetensors, and the GGUF file
+    that config.json names.
 
     A directory with neither counts every safetensors file in it. Raises ArtifactError for none, and for shards that
     are lost, damaged or not of one model.
@@ -124,9 +128,24 @@ def weights_files(path: Path) -> tuple[Path, ...]:
         files = sorted(file for file in path.glob("*.safetensors") if file != adapter)
     if adapter.is_file():
         files.append(adapter)
+    decoder = (read_json(path / "config.json").get("quantization_config") or {}).get("file")
+    if isinstance(decoder, str) and decoder.endswith(GGUF):
+        if not (path / decoder).is_file():
+            raise ArtifactError(f"{path / decoder} is missing, and config.json needs it.", "Copy the model again.")
+        files.append(path / decoder)
     if not files:
         raise ArtifactError(f"{path} holds no safetensors weights.", "Save the model with safetensors.")
     return tuple(files)
+
+
+def headers(files: Iterable[Path]) -> dict[str, Tensor]:
+    """The tensors of several files. Raises ArtifactError for a damaged one and for a tensor that two of them hold."""
+    files = list(files)
+    found = read_headers(file for file in files if file.suffix != GGUF)
+    for file in files:
+        if file.suffix == GGUF:
+            found |= gguf.read_header(file).tensors
+    return found
 
 
 def logical_parameters(tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> int | None:
@@ -148,7 +167,7 @@ def logical_parameters(tensors: Mapping[str, Tensor], config: Mapping[str, Any])
 def parameters_by_name(tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> dict[str, int] | None:
     """Weights that each stored tensor stands for; scales and tables are not in it, a packed 4-bit byte counts two."""
     method = (config.get("quantization_config") or {}).get("quant_method", "bitsandbytes")
-    if str(method) not in ("bitsandbytes", "bitsandbytes_4bit", "bitsandbytes_8bit"):
+    if str(method) not in ("bitsandbytes", "bitsandbytes_4bit", "bitsandbytes_8bit", "gguf"):
         return None
     packed = {FOUR_BIT_STATE.sub("", name) for name in tensors if FOUR_BIT_STATE.search(name)}
     return {

@@ -17,6 +17,7 @@ TRAINING = re.compile(  # files and directories of Trainer, DeepSpeed, Accelerat
     r"|training_args\.bin|trainer_state\.json|zero_to_fp32\.py|checkpoint-\d+|global_step\d+|\.state)$"
 )
 ADAPTER_FILES = ("adapter_model.safetensors", "adapter_model.bin")
+NEEDS_32_BITS = re.compile(r"^(?:blk\.\d+\.\w+|output_norm)\.(?:weight|bias)$")  # norms and biases for llama.cpp
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,11 @@ def _wide(tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> list[Find
     """32-bit tensors where most weights take 16 bits or fewer; or all of them in 32 bits."""
     counts = parameters_by_name(tensors, config) or {n: t.elements for n, t in tensors.items()}
     own = {n: t for n, t in tensors.items() if not COMPANION.search(n) and part_of(n) != "adapter"}
-    wide = {name: tensor for name, tensor in own.items() if tensor.dtype in ("F32", "F64")}
+    wide = {
+        name: tensor
+        for name, tensor in own.items()
+        if tensor.dtype in ("F32", "F64") and not (NEEDS_32_BITS.match(name) and len(tensor.shape) == 1)
+    }
     saved = sum(tensor.bytes - 2 * tensor.elements for tensor in wide.values())
     if not saved:
         return []

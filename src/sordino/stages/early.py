@@ -10,6 +10,7 @@ from sordino.compress import importance
 from sordino.data import manifest
 from sordino.data.clip import Clip
 from sordino.errors import DataError, RecipeError
+from sordino.export import registry as formats
 from sordino.families import registry
 from sordino.metrics import comet_files
 from sordino.metrics import registry as metrics
@@ -18,8 +19,10 @@ from sordino.stages.job import DATA, device_of
 
 
 def refuse(recipe: Recipe) -> None:
-    """Raise RecipeError or DataError for a device, layers, metrics and texts that are not there."""
+    """Raise SordinoError for a device, packages, layers, metrics and texts that are not there."""
     device_of(recipe.device)
+    for name in recipe.export.formats if recipe.export else ():
+        formats.require(name)
     refuse_layers(recipe)
     for _, where, metric in metrics_of(recipe):
         word, _, model = metrics.canonical(metric).partition(":")

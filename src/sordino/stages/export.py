@@ -34,8 +34,8 @@ def write(job: Job, key: str, name: str, directory: Path) -> None:
     """Write a model of the chain in a format, with its audit."""
     directory.mkdir(exist_ok=True)
     revision = job.recipe.revision if key == "base" else None
-    formats.get(name).write(job.path(key), directory, revision)
-    audit(job, name, directory, {})
+    notes = formats.get(name).write(job.path(key), directory, revision)
+    audit(job, name, directory, notes or {})
 
 
 def write_mixed(mixer: Mixer, limit: int, directory: Path) -> None:

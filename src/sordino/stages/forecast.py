@@ -13,7 +13,7 @@ from typing import Any
 
 from sordino.compress import importance
 from sordino.families import registry
-from sordino.measure import layouts, predict, shapes
+from sordino.measure import gguf, layouts, predict, shapes
 from sordino.measure.size import read_json
 from sordino.measure.waste import WEIGHTS
 from sordino.recipe import Recipe, TrainSection
@@ -119,7 +119,7 @@ class _Stages:
             found["export"] = self.export()
         if recipe.translate:
             keys = recipe.translate.systems or tuple(systems(recipe))
-            uses = [self.use(self.model(key), quantised=self.quantised(key), adapter=key == "adapter") for key in keys]
+            uses = [self.use(self.model(key), key=key) for key in keys]
             found["translate"] = Forecast(memory=max(uses, default=None))
         return found
 
@@ -148,7 +148,7 @@ class _Stages:
             checkpointing=section.gradient_checkpointing,
         )
         size = layouts.safetensors_bytes(layouts.stored(self.lora(model), "float32"))
-        use = self.use(model, quantised=adapter.quantised, adapter=True)
+        use = self.use(model, key="adapter")
         return Forecast(size, memory.peak, use, predict.resume_point(memory), memory.to_json())
 
     def lora(self, model: shapes.Model) -> tuple[shapes.Shape, ...]:
@@ -160,14 +160,19 @@ class _Stages:
         assert self.recipe.export
         model = self.model(export_source(self.recipe))
         formats = [str(name) for name in self.recipe.export.formats]
-        if any(name not in (*layouts.LAYOUTS, "mixed") for name in formats):
+        if any(name not in (*layouts.TITLES, "mixed") for name in formats):
             return Forecast()
         size = sum(self.mixed(model) if name == "mixed" else self.disk(model, name) for name in formats)
-        loaded = predict.weights_bytes(model, width=self.width)  # to measure what its parts are worth
-        measured = loaded + max(loaded // 4, RANK_BATCH_BYTES)
-        made = [measured if name == "mixed" else predict.exporting(model, packed=name == "nf4") for name in formats]
-        uses = [self.use(model, quantised=self.quantised(name)) for name in formats]
+        made = [self.making(model, name) for name in formats]
+        uses = [self.use(model, key=name) for name in formats]
         return Forecast(size, max(made, default=None), max(uses, default=None))
+
+    def making(self, model: shapes.Model, name: str) -> int:
+        if name == "mixed":
+            loaded = predict.weights_bytes(model, width=self.width)  # to measure what its parts are worth
+            return loaded + max(loaded // 4, RANK_BATCH_BYTES)
+        whole = max(tensor.bytes for tensor in layouts.stored(model.tensors, name).values())
+        return predict.exporting(model, packed=name == "nf4") + (whole if name in gguf.FORMATS else 0)
 
     def mixed(self, model: shapes.Model) -> int:
         """The budget: bits are spent until it is full, or nothing is left to spend them on."""
@@ -182,23 +187,24 @@ class _Stages:
         return key in QUANTISED
 
     def disk(self, model: shapes.Model, layout: str = "bf16") -> int:
-        return layouts.safetensors_bytes(layouts.stored(model.tensors, layout)) + self.beside
+        return layouts.disk_bytes(layouts.stored(model.tensors, layout)) + self.beside
 
     def use(
         self,
         model: shapes.Model,
         clips: int | None = None,
         new_tokens: int | None = None,
-        *,
-        quantised: bool = False,
-        adapter: bool = False,
+        key: str = "base",
     ) -> int:
         section = self.recipe.translate
         clips = clips or (section.batch_size if section else 16)
         new_tokens = new_tokens or (section.max_new_tokens if section else 256)
         batch = predict.Batch(clips, self.seconds)
+        quantised = self.quantised(key)
         peak = predict.translating(model, batch, new_tokens, width=self.width, quantised=quantised).peak
-        if adapter and self.recipe.qlora:
+        if key in gguf.FORMATS:
+            peak += predict.hybrid_bytes(model, key, width=self.width) - self.width * model.parameters
+        if key == "adapter" and self.recipe.qlora:
             peak += 4 * shapes.count(self.lora(model))
         return peak
 

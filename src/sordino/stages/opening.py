@@ -1,4 +1,4 @@
-"""Open any model of a run, or any model directory: plain, quantised, or an adapter on its base."""
+"""Open any model of a run, or any model directory: plain, quantised, with its decoder in llama.cpp, or an adapter."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 from sordino import artifact
 from sordino.compress import lora
 from sordino.errors import ArtifactError, FamilyError
+from sordino.export import hybrid
 from sordino.families import registry
 from sordino.families.base import SpeechModel
 from sordino.stages.job import adapter_base
@@ -30,7 +31,7 @@ def open_model(path: str, **options: Any) -> SpeechModel:
                     f"{path} is no model directory, but holds some: {', '.join(inside)}.",
                     f"Give one, e.g. {directory / inside[0]}.",
                 )
-        return registry.load(path, **options)
+        return hybrid.load(path, **options) if registry.is_gguf(path) else registry.load(path, **options)
     config = artifact.read_json(directory / ADAPTER_CONFIG)
     base = str(config.get("base_model_name_or_path") or "")
     if not Path(base).is_absolute() and (directory / base).is_dir():  # a model of the same run

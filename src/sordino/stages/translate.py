@@ -13,6 +13,7 @@ from sordino import artifact
 from sordino.data import manifest
 from sordino.data.clip import Clip
 from sordino.decoding import Decoding, Hypothesis, translate
+from sordino.families import registry
 from sordino.families.base import SpeechModel
 from sordino.features import Features
 from sordino.measure.speed import Meter, release_memory
@@ -62,7 +63,10 @@ def one(
     )
     meter = Meter(str(speech.device))
     hypotheses = timed(speech, clips, render(speech, recipe), recipe.translate, meter, label)
-    facts = {"decoder_layers": len(speech.layers("decoder")), "dtype": str(speech.dtype).removeprefix("torch.")}
+    facts = {
+        "decoder_layers": registry.layer_count(speech.model.config, "decoder"),
+        "dtype": str(speech.dtype).removeprefix("torch."),
+    }
     return hypotheses, meter.result().to_json() | {"model": facts}
 
 

@@ -1,0 +1,202 @@
+"""GGUF exports in llama.cpp: the tokens that transformers gives with the same weights. Needs llama-cpp-python."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import gguf as package
+import pytest
+import torch
+
+from sordino import use
+from sordino.decoding import Decoding, generate, translate
+from sordino.errors import FamilyError
+from sordino.export import gguf
+from sordino.families import registry
+from sordino.families.base import SpeechModel
+from sordino.features import Features, Heard
+from sordino.llama import Library
+from sordino.measure import gguf as layout
+from sordino.shards.gguf import read_header
+from sordino.stages.opening import open_model
+from tests.data import sounds
+from tests.export.ggufs import rounded_like, unpacked
+from tests.stages.runs import Made
+from tests.tiny import QUESTION, clip
+
+pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed (make test-gguf)")
+
+SECONDS = (1.1, 0.3, 0.8, 0.5, 1.4)
+NEW = 24
+
+
+@pytest.fixture(scope="module")
+def opened(
+    pico_dir: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str, str], tuple[SpeechModel, Path]]:
+    made: dict[tuple[str, str], tuple[SpeechModel, Path]] = {}
+
+    def get(family: str, name: str) -> tuple[SpeechModel, Path]:
+        if (family, name) not in made:
+            directory = tmp_path_factory.mktemp(f"{family}-{name}")
+            gguf.Gguf(name).write(str(pico_dir(family)), directory)
+            made[family, name] = open_model(str(directory), device="cpu", dtype="float32"), directory
+        return made[family, name]
+
+    return get
+
+
+def hear(speech: SpeechModel) -> list[Heard]:
+    prompt = speech.family.render(speech.processor, QUESTION)
+    features = Features(speech, None)
+    return [features.hear_wave(sounds.clip(f"c{i}"), clip(i, s), prompt) for i, s in enumerate(SECONDS)]
+
+
+@pytest.mark.parametrize("family", list(registry.FAMILIES))
+def test_unrounded_it_is_the_same_model(
+    opened: Callable[[str, str], tuple[SpeechModel, Path]],
+    pico: Callable[[str], SpeechModel],
+    monkeypatch: pytest.MonkeyPatch,
+    family: str,
+) -> None:
+    """In 32 bits every token of random models is that of transformers, alone and in batches."""
+    monkeypatch.setitem(layout.FORMATS, "gguf-f32", "F32")
+    hybrid, _ = opened(family, "gguf-f32")
+    heard = hear(pico(family))
+    expected = generate(pico(family), heard, NEW)
+    assert len({tuple(ids) for ids in expected}) > 1
+    assert generate(hybrid, heard, NEW) == expected
+    assert [generate(hybrid, [h], NEW)[0] for h in heard] == expected
+    assert generate(hybrid, heard[::-1], 5) == [ids[:5] for ids in expected[::-1]]
+
+
+@pytest.mark.parametrize("family", list(registry.FAMILIES))
+@pytest.mark.parametrize("name", list(layout.FORMATS))
+def test_tokens_part_at_near_ties_alone(
+    opened: Callable[[str, str], tuple[SpeechModel, Path]], pico: Callable[[str], SpeechModel], family: str, name: str
+) -> None:
+    """Against transformers with the rounded weights. llama.cpp rounds activations to 8 bits as well, so that a random
+    model's near ties fall differently: there, and only there, the tokens may part."""
+    hybrid, directory = opened(family, name)
+    rounded = rounded_like(pico(family), directory)
+    heard = hear(rounded)
+    found, expected = generate(hybrid, heard, NEW), generate(rounded, heard, NEW)
+    agreed = 0
+    for h, ours, theirs in zip(heard, found, expected, strict=True):
+        parting = next((i for i, (a, b) in enumerate(zip(ours, theirs, strict=False)) if a != b), None)
+        agreed += len(theirs) if parting is None else parting
+        if parting is not None:
+            scores = next_scores(rounded, h, theirs[:parting])
+            assert scores.max() - scores[ours[parting]] < 0.1 * scores.std()
+    assert agreed > 0.3 * sum(map(len, expected))
+
+
+@torch.no_grad()
+def next_scores(speech: SpeechModel, heard: Heard, answer: list[int]) -> torch.Tensor:
+    ids = torch.tensor([[*heard.ids, *answer]])
+    features = speech.family.project(speech.model, heard.tower)
+    scores: torch.Tensor = speech.model(inputs_embeds=speech.embed(ids, features)).logits[0, -1]
+    return scores
+
+
+def test_a_trained_model_gives_the_same_texts(made: Made, tmp_path: Path) -> None:
+    """What `sordino translate` prints, of a run's student and of its Q8_0 export."""
+    student = made.finished / "60-student"
+    gguf.Q8_0.write(str(student), tmp_path)
+    shutil.copy(student / "sordino.json", tmp_path)
+    files = [json.loads(line)["audio"] for line in (made.finished / "10-data" / "test.jsonl").read_text().splitlines()]
+    options = {"target": "de", "device": "cpu", "max_new_tokens": 12}
+    rows = use.translate_files(str(tmp_path), files, **options)
+    assert all(row["seconds"] > 0 for row in rows)
+    again = use.translate_files(str(tmp_path), files, batch_size=2, **options)
+    assert [row["text"] for row in again] == [row["text"] for row in rows]
+    expected = use.translate_files(str(student), files, **options)
+    same = sum(a["text"] == b["text"] for a, b in zip(rows, expected, strict=True))
+    assert same >= 0.5 * len(files)
+
+
+def test_hypotheses_stop_at_stop_tokens(
+    opened: Callable[[str, str], tuple[SpeechModel, Path]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hybrid, _ = opened("qwen2_audio", "gguf-q8_0")
+    heard = hear(hybrid)
+    whole = generate(hybrid, heard, 12)
+    stop = whole[0][4]
+    monkeypatch.setattr(SpeechModel, "stop_ids", lambda _: [stop])
+    cut = [ids[: ids.index(stop)] if stop in ids else ids for ids in whole]
+    assert generate(hybrid, heard, 12) == cut
+    assert [h.tokens for h in translate(hybrid, heard, Decoding(2, 12))] == [len(ids) for ids in cut]
+    assert generate(hybrid, heard, 1) == [ids[:1] for ids in cut]
+
+
+def test_a_prompt_longer_than_a_call_is_read_in_pieces(
+    opened: Callable[[str, str], tuple[SpeechModel, Path]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hybrid, _ = opened("qwen2_audio", "gguf-q8_0")
+    heard = hear(hybrid)
+    whole = generate(hybrid, heard, 8)
+    monkeypatch.setattr("sordino.llama.BATCH_TOKENS", 37)
+    assert generate(hybrid, heard, 8) == whole
+
+
+def test_types_and_bytes_are_those_of_llama_cpps_own_tool(
+    opened: Callable[[str, str], tuple[SpeechModel, Path]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setitem(layout.FORMATS, "gguf-f32", "F32")
+    _, plain = opened("qwen2_audio", "gguf-f32")
+    api = Library.get().api
+    options = api.llama_model_quantize_default_params()
+    options.ftype, options.nthread = api.LLAMA_FTYPE_MOSTLY_Q4_K_M, 1
+    out = tmp_path / "decoder.gguf"
+    code = api.llama_model_quantize(str(plain / "decoder.gguf").encode(), str(out).encode(), ctypes.byref(options))
+    assert code == 0
+    _, ours = opened("qwen2_audio", "gguf-q4_k_m")
+    theirs, found = read_header(out).tensors, read_header(ours / "decoder.gguf").tensors
+    assert {n: (t.dtype, t.shape) for n, t in theirs.items()} == {n: (t.dtype, t.shape) for n, t in found.items()}
+    mine = unpacked(ours)
+    assert all(torch.equal(weight, mine[name]) for name, weight in unpacked(tmp_path).items())
+
+
+def test_k_types_have_the_bytes_of_ggml(tmp_path: Path) -> None:
+    """Rows of 256, which the pico models have not: gguf unpacks what ggml packed."""
+    rows = torch.randn(5, 512, generator=torch.Generator().manual_seed(1)).numpy()
+    for kind, error in (("Q4_K", 0.4), ("Q6_K", 0.15), ("Q5_0", 0.3)):
+        packed = gguf._quantised(rows, kind)
+        back = package.quants.dequantize(packed, package.GGMLQuantizationType[kind])
+        assert abs(back - rows).max() < error
+        assert abs(back - rows).max() > 0
+
+
+def test_what_is_damaged_is_refused(
+    opened: Callable[[str, str], tuple[SpeechModel, Path]], pico: Callable[[str], SpeechModel], tmp_path: Path
+) -> None:
+    _, directory = opened("qwen2_audio", "gguf-q8_0")
+    model = tmp_path / "model"
+    shutil.copytree(directory, model)
+    decoder = model / "decoder.gguf"
+    whole = decoder.read_bytes()
+    decoder.write_bytes(whole[:-200])
+    with pytest.raises(FamilyError, match=r"llama\.cpp does not load .*decoder\.gguf: .+"):
+        open_model(str(model), device="cpu")
+    decoder.unlink()
+    with pytest.raises(FamilyError, match=r"lacks decoder\.gguf, its decoder"):
+        open_model(str(model), device="cpu")
+    decoder.write_bytes(whole)
+    config = json.loads((model / "config.json").read_text())
+    config["text_config"]["vocab_size"] += 1
+    (model / "config.json").write_text(json.dumps(config))
+    with pytest.raises(FamilyError, match="of different vocabularies"):
+        open_model(str(model), device="cpu")
+    with pytest.raises(ValueError, match="greedy"):
+        generate(opened("qwen2_audio", "gguf-q8_0")[0], hear(pico("qwen2_audio")), 2, sampling=object())  # type: ignore[arg-type]
+
+
+def test_threads_and_layers_are_those_of_the_model(opened: Callable[[str, str], tuple[SpeechModel, Path]]) -> None:
+    hybrid, _ = opened("qwen2_audio", "gguf-q8_0")
+    assert registry.layer_count(hybrid.model.config, "decoder") == 4
+    assert hybrid.dtype == torch.float32
+    assert len(hybrid.layers("decoder")) == 0
