@@ -218,7 +218,7 @@ def _copy(source: int, at: int, target: int, to: int, size: int) -> None:
     """File to file, in the kernel where it can."""
     while size:
         try:
-            done = os.copy_file_range(source, target, min(size, 2**30), at, to)
+            done = os.copy_file_range(source, target, min(size, 2**27), at, to)
         except (AttributeError, OSError):  # other systems, and pairs of file systems that cannot: ENOSPC comes again
             done = os.pwrite(target, os.pread(source, min(size, CHUNK_BYTES), at), to)
         if not done:
