@@ -27,8 +27,9 @@ LEVELS = (
     {"compress"},
     {"training", "decoding", "export", "report"},
     {"stages"},
-    {"use"},
-    {"longform"},
+    {"use", "lineage"},
+    {"longform", "description"},
+    {"submit"},
     {"cli"},
 )
 # what the levels would allow and the design does not

@@ -55,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     _before_torch()
     parser = _parser()
     args, late = parser.parse_known_args(argv)
-    rest = next((name for name in ("audio", "overrides") if hasattr(args, name)), None)
+    rest = next((name for name in ("audio", "folders", "overrides") if hasattr(args, name)), None)
     if late and (rest is None or any(word.startswith("-") for word in late)):
         parser.error(f"unrecognized arguments: {' '.join(late)}")
     if late and rest:  # argparse takes no positionals behind an option: `translate MODEL --to German a.wav`
@@ -269,9 +269,8 @@ def _refuse_beside_recipe(args: argparse.Namespace, options: dict[str, str | Non
             raise RecipeError(f"{args.command}: {option} is not used with a recipe.", instead)
 
 
-def _translate_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", metavar="MODEL|RECIPE", help="a model of a run, an export, or a recipe")
-    parser.add_argument("audio", nargs="*", metavar="AUDIO", help="audio files (or key=value after a recipe)")
+def _using_arguments(parser: argparse.ArgumentParser) -> None:
+    """How a model translates audio: of translate and submit."""
     parser.add_argument("--to", default=None, metavar="LANGUAGE", help="target language, e.g. German or de")
     parser.add_argument("--from", dest="source", default=None, metavar="LANGUAGE", help="source language")
     parser.add_argument("--device", help="auto (default), cpu, cuda, cuda:1, ...")
@@ -280,8 +279,25 @@ def _translate_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--max-new-tokens", type=_count, help="default: 256, or the recipe's")
     note = "a YAML list of {wav, offset, duration}; without it, talks are cut where nobody speaks (extra: vad)"
     parser.add_argument("--segments", type=Path, metavar="FILE", help=note)
+    parser.add_argument("--pause", type=_seconds, metavar="SECONDS", help="of silence that end a piece (default: 0.5)")
+
+
+def _pause(args: argparse.Namespace) -> dict[str, float]:
+    return {} if args.pause is None else {"pause": args.pause}
+
+
+def _asked(args: argparse.Namespace) -> dict[str, Any]:
+    """What was given of it, as keywords."""
+    asked = {"target": args.to, "source": args.source, "device": args.device, "dtype": args.dtype}
+    asked |= {"batch_size": args.batch_size, "max_new_tokens": args.max_new_tokens}
+    return {name: value for name, value in asked.items() if value is not None}
+
+
+def _translate_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", metavar="MODEL|RECIPE", help="a model of a run, an export, or a recipe")
+    parser.add_argument("audio", nargs="*", metavar="AUDIO", help="audio files (or key=value after a recipe)")
+    _using_arguments(parser)
     parser.add_argument("--out", type=Path, metavar="DIR", help="write there, and resume there")
-    parser.add_argument("--pause", type=_seconds, metavar="SECONDS", help="of silence that end a piece")
     parser.add_argument("--skip-bad", action="store_true", help=argparse.SUPPRESS)
 
 
@@ -297,11 +313,9 @@ def _translate(args: argparse.Namespace) -> dict[str, Any]:
 
     if not args.audio:
         raise RecipeError("translate: no audio files.", "Name one or more after the model.")
-    asked: dict[str, Any] = {"target": args.to, "source": args.source, "device": args.device, "dtype": args.dtype}
-    asked |= {"batch_size": args.batch_size, "max_new_tokens": args.max_new_tokens}
-    asked = {name: value for name, value in asked.items() if value is not None}
+    asked = _asked(args)
     if args.segments or args.out or longform.needed(args.audio):
-        options = longform.Options(**asked, **({"pause": args.pause} if args.pause else {}))
+        options = longform.Options(**asked, **_pause(args))
         result = longform.translate_talks(args.model, args.audio, args.segments, args.out, options)
         for skipped in result["skipped"]:
             print(f"{skipped['id']}: {skipped['problem']}: an empty line", file=sys.stderr)
@@ -313,6 +327,39 @@ def _translate(args: argparse.Namespace) -> dict[str, Any]:
         for row in result["hypotheses"]:
             text = row["text"] if len(result["hypotheses"]) == 1 else " ".join(row["text"].splitlines())
             print(text if len(args.audio) == 1 else f"{row['audio']}\t{text}")
+    return result
+
+
+def _submit_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", metavar="MODEL|RUN", help="a model of a run, or a run with one export")
+    parser.add_argument("folders", nargs="*", metavar="TESTSET", help="recordings, FILE_ORDER, a YAML list")
+    parser.add_argument("--team", required=True, help="short name, as in the files' names")
+    parser.add_argument("--constrained", action="store_true", help="only the allowed data was used; checked")
+    parser.add_argument("--contrastive", action="store_true", help="not the primary submission")
+    note = "what the model was trained on, where its lineage does not say"
+    parser.add_argument("--datasets", metavar="TEXT", help=note)
+    parser.add_argument("--out", type=Path, default=Path("submissions"), metavar="DIR", help="default: submissions")
+    _using_arguments(parser)
+
+
+def _submit(args: argparse.Namespace) -> dict[str, Any]:
+    from sordino import longform
+    from sordino.submit import Entry, submit
+
+    if not args.folders:
+        raise RecipeError("submit: no test sets.", "Name one or more folders after the model.")
+    entry = Entry(args.team, args.constrained, args.contrastive, args.datasets)
+    options = longform.Options(**_asked(args), **_pause(args))
+    result = submit(args.model, list(map(Path, args.folders)), entry, args.out, options, args.segments)
+    for key, empty in result["empty"].items():
+        if empty:
+            print(
+                f"{key}: {len(empty)} of {result['segments'][key]} lines are empty: {', '.join(empty)}", file=sys.stderr
+            )
+    if not args.json:
+        for key, file in result["files"].items():
+            print(f"{key}\t{result['segments'][key]} lines\t{file}")
+        print(f"description\t{result['description']}")
     return result
 
 
@@ -414,6 +461,7 @@ COMMANDS: dict[str, Command] = {
     "translate": Command(STAGES["translate"], _translate_arguments, _translate),
     "evaluate": Command(STAGES["evaluate"], _evaluate_arguments, _evaluate),
     "sweep": Command(STAGES["sweep"], _recipe_arguments, _sweep),
+    "submit": Command("an IWSLT submission: translated test sets and the description", _submit_arguments, _submit),
     "inspect": Command("what a model directory weighs, from its headers alone", _inspect_arguments, _inspect),
     "families": Command("the model families sordino knows", lambda _: None, _families),
 }
