@@ -61,7 +61,7 @@ def test_a_submission(made: Made, tst: Path, whole: Path, tmp_path: Path, capsys
     model = made.finished / "70-export" / "nf4"
     before = {folder: contents(folder) for folder in (made.finished, tst, whole)}
     out = tmp_path / "out"
-    found = answer(capsys, "submit", model, tst, whole, "--out", out, *FAST)
+    found = answer(capsys, "submit", model, "--out", out, *FAST, tst, whole)
     directory = out / NAME
     assert [p.name for p in out.iterdir()] == [NAME]
     assert {p.relative_to(directory).as_posix() for p in directory.rglob("*") if p.is_file()} == {

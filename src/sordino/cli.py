@@ -282,7 +282,7 @@ def _using_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--pause", type=_seconds, metavar="SECONDS", help="of silence that end a piece (default: 0.5)")
 
 
-def _pause(args: argparse.Namespace) -> dict[str, float]:
+def _pause(args: argparse.Namespace) -> dict[str, Any]:
     return {} if args.pause is None else {"pause": args.pause}
 
 

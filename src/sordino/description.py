@@ -36,7 +36,7 @@ def describe(what: Described) -> str:
     size = audit(what.model)
     saved = size.torch_save_bytes
     rows = [
-        ("torch.save(state_dict), the track's measure", saved),
+        ("torch.save(state_dict), the track's measure, of the tensors as stored", saved),
         ("weights on disk (safetensors)", size.weights_bytes),
         ("all files of the model directory", size.directory_bytes),
     ]
