@@ -96,7 +96,7 @@ def audit(path: Path) -> Audit:
         directory_bytes=sum(file.stat().st_size for file in everything),
         torch_save_bytes=torch_save_bytes(tensors, aliases=_tied(tensors, config), module=True) if known else None,
         parts=shares(tensors, config, {name: part_with_layer(name) for name in tensors}),
-        storage=shares(tensors, config, _storage(tensors)),
+        storage=shares(tensors, config, _storage(tensors, config)),
         findings=waste.findings(directory if path.is_dir() else None, files, tensors, config),
     )
 
@@ -131,8 +131,16 @@ def _order(key: str) -> tuple[int, int, str]:
     return (order.index(name) if name in order else len(order), int(index) if index.isdigit() else 0, key)
 
 
-def _storage(tensors: Mapping[str, Tensor]) -> dict[str, str]:
+def _storage(tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> dict[str, str]:
     """Tensor -> its type, or the quantisation it belongs to."""
+    if packed.is_packed(config) and (widths := packed.widths(tensors, config)) is not None:
+        bits = {name.removesuffix("_packed"): width for name, (width, _) in widths.items()}
+        found = {name: f"{bits[name.removesuffix('_packed')]}-bit weights" for name in widths}
+        for name, tensor in tensors.items():
+            owner = COMPANION.sub("", name)
+            if name not in found:
+                found[name] = f"{bits[owner]}-bit scales and shapes" if owner in bits else tensor.dtype
+        return found
     four = {FOUR_BIT_STATE.sub("", n): n.rsplit("__", 1)[1] for n in tensors if FOUR_BIT_STATE.search(n)}
     eight = {n.removesuffix("SCB") + "weight" for n in tensors if n.endswith(".SCB")}
     found = {}

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from sordino.errors import ArtifactError
+from sordino.measure import packed
 from sordino.shards import gguf
 from sordino.shards.reading import INDEX, SINGLE, Checkpoint, Tensor, read_headers
 
@@ -30,7 +31,8 @@ GGUF = ".gguf"
 FOUR_BIT_WEIGHTS_PER_BYTE = 2
 FOUR_BIT_STATE = re.compile(r"\.quant_state\.bitsandbytes__(?:nf4|fp4)$")
 COMPANION = re.compile(  # beside quantised weights; none of them is a parameter of the network
-    r"\.(?:absmax|quant_map|nested_absmax|nested_quant_map|quant_state\.bitsandbytes__\w+|SCB|weight_format)$"
+    r"(?:\.(?:absmax|quant_map|nested_absmax|nested_quant_map|quant_state\.bitsandbytes__\w+|SCB|weight_format)"
+    r"|(?<=\.weight)_(?:scale|shape|zero_point|g_idx))$"
 )
 # First match wins. Names as transformers saves them, or llama.cpp (token_embd, blk.N, output); "layers.N" is the
 # decoder once the audio tower is out.
@@ -151,7 +153,8 @@ def headers(files: Iterable[Path]) -> dict[str, Tensor]:
 def logical_parameters(tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> int | None:
     """Weights of the network from the headers of its files and its config.json ({} where there is none).
 
-    A head stored beside the embedding it is tied to counts once. None for a quantisation other than bitsandbytes'.
+    A head stored beside the embedding it is tied to counts once. None for a quantisation other than bitsandbytes'
+    and compressed-tensors'.
     """
     counts = parameters_by_name(tensors, config)
     if counts is None:
@@ -166,12 +169,16 @@ def logical_parameters(tensors: Mapping[str, Tensor], config: Mapping[str, Any])
 
 def parameters_by_name(tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> dict[str, int] | None:
     """Weights that each stored tensor stands for; scales and tables are not in it, a packed 4-bit byte counts two."""
+    if packed.is_packed(config):
+        widths = packed.widths(tensors, config)
+        own = [name for name in tensors if not COMPANION.search(name)]
+        return None if widths is None else {n: widths[n][1] if n in widths else tensors[n].elements for n in own}
     method = (config.get("quantization_config") or {}).get("quant_method", "bitsandbytes")
     if str(method) not in ("bitsandbytes", "bitsandbytes_4bit", "bitsandbytes_8bit", "gguf"):
         return None
-    packed = {FOUR_BIT_STATE.sub("", name) for name in tensors if FOUR_BIT_STATE.search(name)}
+    halves = {FOUR_BIT_STATE.sub("", name) for name in tensors if FOUR_BIT_STATE.search(name)}
     return {
-        name: FOUR_BIT_WEIGHTS_PER_BYTE * tensor.bytes if name in packed else tensor.elements
+        name: FOUR_BIT_WEIGHTS_PER_BYTE * tensor.bytes if name in halves else tensor.elements
         for name, tensor in tensors.items()
         if not COMPANION.search(name)
     }
