@@ -24,7 +24,8 @@ from sordino.errors import RecipeError
 from sordino.languages import language_code, language_name
 
 ScopeName = Literal["decoder", "encoder", "both"]
-Format = Literal["bf16", "nf4", "mixed", "gguf-q8_0", "gguf-q4_k_m", "gguf-q4_0"]  # of exports
+# of exports
+Format = Literal["bf16", "nf4", "w4a16", "w4a16-gptq", "mixed", "gguf-q8_0", "gguf-q4_k_m", "gguf-q4_0"]
 SYSTEM_PROMPT = "You are a professional translator."  # the paper's
 Precision = Literal["auto", "float32", "bfloat16", "bfloat16-mixed"]
 
@@ -190,6 +191,7 @@ class ExportSection:
     budget_gb: float | None = None
     budget_ratio: float | None = None
     sensitivity: SensitivitySection = SensitivitySection()
+    calibration: int = 128  # training clips that w4a16-gptq is rounded for
 
 
 @dataclass(frozen=True)
@@ -368,7 +370,7 @@ AT_LEAST = {
     "batch_size": 1, "accumulate": 1, "max_steps": 1, "checkpoint_steps": 1, "max_new_tokens": 1, "rows": 1,
     "clips": 1, "remove": 1, "rank": 1, "alpha": 1, "oversample": 1, "protect_first": 0, "protect_last": 0, "extra": 0,
     "select": 0, "dev": 0, "test": 0, "warmup_ratio": 0, "weight_decay": 0, "dropout": 0, "bootstrap": 0, "samples": 0,
-    "epsilon": 0, "min_chrf": 0,
+    "epsilon": 0, "min_chrf": 0, "calibration": 1,
 }  # fmt: skip
 ABOVE_ZERO = ("epochs", "lr", "max_grad_norm", "temperature", "budget_gb", "budget_ratio")
 BELOW_ONE = ("warmup_ratio", "dropout", "epsilon", "budget_ratio")

@@ -18,7 +18,7 @@ from torch import Tensor
 from sordino.compress.rounding import Rounded, Scheme, quantise
 from sordino.errors import FamilyError
 from sordino.export import packed
-from sordino.families import registry
+from sordino.families import registry, stored
 from sordino.measure import layouts, shapes
 from sordino.shards.reading import read_header
 from tests import tiny
@@ -105,10 +105,10 @@ def test_compressed_tensors_writes_the_same_file(written: Written, tmp_path: Pat
     model = getattr(transformers, family.model_class).from_pretrained(written.source, dtype=torch.float32)
     told = QuantizationConfig.model_validate({**written.config["quantization_config"], "quantization_status": "frozen"})
     apply_quantization_config(model, told)
-    scales = {packed._plain(n.removesuffix(".weight")): r for n, r in written.rounded.items()}
+    scales = {family.live_name(name).removesuffix(".weight"): each for name, each in written.rounded.items()}
     for name, module in model.named_modules():
         if hasattr(module, "quantization_scheme"):
-            rounded = scales.pop(packed._plain(name))
+            rounded = scales.pop(name)
             module.weight_scale.data.copy_(rounded.scale)
             module.weight.data.copy_(rounded.dequantised())  # a rounded weight rounds to itself
     assert not scales
@@ -160,14 +160,14 @@ def test_decoder_alone_is_one_group(pico_dir: Callable[[str], Path], tmp_path: P
 
 
 def test_expressions_that_find_other_modules_are_refused(written: Written) -> None:
-    config = written.config
-    names = read_header(written.source / "model.safetensors")
-    schemes = packed.schemes_of({n: t.shape for n, t in names.items()}, written.bits, 128)
-    packed.check_targets(config, schemes)
-    config["quantization_config"]["config_groups"]["group_1"]["targets"].append(r"re:.*embed_positions$")
-    config["quantization_config"]["ignore"] = []
+    told = written.config["quantization_config"]
+    model = stored.open_model(str(written.source))
+    schemes = packed.schemes_of({n: t.shape for n, t in model.checkpoint.tensors.items()}, written.bits, 128)
+    packed.check_targets(model.speech, told, schemes)
+    told["config_groups"]["group_1"]["targets"].append(r"re:.*embed_positions$")
+    told["ignore"] = []
     with pytest.raises(FamilyError, match=r"embed_positions"):
-        packed.check_targets(config, schemes)
+        packed.check_targets(model.speech, told, schemes)
 
 
 def test_what_cannot_be_packed_is_refused_before_writing(

@@ -37,7 +37,7 @@ CHAIN: dict[str, Any] = {
     "distil": {"max_steps": 3, "lr": 1e-3, "checkpoint_steps": 1},
     "qlora": {"max_steps": 3, "rank": 4, "alpha": 8, "lr": 1e-3, "checkpoint_steps": 1},
     "merge": {},
-    "export": {"formats": ["bf16", "nf4"]},
+    "export": {"formats": ["bf16", "nf4", "w4a16"]},
     "translate": {"max_new_tokens": 6},
     "evaluate": {"bootstrap": 20},
     "report": {"samples": 2},

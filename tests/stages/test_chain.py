@@ -22,12 +22,12 @@ FILES = {
     "60-student": CHECKPOINT | {"log.jsonl"},
     "61-adapter": {"adapter_model.safetensors", "adapter_config.json", "log.jsonl", "sordino.json"},
     "62-merged": CHECKPOINT,
-    "70-export": {f"{form}/{name}" for form in ("bf16", "nf4") for name in (*CHECKPOINT, "audit.json")},
+    "70-export": {f"{form}/{name}" for form in ("bf16", "nf4", "w4a16") for name in (*CHECKPOINT, "audit.json")},
     "80-outputs": {f"{key}/{name}" for key in ("base", "student", "nf4") for name in ("test.jsonl", "speed.json")},
     "85-scores": {"scores.json", "size.json", "speed.json"},
     "90-report": {"scores.json", "size.json", "speed.json", "report.html"},
 }
-SYSTEMS = ["base", "teacher", "pruned", "student", "adapter", "merged", "bf16", "nf4"]
+SYSTEMS = ["base", "teacher", "pruned", "student", "adapter", "merged", "bf16", "nf4", "w4a16"]
 
 
 @pytest.mark.parametrize("directory", FILES)
@@ -60,7 +60,7 @@ def test_the_layers_that_were_ranked_are_the_ones_that_went(made: Made) -> None:
     assert len(gone) == 2
     assert not {0, 5} & set(gone)
     assert kept == {"decoder": [i for i in range(6) if i not in gone], "encoder": [0, 1, 2]}
-    for name in ("40-pruned", "60-student", "62-merged", "70-export/nf4"):
+    for name in ("40-pruned", "60-student", "62-merged", "70-export/nf4", "70-export/w4a16"):
         config = json.loads((made.finished / name / "config.json").read_text())
         assert config["text_config"]["num_hidden_layers"] == 4
         assert config["tie_word_embeddings"] is False

@@ -9,25 +9,22 @@ exactly the modules that were meant.
 
 from __future__ import annotations
 
-import json
 import re
-import shutil
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from sordino.compress.rounding import Rounded, Scheme, quantise
 from sordino.errors import FamilyError
-from sordino.families import registry
+from sordino.families import stored
+from sordino.families.base import SpeechModel
 from sordino.measure import layouts
-from sordino.measure.size import is_tied, part_of
-from sordino.progress import bar
-from sordino.shards.reading import Checkpoint
-from sordino.shards.writing import FLOATING, Planned, Writer
+from sordino.measure.size import part_of
+from sordino.progress import byte_bar
+from sordino.shards.writing import Planned, Writer
 
 LOADS_WITH = "transformers with compressed-tensors: from_pretrained(path); decompressed to 16 bits on loading"
 Rounder = Callable[[str, Tensor, Scheme], Rounded]
@@ -46,54 +43,48 @@ def write(
     *,
     group: int = layouts.PACKED_GROUPS[0],
     rounder: Rounder = round_to_nearest,
+    revision: str | None = None,
 ) -> None:
-    """Write a 16- or 32-bit model directory with `bits` a weight, by the weights' names in its files; 16 keeps one.
+    """Write a 16- or 32-bit model directory or Hub id with `bits` a weight, by the names they are saved under.
 
-    group: columns that share a scale, at most. rounder: (name, weight, scheme) -> the weight, rounded.
-    Raises FamilyError for a source that is quantised, names that it lacks, weights that cannot be packed or are not
-    finite; ArtifactError for damaged files and a full disk.
+    What is not named, or named with 16, is kept. group: columns that share a scale, at most. rounder: (name, weight,
+    scheme) -> the weight, rounded. Raises FamilyError for a source that is quantised or not what its config says, names
+    that it lacks, weights that cannot be packed or are not finite; ArtifactError for damaged files and a full disk.
     """
-    config = registry.read_config(source)
-    if "quantization_config" in config:
-        raise FamilyError(f"{source} is quantised already.", "Quantise the 16-bit model it was made from.")
-    stored = Checkpoint.open(Path(source))
-    if is_tied(config) and any(is_embedding(name) for name in bits):
+    model = stored.open_model(source, revision)
+    checkpoint, sources = model.checkpoint, model.sources()
+    shapes = {name: checkpoint.tensors[origin].shape for name, origin in sources.items()}
+    schemes = schemes_of(shapes, bits, group)
+    live = model.speech.model
+    tied = live.get_output_embeddings().weight is live.get_input_embeddings().weight
+    if tied and any(is_embedding(name) for name in schemes):
         raise FamilyError(
             f"{source} ties its head to its embedding, and a packed embedding cannot be tied.",
             "Keep the embedding in 16 bits.",
         )
-    config |= {"dtype": "bfloat16", "tie_word_embeddings": is_tied(config)}
-    if "text_config" in config:
-        config["text_config"] |= {"tie_word_embeddings": is_tied(config), "dtype": "bfloat16"}
-    shapes = {name: tensor.shape for name, tensor in stored.tensors.items()}
-    schemes = schemes_of(shapes, bits, group)
-    config["quantization_config"] = quantization_config(shapes, schemes)
-    check_targets(config, schemes)
+    told = quantization_config(shapes, schemes)
+    check_targets(model.speech, told, schemes)
     planned: dict[str, Planned] = {}
-    for name, tensor in stored.tensors.items():
+    for name, origin in sources.items():
         if name in schemes:
-            found = layouts.quantised(name, tensor.shape, schemes[name].bits, schemes[name].group)
+            found = layouts.quantised(name, shapes[name], schemes[name].bits, schemes[name].group)
             planned |= {each: Planned(t.dtype, t.shape) for each, t in found.items()}
         else:
-            planned[name] = Planned("BF16" if tensor.dtype in FLOATING else tensor.dtype, tensor.shape)
-    with Writer(directory, planned) as out, bar("packing weights", len(stored.tensors)) as advance:
-        for name in stored.tensors:
+            planned[name] = stored.planned_16bit(checkpoint, origin)
+    model.describe(directory, told)
+    total = sum(checkpoint.tensors[origin].bytes for origin in sources.values())
+    with Writer(directory, planned) as out, byte_bar("packing weights", total) as advance:
+        for name, origin in sources.items():
             if name in schemes:
                 try:
-                    rounded = rounder(name, stored.read(name), schemes[name])
+                    rounded = rounder(name, checkpoint.read(origin), schemes[name])
                 except ValueError as error:
                     raise FamilyError(f"{name} in {source} cannot be rounded: {error}.", "Train it again.") from error
                 for suffix, data in rounded.tensors(packed=not is_embedding(name)).items():
                     out.write(f"{name.removesuffix('weight')}{suffix}", data)
             else:
-                out.copy(name, stored, name)
-            advance(1)
-    registry.load_processor(registry.get(config["model_type"]), source).save_pretrained(str(directory))
-    generation = Path(source) / "generation_config.json"
-    if generation.is_file():
-        shutil.copyfile(generation, directory / generation.name)
-    text = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
-    (directory / "config.json").write_text(text, encoding="utf-8")
+                out.copy(name, checkpoint, origin)
+            advance(checkpoint.tensors[origin].bytes)
 
 
 def schemes_of(shapes: Mapping[str, tuple[int, ...]], bits: Mapping[str, int], group: int) -> dict[str, Scheme]:
@@ -176,37 +167,27 @@ def is_embedding(name: str) -> bool:
     return part_of(name) == "embedding"
 
 
-def _plain(module: str) -> str:
-    """A module's name in the file or alive -> one that is the same for both."""
-    parts = [part for part in module.split(".") if part != "model"]
-    return "lm_head" if parts[-1] == "lm_head" else ".".join(parts)
-
-
 def _open(module: str) -> str:
-    return r"\.(?:model\.)?".join(re.escape(part) for part in _plain(module).split("."))
+    """A module's saved name as an expression that its live names match too."""
+    parts = [part for part in module.split(".") if part != "model"]
+    return r"\.(?:model\.)?".join(map(re.escape, ["lm_head"] if parts[-1] == "lm_head" else parts))
 
 
-def check_targets(config: Mapping[str, Any], schemes: Mapping[str, Scheme]) -> None:
+def check_targets(speech: SpeechModel, told: Mapping[str, Any], schemes: Mapping[str, Scheme]) -> None:
     """Raise FamilyError unless transformers would unpack exactly the weights that are packed, and as they are."""
-    import transformers
     from compressed_tensors.quantization import QuantizationConfig
     from compressed_tensors.utils.match import match_named_modules, match_targets
 
-    family = registry.get(str(config.get("model_type")))
-    settings = transformers.AutoConfig.for_model(**{k: v for k, v in config.items() if k != "quantization_config"})
-    with torch.device("meta"):
-        model: nn.Module = getattr(transformers, family.model_class)(settings)
-    told = QuantizationConfig.model_validate(config["quantization_config"])
-    by_target = {target: group.weights for group in told.config_groups.values() for target in group.targets}
+    config = QuantizationConfig.model_validate(told)
+    by_target = {target: group.weights for group in config.config_groups.values() for target in group.targets}
     found = {}
-    for name, module in match_named_modules(model, by_target, told.ignore):
+    for name, module in match_named_modules(speech.model, by_target, config.ignore):
         weights = by_target[match_targets(name, module, by_target)[0]]
-        found[_plain(name)] = Scheme(weights.num_bits, weights.group_size)
-    wanted = {_plain(name.removesuffix(".weight")): scheme for name, scheme in schemes.items()}
-    wrong = sorted(name for name in found.keys() | wanted.keys() if found.get(name) != wanted.get(name))
+        found[speech.family.saved_name(f"{name}.weight")] = Scheme(weights.num_bits, weights.group_size)
+    wrong = sorted(name for name in found.keys() | schemes.keys() if found.get(name) != schemes.get(name))
     if wrong:
         raise FamilyError(
-            f"{len(wrong)} modules of this {family.model_type} model would not be unpacked as they were packed, "
+            f"{len(wrong)} weights of this {speech.family.model_type} model would not be unpacked as they were packed, "
             f"{wrong[0]} among them.",
             "Use the versions of transformers and compressed-tensors that sordino names.",
         )

@@ -8,6 +8,8 @@ from typing import Any
 FORMATS = {
     "bf16": "sordino.export.bf16",
     "nf4": "sordino.export.nf4",
+    "w4a16": "sordino.export.w4a16",
+    "w4a16-gptq": "sordino.export.w4a16_gptq",
     "mixed": "sordino.export.packed",
     "gguf-q8_0": "sordino.export.gguf:Q8_0",
     "gguf-q4_k_m": "sordino.export.gguf:Q4_K_M",

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from sordino.errors import ArtifactError
-from sordino.measure import waste
+from sordino.measure import packed, waste
 from sordino.measure.size import (
     COMPANION,
     FOUR_BIT_STATE,

@@ -37,7 +37,10 @@ Storage = Callable[[str, tuple[int, ...]], Stored]
 
 @dataclass(frozen=True)
 class Layout:
-    """How each kind of tensor is stored. adapter: whether a LoRA lies beside, in float32, instead of merged."""
+    """How each kind of tensor is stored. adapter: whether a LoRA lies beside, in float32, instead of merged.
+
+    decoder: its linear layers, where they are stored otherwise than the encoder's and the projector's.
+    """
 
     title: str
     linear: Storage
@@ -45,6 +48,7 @@ class Layout:
     head: Storage
     other: Storage
     adapter: bool = False
+    decoder: Storage | None = None
 
 
 def plain(dtype: str, width: int) -> Storage:
@@ -148,6 +152,7 @@ LAYOUTS = {
     "bf16": Layout("16-bit", BF16, BF16, BF16, BF16),
     "reference": Layout("nf4, rest 32-bit, LoRA beside it (the paper's models)", nf4, F32, F32, F32, adapter=True),
     "nf4": Layout("nf4 with double quantisation, rest bf16, merged", nf4, BF16, BF16, BF16),
+    "w4a16": Layout("decoder 4 bit (compressed-tensors), rest bf16, merged", BF16, BF16, BF16, BF16, decoder=packed(4)),
     "nf4-e4-h8": Layout("nf4, embedding 4 bit, head 8 bit, rest bf16", nf4, grouped(4), grouped(8), BF16),
 }
 
@@ -167,7 +172,8 @@ def stored(tensors: Iterable[Shape], layout: str) -> Stored:
     }
     found: Stored = {}
     for tensor in tensors:
-        found |= kinds[tensor.kind](tensor.name, tensor.shape)
+        store = rules.decoder if rules.decoder and in_decoder(tensor) else kinds[tensor.kind]
+        found |= store(tensor.name, tensor.shape)
     return found
 
 
@@ -185,7 +191,12 @@ def mixed(tensors: Iterable[Shape], bits: Mapping[str, int], group: int = PACKED
 
 def w4a16(tensors: Iterable[Shape]) -> dict[str, int]:
     """The bits of format w4a16: 4 for the decoder's linear layers."""
-    return {tensor.name: 4 for tensor in tensors if tensor.kind == "linear" and tensor.part == "decoder"}
+    return {tensor.name: 4 for tensor in tensors if in_decoder(tensor)}
+
+
+def in_decoder(tensor: Shape) -> bool:
+    """Whether it is the weight of one of the decoder's linear layers."""
+    return tensor.kind == "linear" and tensor.part == "decoder"
 
 
 def data_bytes(tensors: Mapping[str, Tensor]) -> int:

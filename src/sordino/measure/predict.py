@@ -22,10 +22,12 @@ ANSWER_TOKENS_A_SECOND = 4  # of speech; German and Chinese translations of talk
 MOMENTS = 2  # AdamW's, in the weights' type
 COPY_BYTES = CHUNK_BYTES + CHUNK_BYTES // 2  # a piece in 32 bits and its rounding; 16 bits are copied by the kernel
 PACK_BYTES = 16  # a weight of the matrix at hand, while bitsandbytes packs it on a CPU: measured
+ROUND_BYTES = 5  # a weight of the matrix at hand: as it is, its integers, and those packed
 
 FORMULAS = """
 bytes on disk      sum over tensors of what their layout stores, and the header; files beside them as in the base model
   nf4              n/2 + n/64 + 4 n/16384 bytes for n weights, and about 1,250 a matrix: 4.127 bits a weight
+  w4a16            n/2 + 2 n/128 (groups of 64 or 32 where 128 do not divide the columns), and 16 a matrix; decoder only
 training           weights + gradients + moments + activations; the fused AdamW makes no temporaries
   float32          4 + 4 + 8 bytes a trained weight, 4 a frozen one
   bfloat16         2 + 2 + 4 bytes a trained weight, 2 a frozen one
@@ -40,6 +42,7 @@ training           weights + gradients + moments + activations; the fused AdamW 
     head           (b + 12) V for each answer token
 prune, bf16        24 MiB: weights go from file to file, a piece at a time
 nf4                and 16 bytes a weight of the largest matrix, while it is packed
+w4a16              and 5; GPTQ holds the model instead, and 4 (2 H^2 + Q^2 + 4 I^2) of Hessians
 translating        weights + B (S + max_new_tokens) 2 K b for each decoder layer + the widest intermediate result
   S                audio tokens + 40 of the prompt + 4 a second of the answer, for the longest clip (data.max_seconds,
                    else the model's window); E = 50 a second, of the whole window where the encoder always hears it
@@ -176,9 +179,19 @@ def translating(model: Model, batch: Batch, new_tokens: int, *, width: int = 2, 
     return Memory(weights=weights_bytes(model, width=width, quantised=quantised), activations=widest)
 
 
-def exporting(model: Model, *, packed: bool = False) -> int:
-    """Peak bytes while a model is written from another's files. packed: to nf4, a matrix at a time."""
-    return COPY_BYTES + (PACK_BYTES * _largest(t for t in model.tensors if t.kind == "linear") if packed else 0)
+def exporting(model: Model, name: str, *, width: int = 2) -> int:
+    """Peak bytes while a model is written from another's files in this format; width: bytes of the recipe's dtype.
+
+    Packed formats take a matrix at a time. GPTQ runs the model, and holds the Hessians of one layer's inputs (of its
+    attention, output, MLP and MLP's middle) and, while it is inverted, the largest three times more.
+    """
+    if name == "bf16" or name.startswith("gguf"):
+        return COPY_BYTES
+    if name == "w4a16-gptq":
+        width_in, queries, inner = (model.dims[letter] for letter in "HQI")
+        return width * model.parameters + 4 * (2 * width_in**2 + queries**2 + 4 * inner**2)
+    each = PACK_BYTES if name == "nf4" else ROUND_BYTES
+    return COPY_BYTES + each * _largest(t for t in model.tensors if t.kind == "linear")
 
 
 def resume_point(memory: Memory) -> int:

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 from typing import Any
 
 from sordino import artifact
-from sordino.errors import ArtifactError
+from sordino.compress.drafting import default_memory
+from sordino.compress.gptq import Calibration
+from sordino.data import manifest
+from sordino.errors import ArtifactError, DataError
 from sordino.export import registry as formats
+from sordino.features import Features
 from sordino.measure import size
 from sordino.progress import note
-from sordino.recipe import Recipe
+from sordino.recipe import ExportSection, Recipe
 from sordino.stages.bits import MIXED, Mixer, limit_of
-from sordino.stages.job import DATA, EXPORT, RANKING, Job, Stage, directory_of, export_source
+from sordino.stages.job import DATA, EXPORT, PSEUDO, RANKING, Job, Stage, directory_of, export_source
 
 
 def run(job: Job) -> None:
@@ -34,7 +39,11 @@ def write(job: Job, key: str, name: str, directory: Path) -> None:
     """Write a model of the chain in a format, with its audit."""
     directory.mkdir(exist_ok=True)
     revision = job.recipe.revision if key == "base" else None
-    notes = formats.get(name).write(job.path(key), directory, revision)
+    module = formats.get(name)
+    options = {}
+    if getattr(module, "CALIBRATED", False):
+        options = {"calibration": calibration(job, key), "state": job.state / f"{name}-of-{key}"}
+    notes = module.write(job.path(key), directory, revision, **options)
     audit(job, name, directory, notes or {})
 
 
@@ -59,13 +68,39 @@ def audit(job: Job, name: str, directory: Path, facts: dict[str, Any]) -> size.S
     return found
 
 
+def calibration(job: Job, key: str) -> Calibration:
+    """The model that is exported and training clips with their answers: the teacher's translations where there are any.
+
+    Raises DataError for a run without training clips.
+    """
+    recipe = job.recipe
+    wanted = (recipe.export or ExportSection()).calibration
+    clips = manifest.read(job.run_dir / answers_in(recipe) / "train.jsonl")
+    if not clips:
+        raise DataError("export: this run has no training clips, which w4a16-gptq is rounded for.", "Export w4a16.")
+    clips = random.Random(recipe.seed).sample(clips, min(wanted, len(clips)))
+    speech = job.load(key)
+    if recipe.attention == "flash_attention_2":  # layers are run with masks of their own
+        speech.model.set_attn_implementation("sdpa")
+    heard = Features(speech, job.cache).hear_all(clips, job.prompt(speech), "encoding the calibration clips")
+    answers = [speech.answer_ids(clip.target_text or "", recipe.prompt.style) for clip in clips]
+    return Calibration(speech, heard, answers, default_memory(speech))
+
+
+def answers_in(recipe: Recipe) -> str:
+    """Where GPTQ's training clips and their answers lie."""
+    return PSEUDO if recipe.pseudolabel else DATA
+
+
 def parents(recipe: Recipe) -> list[str]:
     """The model; for a budget, the clips that say what matters and the layers that may go too."""
     assert recipe.export
     found = [directory_of(export_source(recipe))]
     if MIXED in recipe.export.formats:
         found += [DATA, *([RANKING] if recipe.rank and recipe.export.sensitivity.drop else [])]
-    return found
+    if "w4a16-gptq" in recipe.export.formats:
+        found.append(answers_in(recipe))
+    return list(dict.fromkeys(found))
 
 
 STAGE = Stage(
@@ -74,5 +109,5 @@ STAGE = Stage(
     section=lambda recipe: recipe.export,
     parents=parents,
     run=run,
-    uses=("source", "target", "prompt"),
+    uses=("source", "target", "prompt", "seed", "dtype", "attention"),
 )

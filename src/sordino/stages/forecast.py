@@ -21,6 +21,7 @@ from sordino.stages.job import export_source, qlora_start, systems, teacher_key
 
 RANK_BATCH_BYTES = 128 * 2**20  # rank.memory_mb's default is a quarter of the model, but not less
 QUANTISED = ("adapter", "nf4")  # systems that are held in nf4 while translating
+LAYOUT_OF = {"w4a16-gptq": "w4a16"}  # formats that are stored as another one is
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,8 @@ class _Stages:
             room = recipe.rank.memory_mb * 2**20 if recipe.rank.memory_mb else max(weights // 4, RANK_BATCH_BYTES)
             found["rank"] = Forecast(memory=weights + room)
         if recipe.prune:
-            found["prune"] = Forecast(self.disk(self.pruned), predict.exporting(self.pruned), self.use(self.pruned))
+            made = predict.exporting(self.pruned, "bf16")
+            found["prune"] = Forecast(self.disk(self.pruned), made, self.use(self.pruned))
         if recipe.pseudolabel:
             section = recipe.pseudolabel
             found["pseudolabel"] = Forecast(memory=self.use(self.base, section.batch_size, section.max_new_tokens))
@@ -160,9 +162,10 @@ class _Stages:
         assert self.recipe.export
         model = self.model(export_source(self.recipe))
         formats = [str(name) for name in self.recipe.export.formats]
-        if any(name not in (*layouts.TITLES, "mixed") for name in formats):
+        layout = {name: LAYOUT_OF.get(name, name) for name in formats}
+        if any(name not in (*layouts.TITLES, "mixed") for name in layout.values()):
             return Forecast()
-        size = sum(self.mixed(model) if name == "mixed" else self.disk(model, name) for name in formats)
+        size = sum(self.mixed(model) if name == "mixed" else self.disk(model, layout[name]) for name in formats)
         made = [self.making(model, name) for name in formats]
         uses = [self.use(model, key=name) for name in formats]
         return Forecast(size, max(made, default=None), max(uses, default=None))
@@ -171,8 +174,10 @@ class _Stages:
         if name == "mixed":
             loaded = predict.weights_bytes(model, width=self.width)  # to measure what its parts are worth
             return loaded + max(loaded // 4, RANK_BATCH_BYTES)
-        whole = max(tensor.bytes for tensor in layouts.stored(model.tensors, name).values())
-        return predict.exporting(model, packed=name == "nf4") + (whole if name in gguf.FORMATS else 0)
+        made = predict.exporting(model, name, width=self.width)
+        if name in gguf.FORMATS:
+            made += max(tensor.bytes for tensor in layouts.stored(model.tensors, name).values())
+        return made
 
     def mixed(self, model: shapes.Model) -> int:
         """The budget: bits are spent until it is full, or nothing is left to spend them on."""

@@ -1,0 +1,72 @@
+"""w4a16-gptq: stored as w4a16, rounded by GPTQ for what the decoder hears and answers on real clips."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from sordino.compress.gptq import Calibration, round_decoder
+from sordino.compress.rounding import Rounded, Scheme, unpack
+from sordino.export import packed, w4a16
+from sordino.measure import layouts
+from sordino.progress import bar
+
+LOADS_WITH = "vLLM; transformers with compressed-tensors: from_pretrained(path), which unpacks it"
+CALIBRATED = True  # write needs a model that has heard clips
+
+
+def write(source: str, directory: Path, revision: str | None = None, *, calibration: Calibration, state: Path) -> None:
+    """source: as of w4a16. calibration: its model and clips, which is rounded in place; state: where finished layers
+    are kept, so that an interrupted run goes on from the last one. Raises FamilyError, ArtifactError as packed.write.
+    """
+    bits = w4a16.bits_of(source, revision)
+    files = round_layers(calibration, bits, state)
+
+    def rounder(name: str, weight: Tensor, scheme: Scheme) -> Rounded:
+        return _read(files[name], scheme)
+
+    packed.write(source, directory, bits, rounder=rounder, revision=revision)
+
+
+def round_layers(calibration: Calibration, bits: Mapping[str, int], state: Path) -> dict[str, Path]:
+    """GPTQ of the weights in `bits`, by saved names: name -> its file, which is there from an earlier run or made."""
+    state.mkdir(exist_ok=True)
+    speech = calibration.speech
+    live = {name: speech.family.live_name(name).removesuffix(".weight") for name in bits}
+    modules = dict(speech.model.named_modules())
+    schemes = {
+        live[name]: Scheme(width, layouts.group_for(modules[live[name]].weight.shape[1]))
+        for name, width in bits.items()
+    }
+
+    def known(index: int) -> dict[str, Rounded] | None:
+        inside = [name for name in schemes if f".layers.{index}." in name]
+        try:
+            return {name: _read(_file(state, name), schemes[name]) for name in inside}
+        except (OSError, SafetensorError):
+            return None
+
+    with bar("rounding by GPTQ", len(speech.layers("decoder"))) as advance:
+        for _, rounded in round_decoder(calibration, schemes, known):
+            for name, weight in rounded.items():
+                file = _file(state, name)
+                if not file.is_file():
+                    beside = file.with_suffix(".tmp")
+                    save_file(weight.tensors(), beside)
+                    beside.replace(file)
+            advance(1)
+    return {name: _file(state, live[name]) for name in bits}
+
+
+def _file(state: Path, name: str) -> Path:
+    return state / f"{name}.safetensors"
+
+
+def _read(file: Path, scheme: Scheme) -> Rounded:
+    stored = load_file(file)
+    codes = unpack(stored["weight_packed"], scheme.bits, int(stored["weight_shape"][1]))
+    return Rounded(codes, stored["weight_scale"], scheme)
