@@ -216,3 +216,45 @@ def test_directories_without_weights_are_refused(tmp_path):
     (tmp_path / "model.safetensors.index.json").write_text("{}")
     with pytest.raises(ArtifactError, match="no weight_map"):
         measure(tmp_path)
+
+
+@pytest.mark.parametrize("format_name", ["w4a16", "mixed"])
+def test_packed_weights_count_as_what_they_stand_for(pico_dir, tmp_path, format_name):
+    """compressed-tensors: 4 bits in the decoder alone; every width at once. Also when it names classes of modules."""
+    from sordino.export import packed
+    from sordino.measure import layouts, shapes
+    from sordino.measure.audit import audit
+
+    source = pico_dir("qwen2_audio")
+    model = shapes.model(json.loads((source / "config.json").read_text()))
+    bits = layouts.w4a16(model.tensors)
+    if format_name == "mixed":
+        matrices = [tensor for tensor in model.tensors if tensor.kind != "other"]
+        bits = {t.name: 8 if t.kind == "embedding" else (2, 3, 4, 8)[i % 4] for i, t in enumerate(matrices)}
+    packed.write(str(source), tmp_path, bits)
+    found, measured = audit(tmp_path), measure(tmp_path)
+    assert found.parameters == measured.logical_parameters == model.parameters
+    assert found.findings == () and found.wasted_bytes == 0
+    plain = audit(source)
+    assert {part: share.parameters for part, share in found.parts.items()} == {
+        part: share.parameters for part, share in plain.parts.items()
+    }
+    widths = {f"{width}-bit weights" for width in set(bits.values())}
+    assert widths == {kind for kind in found.storage if kind.endswith("weights")}
+    for width in set(bits.values()):
+        stands_for = sum(t.elements for t in model.tensors if bits.get(t.name) == width)
+        assert found.storage[f"{width}-bit weights"].parameters == stands_for
+        assert found.storage[f"{width}-bit weights"].bytes * 8 == width * stands_for
+    assert sum(share.bytes for share in found.storage.values()) == sum(share.bytes for share in found.parts.values())
+    if format_name == "w4a16":  # as other tools write it
+        config = json.loads((tmp_path / "config.json").read_text())
+        groups = config["quantization_config"]["config_groups"].values()
+        sizes = {group["weights"]["group_size"] for group in groups}
+        assert sizes == {32, 64}  # 96 and 64 columns
+        wide = [group for group in groups if group["weights"]["group_size"] == 64]
+        config["quantization_config"]["config_groups"] = {"group_0": wide[0] | {"targets": ["Linear"]}}
+        (tmp_path / "config.json").write_text(json.dumps(config))
+        assert measure(tmp_path).logical_parameters != model.parameters  # of one size of groups, which is not so
+        config["quantization_config"]["config_groups"] = {}
+        (tmp_path / "config.json").write_text(json.dumps(config))
+        assert measure(tmp_path).logical_parameters is None  # not guessed
