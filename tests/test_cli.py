@@ -306,9 +306,11 @@ def test_a_model_that_cannot_be_used(made: Made, tmp_path: Path, capsys: Capsys)
     assert "models of type 'bert' are not supported" in refusal(capsys, "run", file, f"model={unknown}")
     damaged = spoiled("damaged")
     (damaged / "model.safetensors").write_bytes((damaged / "model.safetensors").read_bytes()[:5000])
-    assert f"the weights in {damaged} do not load" in refusal(capsys, "run", file, f"model={damaged}")
+    assert f"{damaged / 'model.safetensors'} is truncated or damaged" in refusal(
+        capsys, "run", file, f"model={damaged}"
+    )
     (damaged / "model.safetensors").unlink()
-    assert f"the weights in {damaged} do not load" in refusal(capsys, "run", file, f"model={damaged}")
+    assert f"{damaged} holds neither model.safetensors nor" in refusal(capsys, "run", file, f"model={damaged}")
     mute = spoiled("mute")
     for name in ("processor_config.json", "preprocessor_config.json", "tokenizer.json"):
         (mute / name).unlink(missing_ok=True)

@@ -120,6 +120,19 @@ def test_a_second_run_does_nothing(made: Made, capsys: pytest.CaptureFixture[str
     assert {p: p.stat().st_mtime_ns for p in made.finished.rglob("*")} == before
 
 
+def test_a_stage_that_was_only_to_be_renamed_is_not_run_again(made: Made, tmp_path: Path) -> None:
+    """Killed just before its directory was put into place, its child asked for next."""
+    file = made.copied(tmp_path, stages=["10-data", "20-teacher", "30-ranking", "40-pruned"])
+    there = tmp_path / "runs/run"
+    before = contents(there / "30-ranking")
+    (there / "30-ranking").rename(there / "30-ranking.partial")
+    (there / "30-ranking.partial/.request.json").write_text("{}")
+    run("prune", file)
+    run("rank", file)
+    assert contents(there / "30-ranking") == before
+    assert not list(there.glob("*.partial"))
+
+
 ACCELERATOR = torch.accelerator.is_available()
 ALL = ["prepare", "finetune", "rank", "prune", "pseudolabel", "distil", "qlora", "merge", "export"]
 ALL += ["translate", "evaluate", "report"]

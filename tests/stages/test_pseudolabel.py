@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from sordino.metrics import mbr
+from sordino.metrics import mbr, registry
 from sordino.stages import pseudolabel
+from tests.metrics import tiny_comet
 from tests.stages.runs import Made, contents, jsonl, refusal, run, stage_json
 
 TEACHER = ["10-data", "20-teacher"]
@@ -124,3 +125,21 @@ def test_nothing_left_refuses_with_counts(made: Made, tmp_path: Path, capsys: py
     assert "passes the filter (10 cut" in message
     assert "Raise max_new_tokens" in message
     assert not (tmp_path / "runs/run/50-pseudo").exists()
+
+
+def test_comet_filters_with_the_checkpoint_that_is_named(made: Made, tmp_path: Path) -> None:
+    """A tiny checkpoint of the published layout, scored by the metric itself beside the stage."""
+    model = tiny_comet.build(tmp_path / "comet")
+    there = labelled(made, tmp_path, {"filter": {"cut": False}, "max_new_tokens": 12})
+    clips, said = jsonl(tmp_path / "runs/run/10-data/train.jsonl"), jsonl(there / "train.jsonl")
+    texts, references = [row["target_text"] for row in said], [clip["target_text"] for clip in clips]
+    metric = registry.get(f"comet:{model}", "cpu")
+    scores = metric.score(texts, references, "de", sources=[clip["source_text"] for clip in clips]).segments
+    assert scores
+    limit = sorted(scores)[4]
+    filtered = {"cut": False, "min_comet": limit, "comet": f"comet:{model}"}
+    run("pseudolabel", made.recipe(tmp_path, {"pseudolabel": {"filter": filtered, "max_new_tokens": 12}}))
+    rejected = {row["id"]: row["found"] for row in jsonl(there / "rejected.jsonl")}
+    low = {clip["id"]: round(score, 6) for clip, score in zip(clips, scores, strict=True) if score < limit}
+    assert rejected == low
+    assert stage_json(there)["rejected"] == {"comet": len(low)}
