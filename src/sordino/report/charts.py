@@ -139,16 +139,16 @@ def _point(point: Point, x: float, low: float, middle: float, high: float) -> Ma
 
 
 def _side_by_side(spots: Sequence[tuple[float, float, float]]) -> list[float]:
-    """x of each (x, top, bottom) such that no two points cover each other: the later one steps aside."""
+    """x of each (x, top, bottom) such that no two points cover each other: the later one steps aside, just enough."""
     taken: list[tuple[float, float, float]] = []
     for x, top, bottom in spots:
-        steps = (sign * step * 2.2 * RADIUS for step in range(len(spots) + 1) for sign in (1, -1))
+        beside = [other + side * 2.1 * RADIUS for other, _, _ in taken for side in (1, -1)]
         free = (
-            x + shift
-            for shift in steps
-            if x + shift <= WIDTH - RADIUS
+            place
+            for place in sorted([x, *beside], key=lambda place: (abs(place - x), -place))
+            if place <= WIDTH - RADIUS
             and not any(
-                abs(x + shift - other) < 2 * RADIUS and top < low + RADIUS and high < bottom + RADIUS
+                abs(place - other) < 2 * RADIUS and top < low + RADIUS and high < bottom + RADIUS
                 for other, high, low in taken
             )
         )
