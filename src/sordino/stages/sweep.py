@@ -45,7 +45,6 @@ from sordino.stages.job import (
     directory_of,
     export_source,
     latest,
-    resolved,
     systems,
     teacher_key,
 )
@@ -155,8 +154,7 @@ def write(job: Job, point: Planned, mixers: dict[str, Mixer]) -> None:
     directory.mkdir(parents=True)
     if point.form == MIXED:
         if point.of not in mixers:
-            asked = job.recipe.export.sensitivity if job.recipe.export else SensitivitySection()
-            mixers[point.of] = Mixer(job, point.of, asked)
+            mixers[point.of] = Mixer(job, point.of, sensitivity_of(job.recipe))
         export.write_mixed(mixers[point.of], limit_of(job.recipe, None, point.amount), directory)
     elif point.form == "pruned":
         model = stored.open_model(job.path(point.of), job.recipe.revision if point.of == "base" else None)
@@ -167,6 +165,11 @@ def write(job: Job, point: Planned, mixers: dict[str, Mixer]) -> None:
     else:
         export.write(job, point.of, point.form, directory)
     artifact.write_json(directory / MADE, dataclasses.asdict(point))
+
+
+def sensitivity_of(recipe: Recipe) -> SensitivitySection:
+    """As the recipe's own export would measure."""
+    return recipe.export.sensitivity if recipe.export else SensitivitySection()
 
 
 def model_of(job: Job, point: Planned) -> Path:
@@ -185,10 +188,12 @@ def place_of(job: Job, point: Planned) -> Path:
         "model": made["hash"] if made else base_parent(recipe).hash,
         "clips": data["hash"],
         "form": [point.form, point.amount],
-        "settings": resolved(STAGE, dataclasses.replace(recipe, sweep=SweepSection())),
+        "settings": {name: repr(getattr(recipe, name)) for name in STAGE.uses if name != "export"},
         "device": str(device_of(recipe.device)),
         "sordino": artifact.versions().get("sordino"),
     }
+    if point.form == MIXED:
+        depends["sensitivity"] = dataclasses.asdict(sensitivity_of(recipe))
     if recipe.rank:
         depends["order"] = artifact.read_json(job.run_dir / RANKING / "ranking.json")["order"]
     name = hashlib.sha256(json.dumps(depends).encode()).hexdigest()[:16]
