@@ -33,6 +33,7 @@ STAGES = {
     "distil": "heal the pruned student",
     "qlora": "train a low-rank adapter on the 4-bit model",
     "merge": "fold the adapter into the 16-bit model",
+    "trim": "shrink the vocabulary to what the translations need",
     "export": "write the deployable forms",
     "translate": "a recipe's systems translate the test split; or: MODEL AUDIO... --to LANGUAGE",
     "evaluate": "scores, sizes, speeds of a recipe; or: HYPOTHESES --references REFERENCES",

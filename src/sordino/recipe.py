@@ -175,6 +175,13 @@ class MergeSection:
 
 
 @dataclass(frozen=True)
+class TrimSection:
+    tokens: int | None = None  # rows to keep, most frequent first; default: all that the texts need
+    splits: tuple[Literal["train", "extra", "select", "dev"], ...] = ("train",)  # and the teacher's translations
+    of: Literal["auto", "base", "teacher", "pruned", "student", "merged"] = "auto"  # auto: the latest model
+
+
+@dataclass(frozen=True)
 class SensitivitySection:
     """How format mixed finds out which parts need their bits."""
 
@@ -186,7 +193,7 @@ class SensitivitySection:
 @dataclass(frozen=True)
 class ExportSection:
     formats: tuple[Format, ...] = ()  # default: nf4; with a budget, mixed
-    of: Literal["auto", "base", "teacher", "pruned", "student", "merged"] = "auto"
+    of: Literal["auto", "base", "teacher", "pruned", "student", "merged", "trimmed"] = "auto"
     # limit of format mixed, on the bytes of its weights files: in 10^9 bytes, or as a share of the 16-bit teacher's
     budget_gb: float | None = None
     budget_ratio: float | None = None
@@ -219,7 +226,9 @@ class ReportSection:
 class SweepSection:
     """Smaller forms of the chain's models, made, scored and weighed, to be drawn as bytes against quality."""
 
-    of: tuple[Literal["base", "teacher", "pruned", "student", "merged"], ...] = ()  # default: teacher and last model
+    of: tuple[
+        Literal["base", "teacher", "pruned", "student", "merged", "trimmed"], ...
+    ] = ()  # default: teacher and last model
     formats: tuple[Format, ...] = ()  # default: all; what cannot be made or run here is left out and named
     budget_ratios: tuple[float, ...] = (0.5, 0.35, 0.25, 0.2, 0.17)  # of format mixed, as in export
     remove: tuple[int, ...] = ()  # the teacher without so many ranked layers, not healed; default: half of them
@@ -246,6 +255,7 @@ class Recipe:
     distil: DistilSection | None = None
     qlora: QloraSection | None = None
     merge: MergeSection | None = None
+    trim: TrimSection | None = None
     export: ExportSection | None = None
     translate: TranslateSection | None = field(default_factory=TranslateSection)
     evaluate: EvaluateSection | None = field(default_factory=EvaluateSection)
@@ -340,8 +350,6 @@ def _contradictions(recipe: Recipe, problems: list[str]) -> None:
         ranked = len(rank.layers) if rank.method == "explicit" else rank.remove
         if recipe.prune.remove > ranked:
             problems.append(f"prune.remove: {recipe.prune.remove}, but rank finds {ranked} removals")
-    if recipe.export and recipe.export.of == "auto" and recipe.qlora and not recipe.merge:
-        problems.append("export: the adapter would be left out; add merge:, or say export.of")
     if recipe.prune and not rank:
         problems.append("prune: needs the rank section (method: explicit takes a list by hand)")
     if recipe.prune and recipe.prune.of == "teacher" and not recipe.finetune:
@@ -356,6 +364,7 @@ def _contradictions(recipe: Recipe, problems: list[str]) -> None:
         problems.append("merge: needs the qlora section, which makes the adapter")
     _mixes(recipe, problems)
     _starts(recipe, problems)
+    _trim(recipe, problems)
     for name in ("finetune", "distil", "qlora"):
         section = getattr(recipe, name)
         if section and section.accumulate > 0 and section.batch_size % section.accumulate:
@@ -370,7 +379,7 @@ AT_LEAST = {
     "batch_size": 1, "accumulate": 1, "max_steps": 1, "checkpoint_steps": 1, "max_new_tokens": 1, "rows": 1,
     "clips": 1, "remove": 1, "rank": 1, "alpha": 1, "oversample": 1, "protect_first": 0, "protect_last": 0, "extra": 0,
     "select": 0, "dev": 0, "test": 0, "warmup_ratio": 0, "weight_decay": 0, "dropout": 0, "bootstrap": 0, "samples": 0,
-    "epsilon": 0, "min_chrf": 0, "calibration": 1,
+    "epsilon": 0, "min_chrf": 0, "calibration": 1, "tokens": 1,
 }  # fmt: skip
 ABOVE_ZERO = ("epochs", "lr", "max_grad_norm", "temperature", "budget_gb", "budget_ratio")
 BELOW_ONE = ("warmup_ratio", "dropout", "epsilon", "budget_ratio")
@@ -472,10 +481,18 @@ def _starts(recipe: Recipe, problems: list[str]) -> None:
     made |= {"pruned"} if recipe.prune else set()
     made |= {"student"} if recipe.distil else set()
     made |= {"merged"} if recipe.merge else set()
-    for where, section, key in (("qlora.start", recipe.qlora, "start"), ("export.of", recipe.export, "of")):
+    starts = [
+        ("qlora.start", recipe.qlora, "start"),
+        ("trim.of", recipe.trim, "of"),
+        ("export.of", recipe.export, "of"),
+    ]
+    for where, section, key in starts:
+        made |= {"trimmed"} if where == "export.of" and recipe.trim else set()
         wanted = getattr(section, key, "auto")
         if wanted not in ("auto", *made):
             problems.append(f"{where}: this recipe makes no '{wanted}' model")
+        if section and key == "of" and wanted == "auto" and recipe.qlora and not recipe.merge:
+            problems.append(f"{where[:-3]}: the adapter would be left out; add merge:, or say {where}")
     for wanted in recipe.sweep.of if recipe.sweep else ():
         if wanted not in made:
             problems.append(f"sweep.of: this recipe makes no '{wanted}' model")
@@ -484,3 +501,12 @@ def _starts(recipe: Recipe, problems: list[str]) -> None:
     for wanted in recipe.translate.systems if recipe.translate else ():
         if wanted not in made:
             problems.append(f"translate.systems: this recipe makes no '{wanted}'; it makes {', '.join(sorted(made))}")
+
+
+def _trim(recipe: Recipe, problems: list[str]) -> None:
+    """There must be texts to keep the tokens of."""
+    trim = recipe.trim
+    if trim and not trim.splits and not recipe.pseudolabel:
+        problems.append("trim.splits: there are no texts to keep the tokens of")
+    if trim and "extra" in trim.splits and (recipe.data is None or recipe.data.extra is None):
+        problems.append("trim.splits: 'extra' needs data.extra, the out-of-domain corpus")

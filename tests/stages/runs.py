@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
 from sordino.cli import main
 from sordino.families import registry
@@ -37,6 +39,7 @@ CHAIN: dict[str, Any] = {
     "distil": {"max_steps": 3, "lr": 1e-3, "checkpoint_steps": 1},
     "qlora": {"max_steps": 3, "rank": 4, "alpha": 8, "lr": 1e-3, "checkpoint_steps": 1},
     "merge": {},
+    "trim": {},
     "export": {"formats": ["bf16", "nf4", "w4a16"]},
     "translate": {"max_new_tokens": 6},
     "evaluate": {"bootstrap": 20},
@@ -56,6 +59,38 @@ def write_corpus(folder: Path, splits: tuple[str, ...] = SPLITS, start: int = 0)
         rows.append(f"{name}\t{talk}\t{split}\tThe {word} is {other}.\tDer {word} ist {other}.\t这是{i}号。")
     (folder / "texts.tsv").write_text("\n".join(rows) + "\n", encoding="utf-8")
     return folder
+
+
+def write_merging(source: Path, directory: Path, text: str, size: int = 420) -> Path:
+    """A copy of a pico model whose tokenizer merges bytes as it learnt from a text; random rows for the new tokens.
+
+    Like Qwen2-Audio's, its embedding has more rows than there are tokens; one of these bare rows is named by a config.
+    """
+    speech = registry.load(str(source), device="cpu", dtype="float32")
+    content = json.loads(speech.processor.tokenizer.backend_tokenizer.to_str())
+    learnt = Tokenizer(models.BPE())
+    learnt.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    trainer = trainers.BpeTrainer(vocab_size=size, initial_alphabet=alphabet, min_frequency=1, show_progress=False)
+    learnt.train_from_iterator([text], trainer)
+    content["model"] |= {name: json.loads(learnt.to_str())["model"][name] for name in ("vocab", "merges")}
+    ids = {}
+    for i, entry in enumerate(content["added_tokens"], len(content["model"]["vocab"])):
+        ids[entry["content"]] = entry["id"] = i
+    model, tokens = speech.model, len(content["model"]["vocab"]) + len(ids)
+    model.resize_token_embeddings(tokens + 11)
+    with torch.no_grad():
+        generator = torch.Generator().manual_seed(4)
+        for part in ("embeddings", "head"):
+            speech.part(part).weight.normal_(0, 0.15, generator=generator)
+    model.config.audio_token_index = ids["<|AUDIO|>"]
+    for config in (model.config.text_config, model.generation_config):
+        config.eos_token_id, config.pad_token_id = ids["<|im_end|>"], ids["<|endoftext|>"]
+    model.config.text_config.bos_token_id = model.generation_config.bos_token_id = tokens + 3
+    model.to(torch.bfloat16)
+    registry.save(speech, directory)
+    (directory / "tokenizer.json").write_text(json.dumps(content), encoding="utf-8")
+    return directory
 
 
 def recipe_file(directory: Path, model: Path, corpus: Path, changes: Mapping[str, Any] | None = None) -> Path:

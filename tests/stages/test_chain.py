@@ -22,12 +22,13 @@ FILES = {
     "60-student": CHECKPOINT | {"log.jsonl"},
     "61-adapter": {"adapter_model.safetensors", "adapter_config.json", "log.jsonl", "sordino.json"},
     "62-merged": CHECKPOINT,
+    "63-trimmed": CHECKPOINT | {"coverage.json"},
     "70-export": {f"{form}/{name}" for form in ("bf16", "nf4", "w4a16") for name in (*CHECKPOINT, "audit.json")},
     "80-outputs": {f"{key}/{name}" for key in ("base", "student", "nf4") for name in ("test.jsonl", "speed.json")},
     "85-scores": {"scores.json", "size.json", "speed.json"},
     "90-report": {"scores.json", "size.json", "speed.json", "report.html"},
 }
-SYSTEMS = ["base", "teacher", "pruned", "student", "adapter", "merged", "bf16", "nf4", "w4a16"]
+SYSTEMS = ["base", "teacher", "pruned", "student", "adapter", "merged", "trimmed", "bf16", "nf4", "w4a16"]
 
 
 @pytest.mark.parametrize("directory", FILES)
@@ -134,7 +135,7 @@ def test_a_stage_that_was_only_to_be_renamed_is_not_run_again(made: Made, tmp_pa
 
 
 ACCELERATOR = torch.accelerator.is_available()
-ALL = ["prepare", "finetune", "rank", "prune", "pseudolabel", "distil", "qlora", "merge", "export"]
+ALL = ["prepare", "finetune", "rank", "prune", "pseudolabel", "distil", "qlora", "merge", "trim", "export"]
 ALL += ["translate", "evaluate", "report"]
 
 
@@ -144,7 +145,7 @@ ALL += ["translate", "evaluate", "report"]
         ({}, None, []),
         ({"report": {"samples": 1}}, "settings changed: samples", ["report"]),
         ({"evaluate": {"bootstrap": 5}}, "settings changed: bootstrap", ["evaluate", "report"]),
-        ({"export": {"formats": ["nf4"]}}, "settings changed: formats", ALL[8:]),
+        ({"export": {"formats": ["nf4"]}}, "settings changed: formats", ALL[9:]),
         ({"qlora": {"rank": 2}}, "settings changed: rank", ALL[6:]),
         ({"prune": {"remove": 1}}, "settings changed: remove", ["prune", *ALL[5:]]),
         ({"rank": {"criterion": "bleu"}}, "settings changed: criterion", ["rank", "prune", *ALL[5:]]),

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from sordino import cli, recipe
+from sordino.stages import lexicon
 from sordino.stages.forecast import config_of, forecast
 from tests.measure.test_shapes import QWEN2_AUDIO_7B
 
@@ -41,13 +42,24 @@ def test_a_finished_run_weighs_what_was_predicted(made):
     loaded = recipe.load(made.root / "recipe.yaml")
     found = forecast(loaded, config_of(loaded))
     beside = sum(f.stat().st_size for f in made.model.iterdir() if f.suffix != ".safetensors")
-    stages = {"finetune": "20-teacher", "prune": "40-pruned", "distil": "60-student", "merge": "62-merged"}
+    stages = {"finetune": "20-teacher", "prune": "40-pruned", "distil": "60-student"}
+    stages |= {"merge": "62-merged", "trim": "63-trimmed"}
     for stage, directory in (stages | {"qlora": "61-adapter", "export": "70-export"}).items():
         weights = sum(f.stat().st_size for f in (run / directory).rglob("*.safetensors"))
         times = {"qlora": 0, "export": 3}.get(stage, 1)
         assert found[stage].size - times * beside == pytest.approx(weights, rel=1e-3), stage
     teacher = [f.stat().st_size for f in (run / "20-teacher").iterdir()]
     assert found["finetune"].size == pytest.approx(sum(teacher), rel=0.1)
+
+
+def test_before_the_teacher_has_translated_the_corpus_alone_is_counted(made, tmp_path):
+    unread = recipe.load(made.recipe(tmp_path / "unread"))
+    read = recipe.load(made.copied(tmp_path / "read", stages=["10-data"]))
+    assert lexicon.rows_left(unread) is None
+    assert lexicon.rows_left(read) == 262  # this tokenizer is bytes: nothing to drop
+    for one in (unread, read):
+        found = forecast(one, config_of(one))
+        assert found["trim"].size == found["merge"].size
 
 
 def test_the_command_says_what_is_missing(config, capsys):

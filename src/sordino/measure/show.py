@@ -15,7 +15,7 @@ from sordino.measure.audit import Audit, Share, part_with_layer, shares
 from sordino.measure.torch_save import STORAGES, torch_save_bytes
 
 GIB = 2**30
-MODEL_STAGES = ("finetune", "rank", "prune", "pseudolabel", "distil", "qlora", "merge", "export", "translate")
+MODEL_STAGES = ("finetune", "rank", "prune", "pseudolabel", "distil", "qlora", "merge", "trim", "export", "translate")
 
 
 def gigabytes(count: int | None) -> str:

@@ -28,7 +28,7 @@ from sordino.measure.size import LAYER
 from sordino.progress import bar, note
 from sordino.recipe import Recipe, SensitivitySection
 from sordino.stages.forecast import budget_bytes, config_of
-from sordino.stages.job import RANKING, Job, base_parent, directory_of, qlora_start
+from sordino.stages.job import RANKING, Job, base_parent, directory_of, qlora_start, trim_source
 
 MIXED = "mixed"  # the format's name
 KEPT = 16  # bits of what is not rounded
@@ -212,7 +212,8 @@ def ranked_next(job: Job, key: str) -> list[Layer]:
     if not recipe.rank:
         return []
     order = [parse_layer(text) for text in artifact.read_json(job.run_dir / RANKING / "ranking.json")["order"]]
-    start = qlora_start(recipe) if key == "merged" else key
+    start = trim_source(recipe) if key == "trimmed" else key
+    start = qlora_start(recipe) if start == "merged" else start
     count = (recipe.prune.remove or len(order)) if recipe.prune and start in ("pruned", "student") else 0
     gone, found = order[:count], []
     for layer in order[count:]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from sordino import artifact
 from sordino.compress import importance
 from sordino.data import manifest
 from sordino.data.clip import Clip
-from sordino.errors import DataError, RecipeError
+from sordino.errors import DataError, FamilyError, RecipeError
 from sordino.export import registry as formats
 from sordino.families import registry
 from sordino.metrics import comet_files
@@ -19,11 +20,13 @@ from sordino.stages.job import DATA, device_of
 
 
 def refuse(recipe: Recipe) -> None:
-    """Raise SordinoError for a device, packages, layers, metrics and texts that are not there."""
+    """Raise SordinoError for a device, packages, layers, metrics and texts that are not there, and a
+    tokenizer that cannot be trimmed."""
     device_of(recipe.device)
     for name in recipe.export.formats if recipe.export else ():
         formats.require(name)
     refuse_layers(recipe)
+    refuse_tokenizer(recipe)
     for _, where, metric in metrics_of(recipe):
         word, _, model = metrics.canonical(metric).partition(":")
         if where != "evaluate.metrics" and word not in metrics.WITH_MODEL:
@@ -42,6 +45,17 @@ def refuse_layers(recipe: Recipe) -> None:
         return
     for scope in importance.SCOPES["both"]:
         importance.kept(registry.layer_count(config, scope), scope, order)
+
+
+def refuse_tokenizer(recipe: Recipe) -> None:
+    """Raise FamilyError for a local model whose vocabulary cannot be trimmed."""
+    there = {name for name in ("tokenizer.json", "tekken.json") if (Path(recipe.model) / name).is_file()}
+    if recipe.trim and there == {"tekken.json"}:
+        raise FamilyError(
+            f"trim: {recipe.model} has a tekken tokenizer, which no tokenizer.json describes: its vocabulary cannot be "
+            "trimmed.",
+            "Leave trim: out.",
+        )
 
 
 def metrics_of(recipe: Recipe) -> list[tuple[str, str, str]]:

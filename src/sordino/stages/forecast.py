@@ -17,7 +17,8 @@ from sordino.measure import gguf, layouts, predict, shapes
 from sordino.measure.size import read_json
 from sordino.measure.waste import WEIGHTS
 from sordino.recipe import Recipe, TrainSection
-from sordino.stages.job import export_source, qlora_start, systems, teacher_key
+from sordino.stages import lexicon
+from sordino.stages.job import export_source, qlora_start, systems, teacher_key, trim_source
 
 RANK_BATCH_BYTES = 128 * 2**20  # rank.memory_mb's default is a quarter of the model, but not less
 QUANTISED = ("adapter", "nf4")  # systems that are held in nf4 while translating
@@ -80,6 +81,12 @@ class _Stages:
         self.base = shapes.model(config)
         left = _left(recipe, self.base)
         self.pruned = shapes.model(config, **left)
+        self.trimmed = self.pruned
+        if recipe.trim:
+            of = self.model(trim_source(recipe)).dims
+            rows = min(lexicon.rows_left(recipe) or of["V"], of["V"])
+            left = {name: of[name] for name in left}
+            self.trimmed = shapes.model(config, **left, vocabulary=rows)
         self.first_removed = shapes.model(config, decoder_layers=self.base.dims["decoder_layers"] - 1)
         self.beside = _beside(recipe.model)
         seconds = (recipe.data.max_seconds if recipe.data else None) or self.base.window_seconds
@@ -92,6 +99,8 @@ class _Stages:
             return self.pruned
         if key in ("adapter", "merged"):
             return self.model(qlora_start(self.recipe))
+        if key == "trimmed":
+            return self.trimmed
         return self.model(export_source(self.recipe))
 
     def all(self) -> dict[str, Forecast]:
@@ -117,6 +126,8 @@ class _Stages:
         if recipe.merge:
             model = self.model("merged")
             found["merge"] = Forecast(self.disk(model), 4 * model.parameters, self.use(model))
+        if recipe.trim:
+            found["trim"] = Forecast(self.disk(self.trimmed), use=self.use(self.trimmed))
         if recipe.export:
             found["export"] = self.export()
         if recipe.translate:

@@ -30,6 +30,7 @@ MODELS = {
     "student": ("60-student", "healed"),
     "adapter": ("61-adapter", "QLoRA adapter"),
     "merged": ("62-merged", "merged"),
+    "trimmed": ("63-trimmed", "trimmed"),
 }
 DATA, RANKING, PSEUDO, EXPORT = "10-data", "30-ranking", "50-pseudo", "70-export"
 # told apart by name and size: hashing 100,000 clips at every look would take minutes
@@ -158,6 +159,7 @@ def systems(recipe: Recipe) -> dict[str, str]:
         "student": recipe.distil,
         "adapter": recipe.qlora,
         "merged": recipe.merge,
+        "trimmed": recipe.trim,
     }
     found = {key: MODELS[key][1] for key, there in present.items() if there}
     if recipe.export:
@@ -190,12 +192,20 @@ def qlora_start(recipe: Recipe) -> str:
     return latest(recipe, ("student", "pruned", "teacher", "base"))
 
 
+def trim_source(recipe: Recipe) -> str:
+    """The model whose vocabulary is trimmed."""
+    assert recipe.trim
+    if recipe.trim.of != "auto":
+        return recipe.trim.of
+    return latest(recipe, ("merged", "student", "pruned", "teacher", "base"))
+
+
 def export_source(recipe: Recipe) -> str:
     """The model that is exported."""
     assert recipe.export
     if recipe.export.of != "auto":
         return recipe.export.of
-    return latest(recipe, ("merged", "student", "pruned", "teacher", "base"))
+    return latest(recipe, ("trimmed", "merged", "student", "pruned", "teacher", "base"))
 
 
 def adapter_base(section: Mapping[str, Any]) -> dict[str, Any]:

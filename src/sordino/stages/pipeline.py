@@ -1,7 +1,7 @@
 """PIPELINE: the whole method, top to bottom; and how a recipe is run, planned and checked against it.
 
 corpus ─ prepare ─ finetune ─ rank ─ prune ─┐
-                      └─ pseudolabel ───────┴─ distil ─ qlora ─ merge ─ export
+                      └─ pseudolabel ───────┴─ distil ─ qlora ─ merge ─ trim ─ export
 translate ─ evaluate ─ report: every model of the chain
 sweep: smaller forms of them, bytes against quality
 """
@@ -34,6 +34,7 @@ from sordino.stages import (
     report,
     sweep,
     translate,
+    trim,
 )
 from sordino.stages.forecast import Forecast, forecast
 from sordino.stages.job import Job, Stage, device_of, parents_of, resolved
@@ -47,6 +48,7 @@ PIPELINE: tuple[Stage, ...] = (
     distil.STAGE,
     qlora.STAGE,
     merge.STAGE,
+    trim.STAGE,
     export.STAGE,
     translate.STAGE,
     evaluate.STAGE,
