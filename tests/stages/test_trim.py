@@ -20,10 +20,11 @@ from sordino.families import registry
 from sordino.families.base import SpeechModel
 from sordino.features import Features
 from sordino.shards.reading import Checkpoint
-from sordino.stages import trim
+from sordino.stages import bits, trim
 from sordino.stages.forecast import config_of, forecast
+from sordino.stages.job import Job
 from tests import tiny
-from tests.stages.runs import answer, jsonl, recipe_file, refusal, run, stage_json, write_corpus, write_merging
+from tests.stages.runs import Made, answer, jsonl, recipe_file, refusal, run, stage_json, write_corpus, write_merging
 
 STORM = "Ein Sturm zieht auf."
 TEXT = f"Der ist. {STORM} Zwanzig kleine Boote liegen im Hafen. Translate the English speech into German: "
@@ -250,3 +251,12 @@ def test_refusals(
 
 def override(item: tuple[str, Any]) -> str:
     return f"{item[0]}={'' if item[1] is None else json.dumps(item[1])}"
+
+
+def test_a_budget_knows_which_layers_are_gone(made: Made) -> None:
+    """The next removals of a trimmed model are those of the model it was made from."""
+    _ = made.finished
+    job = Job(recipes.load(made.root / "recipe.yaml", ["prune.remove=1"]), made.root, {})
+    assert bits.ranked_next(job, "trimmed") == bits.ranked_next(job, "student")
+    assert len(bits.ranked_next(job, "trimmed")) == 1
+    assert len(bits.ranked_next(job, "teacher")) == 2
