@@ -88,6 +88,17 @@ def test_a_kill_changes_nothing(
     assert sum(batches) == len(jsonl(out / "segments.jsonl")) + 1
 
 
+def test_a_kill_at_the_last_instant_costs_nothing(
+    made: Made, talk: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(whole, out.with_name("out.partial"))  # all that was missing is the new name
+    (out.with_name("out.partial") / ".state").mkdir()
+    monkeypatch.setattr(longform, "open_model", lambda *_, **__: pytest.fail("the model was loaded"))
+    run("translate", made.model, talk, "--out", out, *SHORT)
+    assert files(out) == files(whole)
+
+
 def test_a_list_of_segments(made: Made, talk: Path, tmp_path: Path, capsys: Capsys) -> None:
     """Each is heard as if it were a file; one that is too long is cut by voice, and is still one line."""
     truth = talk.with_suffix(".yaml").read_text().split("- wav:")[1:4]
@@ -139,6 +150,9 @@ def test_other_work_is_never_replaced(made: Made, talk: Path, whole: Path, tmp_p
     said = refusal(capsys, "translate", made.model, talk, "--out", tmp_path / "b", *SHORT)
     assert "b.partial was started with other settings: batch_size" in said
     assert (tmp_path / "b.partial" / "thesis.txt").read_text() == "years"
+    (tmp_path / ".c.old").mkdir()
+    assert ".c.old is in the way" in refusal(capsys, "translate", made.model, talk, "--out", tmp_path / "c", *SHORT)
+    assert (tmp_path / ".c.old").is_dir()
 
 
 def test_long_audio_without_a_way_to_cut_it_is_refused_before_anything_is_loaded(

@@ -208,6 +208,9 @@ def model_parents(model: str) -> list[artifact.Parent]:
 def refuse_other(out: Path, section: dict[str, Any], parents: Sequence[artifact.Parent]) -> None:
     """Raise ArtifactError where `out`, or the unfinished work for it, is anything but this request's."""
     remedy = "Give another --out, or remove it."
+    if artifact.old_of(out).exists():  # never of this command, which replaces nothing, and `building` would remove it
+        raise ArtifactError(f"{artifact.old_of(out)} is in the way.", remedy)
+    artifact.settle(out)
     if out.exists():
         if artifact.read_stage(out) is None:
             raise ArtifactError(f"{out} exists, and is not a result of this command.", remedy)
