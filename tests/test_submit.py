@@ -230,6 +230,8 @@ def test_what_disagrees_is_refused_before_a_model_is_loaded(
     assert "does not name y.wav; nothing is there of w.wav" in refused(whole)
     order.write_text("z.wav\nx.wav\ny.wav\nz.wav\n")
     assert "names a recording twice" in refused(whole)
+    order.write_bytes("ü.wav\n".encode("latin-1"))
+    assert "FILE_ORDER is not UTF-8" in refused(whole)
     order.unlink()
     assert "has no FILE_ORDER, and 3 recordings" in refused(whole)
     (tst / "other.yaml").write_text(LIST)

@@ -206,7 +206,10 @@ def test_set(folder: Path, segments: Path | None, languages: tuple[str, str]) ->
 def _names(order: Path) -> list[str]:
     if not order.is_file():
         return []
-    lines = order.read_text(encoding="utf-8-sig").split("\n")
+    try:
+        lines = order.read_text(encoding="utf-8-sig").split("\n")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{order} is not UTF-8: {error.reason}.", "Save it as UTF-8.") from None
     return [PurePath(line.strip()).name for line in lines if line.strip()]
 
 
