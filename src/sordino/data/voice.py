@@ -50,7 +50,9 @@ def split(
     ]
 
 
-def probabilities(blocks: Any, advance: Callable[[float], None] = lambda _: None) -> tuple[list[float], int]:
+def probabilities(
+    blocks: Iterable[Waveform], advance: Callable[[float], None] = lambda _: None
+) -> tuple[list[float], int]:
     """Blocks of samples -> (probability of speech of each 512 samples, number of samples)."""
     import torch
 
