@@ -133,7 +133,7 @@ class PseudolabelSection:
     method: Literal["greedy", "mbr"] = "greedy"  # mbr: of several samples the one that the others agree with most
     samples: int = 8  # mbr: drawn for each clip
     epsilon: float = 0.02  # mbr: tokens less probable than this are not drawn
-    temperature: float = 1.0
+    temperature: float = 0.5  # mbr: of few samples; at 1 the demo's are too bad for eight to vote down
     filter: FilterSection = FilterSection()
     batch_size: int = 16  # translations at once
     max_new_tokens: int = 256

@@ -89,7 +89,7 @@ def pieces(
     """What the model hears, in order. window: seconds it hears at once; pause: see voice.split.
 
     advance: is told the seconds of audio that were listened to. Raises DataError for a segment beyond the window
-    without the extra `vad`,
+    without the extra `vad`.
     """
     refuse_long(clips, window)
     found: list[Piece] = []
