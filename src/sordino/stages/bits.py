@@ -14,25 +14,22 @@ from pathlib import Path
 from typing import Any
 
 from sordino import artifact
-from sordino.compress import budget, layers, sensitivity
+from sordino.compress import budget, layers, mixing, sensitivity
 from sordino.compress.drafting import default_memory
 from sordino.compress.importance import Layer, parse_layer
 from sordino.compress.judging import position
-from sordino.compress.sensitivity import Change, Cost, Sensitivity, part_of_weight
+from sordino.compress.sensitivity import Change, Cost, Sensitivity
 from sordino.errors import ArtifactError
 from sordino.export import bf16, packed
 from sordino.families import registry, stored
 from sordino.features import Features
 from sordino.measure import layouts, shapes
-from sordino.measure.size import LAYER
 from sordino.progress import bar, note
 from sordino.recipe import Recipe, SensitivitySection
 from sordino.stages.forecast import budget_bytes, config_of
 from sordino.stages.job import RANKING, Job, base_parent, directory_of, qlora_start, trim_source
 
 MIXED = "mixed"  # the format's name
-KEPT = 16  # bits of what is not rounded
-OFFSETS = '"data_offsets":[{0},{0}]'  # of a tensor in a file's header
 
 
 class Mixer:
@@ -41,30 +38,15 @@ class Mixer:
     def __init__(self, job: Job, key: str, section: SensitivitySection) -> None:
         self.job, self.key, self.section = job, key, section
         self.model = shapes.model(registry.read_config(job.path(key)))
-        self.order = ranked_next(job, key) if section.drop else []
+        spare = self.model.dims["decoder_layers"] - 1  # one layer stays
+        self.order = ranked_next(job, key)[:spare] if section.drop else []
         self.costs: dict[Change, Cost] = {}
-
-    def parts(self) -> dict[str, list[shapes.Shape]]:
-        """Part -> its weights as stored."""
-        found: dict[str, list[shapes.Shape]] = {}
-        for tensor in self.model.tensors:
-            part = part_of_weight(tensor.name)
-            if part and tensor.kind != "other":
-                found.setdefault(part, []).append(tensor)
-        return found
-
-    def changes(self) -> list[Change]:
-        """All that is measured. A head tied to its embedding keeps both in 16 bits: no format packs them together."""
-        rounded = [part for part in self.parts() if not (self.model.tied and part == "embedding")]
-        widths = {"embedding": (layouts.EMBEDDING_BITS,)}
-        found = [Change(part, bits) for part in rounded for bits in widths.get(part, layouts.PACKED_BITS)]
-        return found + [Change(dropped=count + 1) for count in range(len(self.order))]
 
     def measure(self) -> None:
         """Fill `costs`; a line in the cache for each. Raises DataError without a select split, FamilyError."""
         job = self.job
         clips = job.select_clips("export.sensitivity", self.section.clips)
-        changes = self.changes()
+        changes = mixing.changes(self.model, len(self.order))
         file = job.cache / "sensitivity" / f"{self._identity([clip.id for clip in clips])}.jsonl"
         file.parent.mkdir(parents=True, exist_ok=True)
         self.costs = {cost.change: cost for cost in map(Cost.from_json, artifact.read_jsonl(file))}
@@ -112,46 +94,8 @@ class Mixer:
 
     def choose(self, limit: int) -> budget.Choice:
         """Bits for at most so many bytes of weights files. Raises RecipeError where that cannot be."""
-        parts, fixed, drops = self._problem()
+        parts, fixed, drops = mixing.problem(self.model, self.costs, self.order)
         return budget.choose(parts, limit, fixed, drops)
-
-    def smallest(self) -> int:
-        """Bytes below which there is no choice."""
-        parts, fixed, drops = self._problem()
-        return budget.smallest(parts, fixed, drops)
-
-    def _problem(self) -> tuple[dict[str, list[budget.Option]], int, list[budget.Drop]]:
-        """Options of the parts, bytes of what is never rounded, and the layers that may be dropped."""
-        parts = self.parts()
-        options = {part: [self._option(part, tensors, KEPT, 0.0)] for part, tensors in parts.items()}
-        for cost in self.costs.values():
-            if cost.change.part:
-                part = cost.change.part
-                options[part].append(self._option(part, parts[part], cost.change.bits, cost.value))
-        in_parts = {tensor.name for tensors in parts.values() for tensor in tensors}
-        others = [tensor for tensor in self.model.tensors if tensor.name not in in_parts]
-        drops = []
-        for count, layer in enumerate(self.order, 1):
-            gone = tuple(f"decoder.{layer.index}.{half}" for half in ("attention", "mlp"))
-            beside = [
-                t for t in others if t.part == "decoder" and (m := LAYER.search(t.name)) and m[1] == str(layer.index)
-            ]
-            value = self.costs[Change(dropped=count)].value
-            drops.append(budget.Drop(str(layer), gone, self._bytes(layouts.mixed(beside, {})), value))
-        return options, self._bytes(layouts.mixed(others, {})) + layouts.safetensors_bytes({}) + 8, drops
-
-    def _option(self, part: str, tensors: list[shapes.Shape], bits: int, cost: float) -> budget.Option:
-        found = layouts.mixed(tensors, {tensor.name: bits for tensor in tensors})
-        return budget.Option(bits, self._bytes(found), cost)
-
-    def _bytes(self, tensors: layouts.Stored) -> int:
-        """Of tensors in a file and of their entries in its header, whose offsets are taken to be as long as can be."""
-        offsets = OFFSETS.format("9" * len(str(2 * self.model.parameters)))
-        entries = (
-            f'"{name}":{{"dtype":"{t.dtype}","shape":{json.dumps(t.shape, separators=(",", ":"))},{offsets}}},'
-            for name, t in tensors.items()
-        )
-        return layouts.data_bytes(tensors) + sum(map(len, entries))
 
     def write(self, choice: budget.Choice, directory: Path, limit: int) -> dict[str, Any]:
         """Write the chosen model; what was chosen, for its audit. Raises ArtifactError for a file above the limit."""
@@ -166,11 +110,7 @@ class Mixer:
             shorter.mkdir()
             model_on_disk.write_16bit(shorter, "copying what is left")
             source, model = str(shorter), shapes.model(registry.read_config(str(shorter)))
-        bits = {
-            tensor.name: width
-            for tensor in model.tensors
-            if tensor.kind != "other" and (width := choice.bits.get(_old_part(tensor.name, left), KEPT)) != KEPT
-        }
+        bits = mixing.by_name(model, choice.bits, left)
         if bits:
             packed.write(source, directory, bits)
         else:  # a budget that leaves everything as it is, but for dropped layers
@@ -188,16 +128,6 @@ class Mixer:
             "dropped": [str(layer) for layer in gone],
             "costs": [cost.to_json() for cost in self.costs.values()],
         }
-
-
-def _old_part(name: str, left: list[int]) -> str:
-    """The part of a weight of the shorter model, by the layers' numbers in the whole one."""
-    part = part_of_weight(name) or ""
-    stack, _, rest = part.partition(".")
-    if stack != "decoder":
-        return part
-    index, _, half = rest.partition(".")
-    return f"decoder.{left[int(index)]}.{half}"
 
 
 def described(bits: Mapping[str, int]) -> str:
