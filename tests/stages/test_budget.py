@@ -19,7 +19,7 @@ from sordino.measure import size
 from tests.stages.runs import Made, answer, contents, jsonl, refusal, run, stage_json
 
 STUDENT = ["10-data", "20-teacher", "30-ranking", "40-pruned", "50-pseudo", "60-student"]
-ALONE = dict.fromkeys(("qlora", "merge", "translate", "evaluate", "report"))
+ALONE = dict.fromkeys(("qlora", "merge", "trim", "translate", "evaluate", "report"))
 FEW = {"clips": 2}
 
 

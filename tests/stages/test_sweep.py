@@ -50,7 +50,7 @@ def test_a_sweep(
     assert found["ran"] == ["sweep"]
     assert not list((there / "95-sweep").rglob("*.safetensors"))
     points = {point["system"]: point for point in found["points"]}
-    chain = {"teacher", "pruned", "student", "adapter", "merged", "bf16", "nf4", "w4a16"}
+    chain = {"teacher", "pruned", "student", "adapter", "merged", "trimmed", "bf16", "nf4", "w4a16"}
     assert set(points) == chain | {"student-nf4", "student-mixed-0.4", "pruned-1"}
     teacher = points["teacher"]["bytes"]
     for point in points.values():
@@ -99,9 +99,9 @@ def test_a_recipe_without_a_sweep_gets_the_usual_one(made: Made, tmp_path: Path)
     planned = sweep.planned(loaded, loaded.sweep, 2)
     keys = [point.key for point in planned]
     assert len(keys) == len(set(keys)) >= 8 and "pruned-1" in keys
-    assert {point.of for point in planned} == {"teacher", "merged"}
+    assert {point.of for point in planned} == {"teacher", "trimmed"}
     assert {point.form for point in planned} == set(formats.FORMATS) - {"bf16"} | {"pruned"}
-    assert "merged-nf4" not in keys  # the chain exports and scores it
+    assert "trimmed-nf4" not in keys  # the chain exports and scores it
     twice = [
         p.key
         for p in sweep.planned(recipe.load(made.recipe(tmp_path), ["sweep={}", "export.of=student"]), loaded.sweep, 0)
@@ -121,7 +121,7 @@ def test_a_format_that_cannot_be_made_is_left_out_by_name(
     monkeypatch.setattr(nf4, "write", refuses)
     found = answer(capsys, "sweep", sweeping, "sweep.budget_ratios=[]", "sweep.remove=[2]")
     assert found["left_out"] == {"healed, nf4": "nf4 needs what is not installed. Install it."}
-    assert len(found["points"]) == 8
+    assert len(found["points"]) == 9
 
 
 def test_a_sweep_needs_scores(made: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -122,7 +122,9 @@ def planned(recipe: Recipe, section: SweepSection, layers: int) -> list[Planned]
     """The points to make; what the chain makes anyway is not among them. layers: that are ranked."""
     names, teacher = systems(recipe), teacher_key(recipe)
     last = (
-        export_source(recipe) if recipe.export else latest(recipe, ("merged", "student", "pruned", "teacher", "base"))
+        export_source(recipe)
+        if recipe.export
+        else latest(recipe, ("trimmed", "merged", "student", "pruned", "teacher", "base"))
     )
     scored = chosen(recipe)
     found = []
