@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sordino.artifact import write_json
-from sordino.errors import SordinoError
+from sordino.errors import FamilyError, SordinoError
 from sordino.export import registry as formats
 from sordino.measure import layouts, shapes
 from sordino.measure.audit import audit
@@ -129,8 +129,22 @@ def look(directory: Path) -> None:
 
 
 def export(name: str, source: Path, directory: Path) -> None:
+    """As the export stage; `mixed` with 4 bits for every matrix and 8 for the embedding, instead of measuring.
+
+    Raises FamilyError for a format that is calibrated on clips: random weights have none.
+    """
+    form = formats.get(name)
+    formats.require(name)
+    if getattr(form, "CALIBRATED", False):
+        raise FamilyError("it is calibrated on clips, and random weights have none.")
     directory.mkdir()
-    formats.get(name).write(str(source), directory)
+    form.write(str(source), directory, *([mixture(source)] if name == "mixed" else []))
+
+
+def mixture(source: Path) -> dict[str, int]:
+    config = json.loads((source / "config.json").read_text(encoding="utf-8"))
+    bits = {"linear": 4, "head": 4, "embedding": 8}
+    return {tensor.name: bits[tensor.kind] for tensor in shapes.model(config).tensors if tensor.kind in bits}
 
 
 def copy(source: Path, directory: Path) -> None:
@@ -174,11 +188,13 @@ def measured(step: str, *words: str | Path | int, reads: Path | None = None) -> 
 
 
 def weight(directory: Path, model: shapes.Model, layout: str) -> dict[str, Any]:
-    """Bytes on disk, the plan's, and what is wasted of them; of formats other than safetensors, the files alone."""
-    if not any(directory.glob("*.safetensors")):
-        return {"bytes": sum(file.stat().st_size for file in directory.rglob("*") if file.is_file())}
+    """Bytes of the weights, the plan's, and what is wasted of them."""
     found = audit(directory)
-    planned = layouts.safetensors_bytes(layouts.stored(model.tensors, layout)) if layout in layouts.LAYOUTS else None
+    planned = None
+    if layout in layouts.LAYOUTS:
+        planned = layouts.safetensors_bytes(layouts.stored(model.tensors, layout))
+    elif layout == "mixed":
+        planned = layouts.safetensors_bytes(layouts.mixed(model.tensors, mixture(directory), 128))
     return {"bytes": found.weights_bytes, "planned_bytes": planned, "wasted_bytes": found.wasted_bytes}
 
 

@@ -54,6 +54,21 @@ def tensors(directory: Path) -> dict[str, Tensor]:
         return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no mapping
 
 
+@pytest.mark.parametrize("shape", [(300, 77), (1, 5), (64, 64), (33, 128)])
+def test_a_matrix_is_packed_as_bitsandbytes_packs_it(shape: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    weight = torch.randn(shape, generator=torch.Generator().manual_seed(0)).bfloat16()
+    packed, state = bnb.quantize_4bit(weight, blocksize=64, compress_statistics=True, quant_type="nf4")
+    expected = {"": packed, **{f".{name}": tensor for name, tensor in state.as_dict(packed=True).items()}}
+    monkeypatch.setattr(quantize, "PIECE", 1024)
+    found = quantize.nf4_tensors(weight)
+    assert found.keys() == expected.keys() == quantize.nf4_shapes(shape).keys()
+    for name, tensor in expected.items():
+        assert found[name].dtype == tensor.dtype
+        assert found[name].equal(tensor)
+        planned = quantize.nf4_shapes(shape)[name][1]
+        assert planned is None or planned == tuple(tensor.shape)
+
+
 def test_all_linear_layers_but_the_head_are_quantised(stored: tuple[SpeechModel, Path]) -> None:
     speech, _ = stored
     assert quantize.quantised_linears(speech.model) == lora.targets(speech, "all")

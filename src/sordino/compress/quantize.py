@@ -18,8 +18,10 @@ from torch import Tensor, nn
 
 from sordino.errors import FamilyError
 from sordino.families.base import Family
+from sordino.threads import each
 
 BLOCK, NESTED_BLOCK = 64, 256  # weights that share a scale; scales that share one in turn
+PIECE = 2**20  # weights packed at once: a multiple of BLOCK
 
 
 def nf4_config(family: Family, compute_dtype: torch.dtype, kept: Sequence[str] = ()) -> Any:
@@ -57,11 +59,32 @@ def linears(family: Family, model: nn.Module, kept: Sequence[str] = ()) -> dict[
 
 
 def nf4_tensors(weight: Tensor) -> dict[str, Tensor]:
-    """A matrix -> what is stored of it: suffix of its name -> tensor, the 4-bit weights under ''."""
-    from bitsandbytes.functional import quantize_4bit
+    """A matrix -> what is stored of it: suffix of its name -> tensor, the 4-bit weights under ''.
 
-    packed, state = quantize_4bit(weight, blocksize=BLOCK, compress_statistics=True, quant_type="nf4")
-    return {"": packed, **{f".{name}": tensor for name, tensor in state.as_dict(packed=True).items()}}
+    To the bit what bitsandbytes makes of the whole matrix at once; in pieces that fit the cache it is faster.
+    """
+    from bitsandbytes.functional import QuantState, quantize_4bit, quantize_blockwise
+
+    def pack(piece: Tensor) -> tuple[Tensor, QuantState]:
+        packed, state = quantize_4bit(piece, blocksize=BLOCK, compress_statistics=False, quant_type="nf4")
+        return packed, state
+
+    pieces = list(each(weight.device, pack, torch.split(weight.reshape(-1), PIECE)))
+    absmax = torch.cat([state.absmax for _, state in pieces])
+    offset = absmax.mean()
+    scales, nested = quantize_blockwise(absmax - offset, blocksize=NESTED_BLOCK)
+    state = QuantState(
+        absmax=scales,
+        shape=weight.shape,
+        dtype=weight.dtype,
+        blocksize=BLOCK,
+        code=pieces[0][1].code,
+        quant_type="nf4",
+        offset=offset,
+        state2=nested,
+    )
+    stored = {f".{name}": tensor for name, tensor in state.as_dict(packed=True).items()}
+    return {"": torch.cat([packed for packed, _ in pieces]), **stored}
 
 
 def nf4_shapes(shape: Sequence[int]) -> dict[str, tuple[str, tuple[int, ...] | None]]:
