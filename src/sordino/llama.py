@@ -1,7 +1,7 @@
 """llama.cpp through llama-cpp-python: it quantises rows, and decodes greedily from embeddings. Optional.
 
 A decoder is asked with embeddings and not with ids, because the audio among them has none. Several clips are decoded
-at once as sequences of one batch, with one cache for all of them.
+at once as sequences of one batch, each with a cache of its own: in one for all, every token would attend to all clips.
 
 Where llama.cpp was built for AMX, its own weight layouts stay off: compiled with gcc 12 they crash on every quantised
 model (ggml-org/llama.cpp#20824).
@@ -96,7 +96,7 @@ class GgufDecoder:
             raise FamilyError(f"llama.cpp does not load {file}: {self.library.complaint}.", "Export the model again.")
         self.vocabulary = int(api.llama_vocab_n_tokens(api.llama_model_get_vocab(self.model)))
         self.context: Any = None
-        self.room = (0, 0)  # cells of the context's cache, sequences
+        self.room = (0, 0)  # tokens of a sequence, sequences that the context has room for
 
     def __del__(self) -> None:
         if getattr(self, "context", None):
@@ -107,7 +107,7 @@ class GgufDecoder:
     def greedy(self, prompts: Sequence[Tensor], stops: Sequence[int], max_new_tokens: int) -> list[list[int]]:
         """Prompts (S, H) each -> the likeliest ids, cut before the first of `stops`."""
         rows = [np.ascontiguousarray(p.detach().to("cpu", torch.float32).numpy()) for p in prompts]
-        self._make_room(sum(len(row) + max_new_tokens for row in rows), len(rows))
+        self._make_room(max(map(len, rows)) + max_new_tokens, len(rows))
         found: list[list[int]] = [[] for _ in rows]
         latest = self._read(rows)
         for step in range(max_new_tokens):
@@ -119,23 +119,22 @@ class GgufDecoder:
             latest = self._step([(i, latest[i], len(rows[i]) + step) for i in live])
         return found
 
-    def _make_room(self, cells: int, sequences: int) -> None:
-        """An empty cache of at least so many cells; threads as torch has them."""
+    def _make_room(self, tokens: int, sequences: int) -> None:
+        """Empty caches for at least so many sequences of so many tokens; threads as torch has them."""
         api = self.library.api
-        if cells > self.room[0] or sequences > self.room[1]:
+        if tokens > self.room[0] or sequences > self.room[1]:
             if self.context:
                 api.llama_free(self.context)
-            self.room = (max(cells, self.room[0]), max(sequences, self.room[1]))
+            self.room = (max(tokens, self.room[0]), max(sequences, self.room[1]))
             options = api.llama_context_default_params()
-            options.n_ctx, options.n_seq_max = self.room
+            options.n_ctx, options.n_seq_max = self.room[0] * self.room[1], self.room[1]
             options.n_batch = BATCH_TOKENS
-            options.kv_unified = True
             options.flash_attn_type = self.library.api.LLAMA_FLASH_ATTN_TYPE_DISABLED  # it rounds queries to 16 bits
             self.context = api.llama_init_from_model(self.model, options)
             if not self.context:
                 self.room = (0, 0)
                 raise FamilyError(
-                    f"llama.cpp has no room for {sequences} clips of {cells} tokens: {self.library.complaint}.",
+                    f"llama.cpp has no room for {sequences} clips of {tokens} tokens: {self.library.complaint}.",
                     "Set a smaller batch_size.",
                 )
         api.llama_memory_clear(api.llama_get_memory(self.context), True)
