@@ -112,8 +112,8 @@ def open_systems(source: Path, wanted: Sequence[str], made: Path | None, scratch
         directory = made / name if made and (made / name / "audit.json").is_file() else scratch / name
         try:
             if not directory.is_dir():
-                if name == "mixed":
-                    note("left out: mixed, whose bits are a choice of a run's export stage")
+                if name == "mixed" or getattr(formats.get(name), "CALIBRATED", False):
+                    note(f"left out: {name}, which a run's export stage makes on its clips")
                     continue
                 directory.mkdir()
                 formats.get(name).write(str(source), directory, None)
