@@ -31,6 +31,7 @@ from sordino.errors import FamilyError, SordinoError
 from sordino.export import registry as formats
 from sordino.measure import layouts, shapes
 from sordino.measure.audit import audit
+from sordino.progress import note
 from sordino.shards.reading import Checkpoint
 
 if TYPE_CHECKING:
@@ -179,12 +180,14 @@ def measured(step: str, *words: str | Path | int, reads: Path | None = None) -> 
     _, status, usage = os.wait4(child.pid, 0)
     seconds = time.perf_counter() - start
     child.returncode = os.waitstatus_to_exitcode(status)
+    rss = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    note(f"{step} {Path(words[0]).name}: {seconds:.1f} s, {rss / 1e9:.2f} GB {said.strip()}".rstrip())
     if child.returncode == 2:
         return {"refused": said.strip()}
     if child.returncode:
         raise SystemExit(f"{step} {words[0]} failed with {child.returncode}")
-    return {"seconds": round(seconds, 1), "cpu_seconds": round(usage.ru_utime + usage.ru_stime, 1),
-            "peak_rss_bytes": usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)}  # fmt: skip
+    cpu = usage.ru_utime + usage.ru_stime
+    return {"seconds": round(seconds, 1), "cpu_seconds": round(cpu, 1), "peak_rss_bytes": rss}
 
 
 def weight(directory: Path, model: shapes.Model, layout: str) -> dict[str, Any]:

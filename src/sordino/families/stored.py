@@ -73,7 +73,7 @@ class Stored:
         self.describe(directory)
         total = sum(tensors[source].bytes for source in sources.values())
         with Writer(directory, planned) as out, byte_bar(label, total) as advance:
-            for name in planned:
+            for name in sorted(planned):  # as they lie in the files
                 out.copy(name, self.checkpoint, sources[name])
                 advance(tensors[sources[name]].bytes)
 
