@@ -23,6 +23,7 @@ from sordino.measure.audit import audit
 from sordino.measure.size import measure
 from sordino.shards.gguf import read_header
 from tests.export.ggufs import transformers_order, unpacked
+from tests.stages.runs import Made, refusal
 
 # half a step between two values of a block, as a part of the block's largest value; Q4_0's largest may lie a step off
 ERROR = {"gguf-q8_0": 0.5 / 127 + 1e-3, "gguf-q4_0": 1 / 8 + 1e-3}
@@ -221,6 +222,16 @@ def test_without_llama_cpp_only_k_types_are_refused(
         formats.get("gguf-q4_k_m").write(str(pico_dir("qwen2_audio")), tmp_path)
     assert not list(tmp_path.iterdir())
     formats.get("gguf-q8_0").write(str(pico_dir("qwen2_audio")), tmp_path)
+
+
+def test_a_recipe_is_refused_before_it_runs_where_llama_cpp_is_missing(
+    made: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(llama, "available", lambda: False)
+    monkeypatch.setattr(llama.Library, "_one", None)
+    file = made.recipe(tmp_path, {"export": {"formats": ["gguf-q8_0"]}})
+    assert "need llama-cpp-python, which is not installed" in refusal(capsys, "run", file)
+    assert not (tmp_path / "runs" / "run" / "10-data").exists()
 
 
 def test_it_is_no_model_to_train(written: Callable[[str, str], Path]) -> None:

@@ -21,11 +21,12 @@ from sordino.families.base import SpeechModel
 from sordino.features import Features, Heard
 from sordino.llama import Library
 from sordino.measure import gguf as layout
+from sordino.measure.audit import audit
 from sordino.shards.gguf import read_header
 from sordino.stages.opening import open_model
 from tests.data import sounds
 from tests.export.ggufs import rounded_like, unpacked
-from tests.stages.runs import Made
+from tests.stages.runs import Made, answer, run
 from tests.tiny import QUESTION, clip
 
 pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed (make test-gguf)")
@@ -117,6 +118,29 @@ def test_a_trained_model_gives_the_same_texts(made: Made, tmp_path: Path) -> Non
     expected = use.translate_files(str(student), files, **options)
     same = sum(a["text"] == b["text"] for a, b in zip(rows, expected, strict=True))
     assert same >= 0.5 * len(files)
+
+
+def test_a_recipe_exports_translates_and_weighs_it(
+    made: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = ["gguf-q8_0", "gguf-q4_k_m"]
+    changes = {"trim": None, "export": {"formats": names}, "translate": {"systems": ["merged", *names]}}
+    file = made.copied(tmp_path, changes)
+    planned = next(line for line in answer(capsys, "plan", file)["plan"] if line["stage"] == "export")["forecast"]
+    run("run", file)
+    finished = tmp_path / "runs" / "run"
+    exports = [finished / "70-export" / name for name in names]
+    weights = sum(f.stat().st_size for e in exports for f in (e / "model.safetensors", e / "decoder.gguf"))
+    beside = sum(f.stat().st_size for f in made.model.iterdir() if f.suffix != ".safetensors")
+    assert planned["size"] == pytest.approx(weights + len(names) * beside, rel=0.01)
+    for name, export in zip(names, exports, strict=True):
+        speed = json.loads((finished / "80-outputs" / name / "speed.json").read_text())
+        assert speed["model"]["decoder_layers"] == 4
+        assert speed["tokens"] > 0
+        assert not audit(export).findings
+    decoder = json.loads((exports[1] / "audit.json").read_text())["decoder"]
+    assert decoder["instead"]["blk.0.attn_q.weight"] == "Q5_0 instead of Q4_K: its rows of 64 are no whole blocks"
+    assert decoder["tensors"]["Q5_0"] + decoder["tensors"]["Q8_0"] == len(decoder["instead"])
 
 
 def test_hypotheses_stop_at_stop_tokens(
