@@ -69,6 +69,7 @@ def test_a_sweep(
     audit = json.loads((there / "95-sweep/student-mixed-0.4/point.json").read_text())["audit"]
     assert audit["mixed"]["predicted_bytes"] == pytest.approx(points["student-mixed-0.4"]["bytes"], rel=0.01)
     page = (there / "95-sweep/sweep.html").read_text(encoding="utf-8")
+    assert "†" not in page.split("</table>")[0]
     assert 'class="frontier"' in page and 'class="knee"' in page and "healed, mixed 40 %" in page
     capsys.readouterr()
     run("sweep", sweeping)

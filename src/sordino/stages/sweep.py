@@ -249,7 +249,8 @@ def in_order(recipe: Recipe, made: Collection[str], directory: Path) -> list[Sys
             "retention": evaluate.retention(facts["scores"]["scores"], teacher),
         }
         chain[key] = entry, facts["size"], facts["speed"]
-    found = [report.system(key, *facts) for key, facts in chain.items()]
+    # tested against the teacher are the chain's own systems alone: a mark on some of the points would mislead
+    found = [report.system(key, {**entry, "significance": {}}, *facts) for key, (entry, *facts) in chain.items()]
     return sorted(found, key=lambda s: (-(s.size.weights_bytes if s.size else 0), s.name))
 
 
@@ -279,7 +280,7 @@ def build(recipe: Recipe, directory: Path) -> Report:
         systems=tuple(in_order(recipe, made, directory)),
         trials=(),
         samples=(),
-        notes=tuple(f"Left out: {label}. {why}" for label, why in result["left_out"].items()),
+        notes=tuple(f"Left out: {label}: {why}" for label, why in result["left_out"].items()),
         criterion=METRIC,
         frontier=tuple(result["frontier"]),
         knee=result["knee"] or "",
