@@ -2,6 +2,7 @@
 # `make test`  sets up .venv and runs the tests
 # `make test-comet`  installs the original COMET beside it (1.4 GB, minutes) and compares every segment's score
 # `make test-gguf`  compiles llama-cpp-python (5 to 15 minutes) and runs what needs it
+# `make test-vllm`  installs vLLM beside it (3.7 GB, minutes), loads a w4a16 export and compares tokens
 # `make lint types`  what .ci/run adds to that
 PYTHON ?= python3
 TARGET ?= de
@@ -24,6 +25,9 @@ test-gguf: $(READY)
 	$(BIN)/python -c 'import llama_cpp' 2>/dev/null || \
 		CMAKE_ARGS="-DLLAVA_BUILD=OFF -DLLAMA_OPENSSL=OFF $(CMAKE_ARGS)" $(BIN)/python -m pip install --editable '.[gguf]'
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest tests/export/test_hybrid.py
+
+test-vllm: $(READY)
+	$(BIN)/python -m pytest -rs -m isolated tests/export
 
 lint: $(READY)
 	$(BIN)/ruff check src tests demo benchmarks

@@ -42,7 +42,8 @@ def test_an_interrupted_gptq_goes_on_to_the_same_bytes(again: Path, monkeypatch:
     monkeypatch.setattr(gptq, "round_columns", counted)
     limit = 17  # in the third of four layers, of seven weights each
     assert main(["run", str(again)]) == 130
-    assert len(list((out.parent / "70-export.partial" / ".state" / "w4a16-gptq-of-merged").iterdir())) == 14
+    (state,) = (out.parent / "70-export.partial" / ".state").glob("w4a16-gptq-of-*")
+    assert len(list(state.iterdir())) == 14
     limit = 0
     assert main(["run", str(again)]) == 0
     assert len(calls) == 18 + 14  # finished layers are not rounded again
@@ -55,7 +56,7 @@ def test_an_interrupted_gptq_goes_on_to_the_same_bytes(again: Path, monkeypatch:
     assert {name: (out / name / "model.safetensors").read_bytes() for name in FORMATS} == bytes_of
 
     stage = json.loads((out / "stage.json").read_text())
-    assert [parent["path"] for parent in stage["parents"]] == ["62-merged", "50-pseudo"]
+    assert stage["parents"][-1]["path"] == "50-pseudo"
     for name in FORMATS:
         rows = (again.parent / "runs" / "run" / "80-outputs" / name / "test.jsonl").read_text().splitlines()
         assert len(rows) == 4

@@ -24,12 +24,22 @@ def write(source: str, directory: Path, revision: str | None = None, *, calibrat
     are kept, so that an interrupted run goes on from the last one. Raises FamilyError, ArtifactError as packed.write.
     """
     bits = w4a16.bits_of(source, revision)
-    files = round_layers(calibration, bits, state)
+    packed.write(source, directory, bits, rounder=rounder(calibration, bits, state), revision=revision)
 
-    def rounder(name: str, weight: Tensor, scheme: Scheme) -> Rounded:
-        return _read(files[name], scheme)
 
-    packed.write(source, directory, bits, rounder=rounder, revision=revision)
+def rounder(calibration: Calibration, bits: Mapping[str, int], state: Path) -> packed.Rounder:
+    """What packed.write rounds these weights with: GPTQ for the decoder's linear layers, to nearest for all others.
+
+    bits: as packed.write takes them, with groups of the usual size.
+    """
+    prefix = f"{calibration.speech.family.layers['decoder']}."
+    live = calibration.speech.family.live_name
+    files = round_layers(calibration, {n: b for n, b in bits.items() if b < 16 and live(n).startswith(prefix)}, state)
+
+    def found(name: str, weight: Tensor, scheme: Scheme) -> Rounded:
+        return _read(files[name], scheme) if name in files else packed.round_to_nearest(name, weight, scheme)
+
+    return found
 
 
 def round_layers(calibration: Calibration, bits: Mapping[str, int], state: Path) -> dict[str, Path]:
@@ -43,21 +53,24 @@ def round_layers(calibration: Calibration, bits: Mapping[str, int], state: Path)
         for name, width in bits.items()
     }
 
+    there: set[int] = set()
+
     def known(index: int) -> dict[str, Rounded] | None:
         inside = [name for name in schemes if f".layers.{index}." in name]
         try:
-            return {name: _read(_file(state, name), schemes[name]) for name in inside}
-        except (OSError, SafetensorError):
+            found = {name: _read(_file(state, name), schemes[name]) for name in inside}
+        except (OSError, SafetensorError, KeyError):  # not there, or torn by a power failure
             return None
+        there.add(index)
+        return found
 
     with bar("rounding by GPTQ", len(speech.layers("decoder"))) as advance:
-        for _, rounded in round_decoder(calibration, schemes, known):
-            for name, weight in rounded.items():
+        for index, rounded in round_decoder(calibration, schemes, known):
+            for name, weight in rounded.items() if index not in there else ():
                 file = _file(state, name)
-                if not file.is_file():
-                    beside = file.with_suffix(".tmp")
-                    save_file(weight.tensors(), beside)
-                    beside.replace(file)
+                beside = file.with_suffix(".tmp")
+                save_file(weight.tensors(), beside)
+                beside.replace(file)
             advance(1)
     return {name: _file(state, live[name]) for name in bits}
 
