@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from sordino.compress.draft_pool import Batch, Store
 from sordino.compress.drafting import Drafting
-from sordino.compress.rounding import Rounded, Scheme, fit_scale
+from sordino.compress.rounding import Rounded, Scheme, fit
 from sordino.errors import FamilyError
 from sordino.families.base import SpeechModel
 from sordino.features import Heard
@@ -62,7 +62,7 @@ def round_columns(weight: Tensor, hessian: Tensor, scheme: Scheme, damping: floa
         raise ValueError("inputs that are not finite")
     left = weight.float().clone()
     diagonal = hessian.diagonal()
-    scale = fit_scale(left.view(rows, -1, scheme.group), scheme, diagonal.view(-1, scheme.group))
+    _, scale = fit(left.view(rows, -1, scheme.group), scheme, diagonal.view(-1, scheme.group))
     order = diagonal.argsort(descending=True, stable=True)
     left, steps = left[:, order], scale.float().repeat_interleave(scheme.group, 1)[:, order]
     factor = _inverse_factor(hessian[order][:, order], damping)
