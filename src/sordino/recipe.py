@@ -230,7 +230,7 @@ class SweepSection:
         Literal["base", "teacher", "pruned", "student", "merged", "trimmed"], ...
     ] = ()  # default: teacher and last model
     formats: tuple[Format, ...] = ()  # default: all; what cannot be made or run here is left out and named
-    budget_ratios: tuple[float, ...] = (0.5, 0.35, 0.25, 0.2, 0.17)  # of format mixed, as in export
+    budget_ratios: tuple[float, ...] = (0.35, 0.25, 0.22, 0.2, 0.17)  # of format mixed, as in export
     remove: tuple[int, ...] = ()  # the teacher without so many ranked layers, not healed; default: half of them
 
 

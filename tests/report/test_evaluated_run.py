@@ -11,7 +11,7 @@ from sordino.metrics import comet_check
 from tests.metrics import tiny_comet
 from tests.stages.runs import recipe_file, write_corpus
 
-UNUSED = ("rank", "prune", "pseudolabel", "distil", "qlora", "merge", "export")
+UNUSED = ("rank", "prune", "pseudolabel", "distil", "qlora", "merge", "trim", "export")
 
 
 @pytest.fixture(scope="module")
@@ -77,4 +77,4 @@ def test_comet_without_transcripts_is_refused(pico_dir, tmp_path, capsys):
     changes = dict.fromkeys((*UNUSED, "finetune")) | {"evaluate": {"metrics": ["chrf", "comet"]}}
     file = recipe_file(tmp_path, pico_dir("qwen2_audio"), corpus, changes)
     assert main(["run", str(file)]) == 2
-    assert "comet needs source_text: 4 of 4 clips lack it" in capsys.readouterr().err
+    assert "comet needs source texts, and 4 of 4 test clips have none" in capsys.readouterr().err
