@@ -194,8 +194,8 @@ def weight(directory: Path, model: shapes.Model, layout: str) -> dict[str, Any]:
     """Bytes of the weights, the plan's, and what is wasted of them."""
     found = audit(directory)
     planned = None
-    if layout in layouts.LAYOUTS:
-        planned = layouts.safetensors_bytes(layouts.stored(model.tensors, layout))
+    if layout in layouts.TITLES:
+        planned = layouts.disk_bytes(layouts.stored(model.tensors, layout))
     elif layout == "mixed":
         planned = layouts.safetensors_bytes(layouts.mixed(model.tensors, mixture(directory), 128))
     return {"bytes": found.weights_bytes, "planned_bytes": planned, "wasted_bytes": found.wasted_bytes}
