@@ -142,14 +142,17 @@ def test_scatter_places_bytes_and_intervals():
 def test_the_frontier_goes_through_its_systems_and_the_knee_has_a_ring():
     report = dataclasses.replace(made_up.report(), frontier=("nf4", "merged", "teacher"), knee="merged")
     drawing = ElementTree.fromstring(str(scatter(report.systems, "chrf", "chrF", report.frontier, report.knee)))
-    discs = [disc for disc in drawing.iter("circle") if disc.get("class") == "point"]
+    discs = {group.find("title").text.split(":")[0]: group.find("circle") for group in drawing.iter("g")}
     (ring,) = (circle for circle in drawing.iter("circle") if circle.get("class") == "knee")
-    assert (ring.get("cx"), ring.get("cy")) == (discs[5].get("cx"), discs[5].get("cy"))
+    assert (ring.get("cx"), ring.get("cy")) == (discs["merged"].get("cx"), discs["merged"].get("cy"))
     (line,) = drawing.iter("polyline")
-    corners = [tuple(map(float, corner.split(","))) for corner in line.get("points").split()]
-    assert [y for _, y in corners] == [float(discs[i].get("cy")) for i in (6, 5, 1)]
-    assert corners[2][0] == float(discs[1].get("cx"))  # others may stand aside of their true places
-    assert [x for x, _ in corners] == sorted(x for x, _ in corners)
+    corners = [tuple(corner.split(",")) for corner in line.get("points").split()]
+    on_it = [discs[label] for label in ("nf4 export", "merged", "teacher")]
+    assert corners == [(disc.get("cx"), disc.get("cy")) for disc in on_it]
+    assert len(discs) == len(report.systems) and {d.get("class") for d in on_it} == {"point"}
+    assert discs["healed student"].get("cx") == discs["merged"].get("cx")  # true places, even if they cover each other
+    assert discs["healed student"].get("class") == "point beaten"
+    assert [t.text for t in drawing.iter("text") if t.get("class") == "end axis"] == ["2", "6", "7"]
     page = render(report)
     assert "the ring is its knee" in page and "the ring is its knee" not in render(made_up.report())
 

@@ -19,7 +19,7 @@ from sordino.report.rows import MEGABYTE, megabytes
 # All lengths in SVG user units.
 WIDTH, HEIGHT = 760, 380
 LEFT, RIGHT, TOP, BOTTOM = 60, 20, 16, 52
-RADIUS = 9
+RADIUS, DOT = 9, 4.5
 CELL, GAP = 22, 2
 HEAT_LEFT, HEAT_TOP, HEAT_RIGHT = 72, 40, 150
 STEPS = 9  # colours h0 (low) to h8 (high)
@@ -72,7 +72,8 @@ def ticks(low: float, high: float, wanted: int = 6) -> list[float]:
 def scatter(systems: Sequence[System], metric: str, label: str, frontier: Sequence[str] = (), knee: str = "") -> Markup:
     """Weights on disk (x, from 0) against a metric (y) with 95 % intervals; points carry their row's number.
 
-    Points that would cover each other are set side by side; the frontier's line goes through their true places.
+    Points that would cover each other are set side by side. With a frontier, of many systems, all stand at their
+    true places as dots, joined by a line along the frontier, and only what is on it carries numbers.
     Empty where fewer than two systems have both values.
     """
     points = [
@@ -111,15 +112,18 @@ def scatter(systems: Sequence[System], metric: str, label: str, frontier: Sequen
         )
         for point in points
     ]
-    places = {p.name: (at_x(p.bytes / MEGABYTE), at_y(p.score.value)) for p in points}
-    corners = " ".join(f"{x:.1f},{y:.1f}" for x, y in (places[name] for name in frontier if name in places))
-    if corners:
+    if frontier:
+        places = {p.name: (at_x(p.bytes / MEGABYTE), at_y(p.score.value)) for p in points}
+        corners = " ".join(f"{x:.1f},{y:.1f}" for x, y in (places[name] for name in frontier if name in places))
         parts.append(Markup('<polyline class="frontier" points="{}"/>').format(corners))
+        for point in sorted(points, key=lambda p: p.name in frontier):  # the frontier on top
+            x, y = places[point.name]
+            parts.append(_dot(point, x, at_y(point.low), y, at_y(point.high), point.name in frontier))
+            if point.name == knee:
+                parts.append(Markup('<circle class="knee" cx="{:.1f}" cy="{:.1f}" r="{}"/>').format(x, y, RADIUS))
+        return Markup("").join(parts) + Markup("</svg>")
     for point, x in zip(points, _side_by_side(spots), strict=True):
         parts.append(_point(point, x, at_y(point.low), at_y(point.score.value), at_y(point.high)))
-        if point.name == knee:
-            ring = Markup('<circle class="knee" cx="{:.1f}" cy="{:.1f}" r="{}"/>')
-            parts.append(ring.format(x, at_y(point.score.value), RADIUS + 4))
     return Markup("").join(parts) + Markup("</svg>")
 
 
@@ -135,6 +139,17 @@ def _point(point: Point, x: float, low: float, middle: float, high: float) -> Ma
     disc = Markup('<circle class="point" cx="{:.1f}" cy="{:.1f}" r="{}"/>').format(x, middle, RADIUS)
     number = _text(round(x, 1), round(middle + 4, 1), "middle number", str(point.number))
     drawn = (bar.format(x, low, high, x - 4) if low != high else Markup("")) + disc + number
+    return Markup("<g><title>{}</title>{}</g>").format(what, drawn)
+
+
+def _dot(point: Point, x: float, low: float, middle: float, high: float, numbered: bool) -> Markup:
+    """As `_point`, but small: pale, or with its number above on the left."""
+    what = f"{point.label}: {point.score.value:.2f}, {megabytes(point.bytes)} MB"
+    style = "" if numbered else " beaten"
+    drawn = Markup('<path class="bar{0}" d="M{1:.1f} {2:.1f}V{3:.1f}"/>').format(style, x, low, high)
+    drawn += Markup('<circle class="point{}" cx="{:.1f}" cy="{:.1f}" r="{}"/>').format(style, x, middle, DOT)
+    if numbered:
+        drawn += _text(round(x - DOT - 3, 1), round(middle - 5, 1), "end axis", str(point.number))  # nothing is there
     return Markup("<g><title>{}</title>{}</g>").format(what, drawn)
 
 
