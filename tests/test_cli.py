@@ -403,10 +403,16 @@ def commands(made: Made, directory: Path) -> dict[str, list[Any]]:
     references.write_text("Der Zug ist zu spät.\nJa.\n")
     recipe = made.recipe(made.root)
     found: dict[str, list[Any]] = {name: [recipe] for name in cli.COMMANDS if name not in ("inspect", "families")}
+    test_set = directory / "tst"
+    test_set.mkdir()
+    (test_set / "one.flac").write_bytes((made.corpus / "clip00.flac").read_bytes())
+    model = made.finished / "70-export" / "nf4"
+    asked = ["--team", "KIT", "--to", "German", "--max-new-tokens", 3]
+    found["submit"] = [model, test_set, *asked, "--out", directory / "submissions"]
     found["sweep"] += ["sweep.of=[student]", "sweep.formats=[nf4]", f"out={directory / 'runs'}"]
-    found |= {"inspect": [made.finished / "70-export" / "nf4"], "families": []}
+    found |= {"inspect": [model], "families": []}
     clips = [made.corpus / "clip03.flac", made.corpus / "clip00.flac"]
-    found["translate MODEL"] = [made.finished / "70-export" / "nf4", *clips, "--to", "German", "--max-new-tokens", 3]
+    found["translate MODEL"] = [model, *clips, "--to", "German", "--max-new-tokens", 3]
     found["evaluate TEXTS"] = [hypotheses, "--references", references, "--to", "de"]
     return found
 
@@ -428,6 +434,8 @@ def test_json_is_the_last_line_of_every_command(made: Made, tmp_path: Path, caps
         assert found["size"]["weights_bytes"] > 0
     elif name == "families":
         assert set(found["families"]) >= {"qwen2_audio", "voxtral"}
+    elif name == "submit":
+        assert found["segments"] == {"tst": 1} and Path(found["files"]["tst"]).is_file()
     elif name == "sweep":
         assert found["ran"] == ["sweep"] and found["knee"] and found["points"]
     else:
