@@ -2,9 +2,9 @@
 
 Each format runs where it is meant to run: llama.cpp for GGUF, transformers for the others. Two models: the last of a
 finished run, and (--layers) a random decoder whose layers have Qwen2-Audio-7B's true size, since a small model shows
-nothing of memory bandwidth. A measurement is the time for 1 + N tokens less that for 1 token, after prompts of real
-length, so that only decoding counts; the prompts' time is shown beside it. All systems are loaded at once and take
-turns in every round; a ratio is the median over the rounds of bf16's time over theirs in the same round.
+nothing of memory bandwidth. The clock is read at every token of one pass: what comes before the first is the prompt,
+what lies between the first and the last is decoding. All systems are loaded at once and take turns in every round; a
+ratio is the median over the rounds of bf16's time over theirs in the same round.
 
     python benchmarks/formats.py runs/demo-en-de                       # with chrF and agreement on its test split
     python benchmarks/formats.py --layers 4 --threads 1 --clock cpu    # 12 GB of memory, 6 GB of disk
@@ -21,7 +21,7 @@ import platform
 import statistics
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -60,21 +60,14 @@ CLIP_SECONDS = 1.5  # of the noise that a random model hears
 
 @dataclass
 class System:
-    """A model in one format. seconds: (batch, tokens) -> one time for each round."""
+    """A model in one format. prompts, decoding: batch -> seconds, one for each round."""
 
     name: str
     speech: SpeechModel
     bits: float  # on disk, for each weight of the decoder's layers
-    seconds: dict[tuple[int, int], list[float]] = field(default_factory=dict)
+    prompts: dict[int, list[float]] = field(default_factory=dict)
+    decoding: dict[int, list[float]] = field(default_factory=dict)
     quality: dict[str, float] = field(default_factory=dict)
-
-    def prompt_speed(self, batch: int, tokens: int) -> float:
-        return tokens / min(self.seconds[batch, 1])
-
-    def decoding(self, batch: int, tokens: int) -> list[float]:
-        """Seconds for so many tokens a clip, by round."""
-        pairs = zip(self.seconds[batch, 1 + tokens], self.seconds[batch, 1], strict=True)
-        return [max(long - short, 1e-9) for long, short in pairs]
 
 
 def true_layers(directory: Path, layers: int) -> None:
@@ -150,19 +143,51 @@ def made_up(speech: SpeechModel, count: int, seconds: float) -> list[Heard]:
 def race(systems: Sequence[System], heard: Sequence[Heard], args: argparse.Namespace) -> None:
     """Fill in every system's seconds. The first round warms up and is dropped."""
     clock = CLOCKS[args.clock]
-    steps = [(batch, tokens) for batch in args.batches for tokens in (1, 1 + args.tokens)]
-    with bar("racing", (args.rounds + 1) * len(systems) * len(steps)) as advance:
+    with bar("racing", (args.rounds + 1) * len(systems) * len(args.batches)) as advance:
         for turn in range(args.rounds + 1):
             for system in systems:
-                for batch, tokens in steps:
+                for batch in args.batches:
                     rows = [heard[i % len(heard)] for i in range(batch)]
                     start = clock()
-                    found = generate(system.speech, rows, tokens)
-                    spent = clock() - start
-                    assert all(len(row) == tokens for row in found)
+                    ticks = timed(system.speech, rows, 1 + args.tokens, clock)
                     if turn:
-                        system.seconds.setdefault((batch, tokens), []).append(spent)
+                        system.prompts.setdefault(batch, []).append(ticks[0] - start)
+                        system.decoding.setdefault(batch, []).append(ticks[-1] - ticks[0])
                     advance(1)
+
+
+def timed(speech: SpeechModel, rows: Sequence[Heard], tokens: int, clock: Callable[[], float]) -> list[float]:
+    """What the clock says when each of so many tokens is known."""
+    ticks: list[float] = []
+    if speech.outside is None:
+
+        def tick(_: Any, scores: Any) -> Any:
+            ticks.append(clock())
+            return scores
+
+        found = generate(speech, rows, tokens, tick)  # type: ignore[arg-type]  # a processor that changes nothing
+    else:
+        decoder: Any = speech.outside
+        whole = {name: getattr(decoder, name) for name in ("_read", "_step")}
+        for name, method in whole.items():
+            setattr(decoder, name, ticking(method, ticks, clock))
+        try:
+            found = generate(speech, rows, tokens)
+        finally:
+            for name in whole:
+                delattr(decoder, name)
+    if len(ticks) != tokens or any(len(row) != tokens for row in found):
+        raise RuntimeError(f"{len(ticks)} readings of the clock for {tokens} tokens")
+    return ticks
+
+
+def ticking(method: Callable[..., Any], ticks: list[float], clock: Callable[[], float]) -> Callable[..., Any]:
+    def call(*args: Any) -> Any:
+        result = method(*args)
+        ticks.append(clock())
+        return result
+
+    return call
 
 
 def judge(systems: Sequence[System], clips: Sequence[Clip], prompt: str, max_new_tokens: int) -> None:
@@ -196,11 +221,11 @@ def results(systems: Sequence[System], heard: Sequence[Heard], args: argparse.Na
         row: dict[str, Any] = {"bits": round(system.bits, 2), **system.quality}
         for batch in args.batches:
             prompt = sum(len(heard[i % len(heard)].ids) for i in range(batch))
-            ours, theirs = system.decoding(batch, args.tokens), base.decoding(batch, args.tokens)
+            ours, theirs = system.decoding[batch], base.decoding[batch]
             row[f"batch {batch}"] = {
                 "tokens_per_second": batch * args.tokens / min(ours),
                 "to_bf16": statistics.median(b / a for a, b in zip(ours, theirs, strict=True)),
-                "prompt_tokens_per_second": system.prompt_speed(batch, prompt),
+                "prompt_tokens_per_second": prompt / min(system.prompts[batch]),
             }
         best = max((row[f"batch {batch}"] for batch in args.batches), key=lambda each: each["tokens_per_second"])
         row["best_batch"] = next(batch for batch in args.batches if row[f"batch {batch}"] is best)
