@@ -6,7 +6,7 @@ is that step's alone, and begins with the files it reads out of the page cache. 
 31 GB are taken at the most.
 
     python benchmarks/true_size.py /a/disk/with/40GB --json true_size.json
-    python benchmarks/true_size.py /tmp/small --like demo/base/config.json --remove 2     # the same in small
+    python benchmarks/true_size.py small --like demo/base/config.json --remove 2     # the same in small
 
 `cp` copies what is left after pruning, before the exports and again after them. Seconds include flushing to disk.
 """
