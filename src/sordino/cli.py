@@ -94,6 +94,7 @@ def _before_torch() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("TQDM_DISABLE", "1")  # bars of libraries among our own
     # transformers warns of its own deprecations each time a model is quantised
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
     if sys.platform == "linux":
