@@ -156,9 +156,3 @@ def set_compute_dtype(model: nn.Module, dtype: torch.dtype) -> None:
     for name, parameter in model.named_parameters():
         if parameter.is_floating_point():
             parameter.data = parameter.data.to(torch.float32 if any(part in name for part in keep) else dtype)
-
-
-def logical_numel(parameter: nn.Parameter) -> int:
-    """Weights in a parameter: a packed 4-bit tensor holds two a byte."""
-    state = getattr(parameter, "quant_state", None)
-    return int(torch.Size(state.shape).numel()) if state is not None else parameter.numel()
