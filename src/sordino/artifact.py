@@ -109,6 +109,16 @@ def fingerprint_file(file: Path) -> str:
     return digest.hexdigest()
 
 
+def differences(directory: Path, stage: Mapping[str, Any]) -> dict[str, str]:
+    """File -> 'missing', 'changed' or 'not of this stage', for all that is not as its stage.json says; sorted."""
+    now, then = outputs(directory), stage["outputs"]
+    return {
+        name: "missing" if name not in now else "changed" if name in then else "not of this stage"
+        for name in sorted({*now, *then})
+        if now.get(name) != then.get(name)
+    }
+
+
 def outputs(directory: Path) -> dict[str, str]:
     """Relative path -> fingerprint of every file that is part of the artefact."""
     files = sorted(p for p in directory.rglob("*") if p.is_file())

@@ -82,11 +82,10 @@ def _collect(directory: Path, run: Path, stages: dict[str, dict[str, Any]], base
 def _check_files(directory: Path) -> None:
     stage = artifact.read_stage(directory)
     assert stage is not None
-    now = artifact.outputs(directory)
-    changed = sorted(name for name in {*now, *stage["outputs"]} if now.get(name) != stage["outputs"].get(name))
+    changed = artifact.differences(directory, stage)
     if changed:
         raise ArtifactError(
-            f"{directory / changed[0]} is not as its stage left it, so the model's lineage is unknown.",
+            f"{directory / next(iter(changed))} is not as its stage left it, so the model's lineage is unknown.",
             "Run the stage again.",
         )
 

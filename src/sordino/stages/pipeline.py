@@ -230,9 +230,6 @@ def check(recipe: Recipe) -> list[str]:
         done = artifact.read_stage(directory)
         if done is None:
             continue
-        now = artifact.outputs(directory)
-        for name in sorted({*now, *done["outputs"]}):
-            if now.get(name) != done["outputs"].get(name):
-                state = "missing" if name not in now else "changed" if name in done["outputs"] else "not of this stage"
-                problems.append(f"{directory / name}: {state}")
+        found = artifact.differences(directory, done)
+        problems += [f"{directory / name}: {state}" for name, state in found.items()]
     return problems
