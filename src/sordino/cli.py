@@ -104,6 +104,7 @@ def _before_torch() -> None:
             return
         mallopt(-3, 2**31 - 1)  # M_MMAP_THRESHOLD, bytes
         mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD, bytes
+        mallopt(-8, 1)  # M_ARENA_MAX: with more, every thread keeps the memory of its own largest step
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -59,7 +59,7 @@ def test_every_candidate_translates_as_when_decoded_alone(
     drafts = {i: [ids] for i, ids in enumerate(plain(speech, clips, None))}
     engine = Drafting(speech, MOST, memory)
     found: dict[tuple[int | None, int], list[int]] = {}
-    for batch in engine.batches(clips, range(len(clips)), MOST):
+    for batch in engine.groups(clips, range(len(clips)), {}, len(candidates), 2):
         found |= {(f.candidate, f.clip): f.ids for f in engine.translate(clips, batch, candidates, drafts)}
     assert len(found) == len(candidates) * len(clips)
     for candidate in candidates:
@@ -186,7 +186,7 @@ def test_forced_logits_are_the_models_own(
 
 def test_memory_decides_the_batches(pico: Callable[[str], SpeechModel], heard: Callable[[str], list[Heard]]) -> None:
     speech, clips = pico("qwen2_audio"), heard("qwen2_audio")
-    everything = Drafting(speech, MOST, LARGE).batches(clips, range(len(clips)), MOST)
-    one_by_one = Drafting(speech, MOST, 1).batches(clips, range(len(clips)), MOST)
+    everything = Drafting(speech, MOST, LARGE).batches(clips, range(len(clips)), {})
+    one_by_one = Drafting(speech, MOST, 1).batches(clips, range(len(clips)), {})
     assert len(everything) == 1 and sorted(everything[0]) == list(range(len(clips)))
     assert [len(b) for b in one_by_one] == [1] * len(clips)

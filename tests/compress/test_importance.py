@@ -28,6 +28,7 @@ class FakeJudge:
     def __init__(self, higher_is_better: bool = True, levels: int = 10_000) -> None:
         self.higher_is_better, self.levels = higher_is_better, levels
         self.asked: list[tuple[int, Layer | None, int]] = []
+        self.screened: list[int] = []
 
     def values(self, gone: Sequence[Layer], clips: int) -> NDArray[np.float64]:
         name = " ".join(sorted(map(str, gone)))
@@ -47,6 +48,7 @@ class FakeJudge:
             yield Trial(number, layer, float(values.mean()), clips, values=tuple(values))
 
     def screen(self, removed: Sequence[Layer], candidates: Sequence[Layer], clips: int) -> list[float]:
+        self.screened.append(len(removed))
         return [-self.score([*removed, layer], clips) for layer in candidates]
 
     def resampled(self, trial: Trial) -> NDArray[np.float64]:
@@ -121,26 +123,28 @@ def test_a_removal_says_how_sure_it_is() -> None:
     assert (lone.probability, lone.runner_up) == (1.0, None)
 
 
-def test_racing_scores_the_winner_on_all_clips_and_resumes() -> None:
+def test_racing_scores_the_last_winner_on_all_clips_and_resumes() -> None:
     judge = FakeJudge()
     trials: list[Trial] = []
-    whole = importance.search(pool(12), 2, judge, [], trials.append, racing=True)
-    assert len(judge.asked) < 1 + 12 + 11
-    for number in (1, 2):
-        (winner,) = [t for t in trials if t.round == number and t.clips == CLIPS]
-        assert whole[number - 1].trial == winner
+    whole = importance.search(pool(12), 6, judge, [], trials.append, racing=True)
+    assert judge.screened == [0, 4]  # layers that were out: in the first round, and in the fifth
+    assert sum(t.clips for t in trials) < CLIPS * (1 + 12 + 11)
+    for number, removal in enumerate(whole, 1):
         met = [t for t in trials if t.round == number and t.clips == CLIPS // 2]
-        assert len(met) == 2 and max(met, key=lambda t: t.score).layer == winner.layer
-        assert whole[number - 1].runner_up in [t.layer for t in met if t.layer != winner.layer]
+        assert len(met) == 2 and max(met, key=lambda t: t.score).layer == removal.layer
+        assert removal.runner_up in [t.layer for t in met if t.layer != removal.layer]
+        on_all = [t for t in trials if t.round == number and t.clips == CLIPS]
+        assert removal.trial == (on_all[0] if number == 6 else max(met, key=lambda t: t.score))
+        assert [t.layer for t in on_all] == ([removal.layer] if number == 6 else [])
     for done in range(0, len(trials), 3):
-        assert importance.search(pool(12), 2, FakeJudge(), trials[:done], lambda _: None, racing=True) == whole
+        assert importance.search(pool(12), 6, FakeJudge(), trials[:done], lambda _: None, racing=True) == whole
 
 
 @pytest.mark.parametrize(
     ("field", "clips", "expected"),
     [
-        (4, 100, [(4, 25), (2, 50), (1, 100)]),
-        (3, 100, [(3, 25), (2, 50), (1, 100)]),
+        (4, 100, [(4, 25), (2, 50)]),  # decided: one is left
+        (3, 100, [(3, 25), (2, 50)]),
         (10, 100, [(10, 25), (5, 50), (3, 100)]),  # more of them meet on all clips
         (1, 100, [(1, 100)]),
         (4, 1, [(4, 1)]),

@@ -195,7 +195,7 @@ def test_comet_has_four_digits():
 
 def test_removals_say_how_sure_they_were() -> None:
     made = dataclasses.replace(
-        made_up.report(), removals=(Removal("decoder.12", 61.2, (58.0, 63.5), 0.44, "decoder.17", 0.31),)
+        made_up.report(), removals=(Removal("decoder.12", 100, 61.2, (58.0, 63.5), 0.44, "decoder.17", 0.31),)
     )
     page = render(made)
     assert "How sure each removal was" in page

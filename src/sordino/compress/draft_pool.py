@@ -7,7 +7,7 @@ with their drafts (left padded), R rows of the pool, Q columns of one of its ste
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -137,51 +137,50 @@ def guess(ids: Sequence[int], known: Sequence[Sequence[int]], most: int) -> list
 @dataclass
 class Row:
     candidate: int | None
-    row: int  # in the batch
+    clip: int
     ids: list[int]  # accepted and decoded so far; the last one has not been through the model yet
     position: int  # of that last one
     ahead: list[int]  # what this step guesses to follow
 
 
 class Pool:
-    """Rows of several candidates being decoded together, with their keys and values.
+    """Rows of several candidates and batches being decoded together, with their keys and values.
 
-    known: for every row of the batch, other translations of its clip, which steps are guessed from.
+    known: other translations of a clip, which steps are guessed from.
     """
 
-    def __init__(self, speech: SpeechModel, columns: int, known: Sequence[Sequence[Sequence[int]]]) -> None:
-        """columns: P + W."""
+    def __init__(self, speech: SpeechModel, known: Mapping[int, Sequence[Sequence[int]]]) -> None:
         self.speech, self.known = speech, known
         self.rows: list[Row] = []
+        self.columns = 0  # P + W of the widest batch
         self.store = Store()
-        self.store.column = columns
         self.parts: dict[int, list[tuple[Tensor, Tensor]]] = {}
         self.valid_parts: list[Tensor] = []
         self.valid: Tensor | None = None  # (R, columns so far)
 
-    def row_bytes(self, config: Any, layers: int, width: int) -> int:
-        """Bytes of one row's keys and values."""
-        head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        return int(layers * width * 2 * config.num_key_value_heads * head * self.speech.dtype.itemsize)
-
     def add(
         self,
         candidate: int | None,
+        clips: Sequence[int],
         rows: Sequence[tuple[int, int, int]],
         batch: Batch,
         trunk: Store,
         own: Store,
         layers: int,
     ) -> None:
-        """Take over (row, accepted tokens, next token) of a candidate; keys and values come from trunk and own."""
+        """Take over (row, accepted tokens, next token) of a candidate; keys and values come from trunk and own.
+
+        clips: of the batch's rows.
+        """
         if not rows:
             return
         device = self.speech.device
         index = torch.tensor([row for row, _, _ in rows], device=device)
         for row, n, token in rows:
-            self.rows.append(Row(candidate, row, [*batch.drafts[row][:n], token], batch.lengths[row] + n, []))
+            self.rows.append(Row(candidate, clips[row], [*batch.drafts[row][:n], token], batch.lengths[row] + n, []))
         rejected = torch.tensor([len(batch.drafts[row]) - n for row, n, _ in rows], device=device)
         total = batch.valid.shape[1]
+        self.columns = max(self.columns, total)
         columns = torch.arange(total, device=device)
         self.valid_parts.append(batch.valid[index] & (columns[None] < total - rejected[:, None]))
         for layer in range(layers):
@@ -192,20 +191,27 @@ class Pool:
             self.parts.setdefault(layer, []).append(part)
 
     def _settle(self) -> None:
-        """Join what `add` collected."""
+        """Join what `add` collected, padded on the left to the widest."""
+
+        def joined(parts: Iterable[Tensor], dim: int) -> Tensor:
+            behind = (0, 0) * (-dim - 1)
+            pads = [(p, (*behind, self.columns - p.shape[dim], 0)) for p in parts]
+            return torch.cat([torch.nn.functional.pad(p, pad) if pad[-2] else p for p, pad in pads])
+
         if self.valid_parts:
-            self.valid = torch.cat(self.valid_parts)
+            self.valid = joined(self.valid_parts, -1)
             for layer in list(self.parts):  # one layer at a time, so that not everything is held twice
                 parts = self.parts.pop(layer)
-                self.store.keys[layer] = torch.cat([k for k, _ in parts])
-                self.store.values[layer] = torch.cat([v for _, v in parts])
+                self.store.keys[layer] = joined((k for k, _ in parts), -2)
+                self.store.values[layer] = joined((v for _, v in parts), -2)
             self.valid_parts = []
+            self.store.column = self.columns
 
     def next_tokens(self, limit: int) -> Tensor:
         """(R, Q): each row's last token and what is guessed to follow it; limit: tokens of a translation."""
         self._settle()
         for row in self.rows:
-            row.ahead = guess(row.ids, self.known[row.row], min(GUESSES, limit - len(row.ids)))
+            row.ahead = guess(row.ids, self.known.get(row.clip, ()), min(GUESSES, limit - len(row.ids)))
         width = max(len(row.ahead) for row in self.rows)
         rows = [[row.ids[-1], *row.ahead, *[0] * (width - len(row.ahead))] for row in self.rows]
         return torch.tensor(rows, device=self.speech.device)
@@ -256,11 +262,11 @@ class Pool:
             row.ids += row.ahead[:right]
             row.position += right + 1
             if choices[right] in stops or len(row.ids) == limit:
-                done[row.candidate, row.row] = row.ids
+                done[row.candidate, row.clip] = row.ids
                 continue
             row.ids.append(choices[right])
             if len(row.ids) == limit:
-                done[row.candidate, row.row] = row.ids
+                done[row.candidate, row.clip] = row.ids
                 continue
             stay.append(i)
             kept.append(right + 1)

@@ -35,8 +35,9 @@ from sordino.compress.draft_pool import Batch, Pool, Store, additive
 from sordino.families.base import SpeechModel
 from sordino.features import Heard
 
+REJECTED = 0.25  # share of drafts that are expected to need decoding: how many clips share a pool
 HEAD_ROWS = 256  # positions whose logits are held at once: (256, 156,032) in bfloat16 is 80 MB
-SMALL_MEMORY = 128 * 2**20  # bytes for batches where a quarter of the model would be less
+SMALL_MEMORY = 96 * 2**20  # bytes for batches where a quarter of the model would be less
 
 
 @dataclass(frozen=True)
@@ -49,9 +50,14 @@ class Found:
 
 
 def default_memory(speech: SpeechModel) -> int:
-    """A quarter of the model's own bytes for batches, and 128 MiB where the model is small."""
+    """A quarter of the model's own bytes for batches, and 96 MiB where the model is small."""
     weights: int = sum(p.numel() * p.element_size() for p in speech.model.parameters())
     return max(SMALL_MEMORY, weights // 4)
+
+
+def _width(heard: Sequence[Heard], drafts: Mapping[int, Sequence[int]], clip: int) -> int:
+    """Columns of a prompt with its draft."""
+    return len(heard[clip].ids) + len(drafts.get(clip, ()))
 
 
 class Drafting:
@@ -69,20 +75,58 @@ class Drafting:
         self.starts: dict[tuple[int, ...], Starts] = {}
         self.starting = threading.Lock()
 
-    def batches(self, heard: Sequence[Heard], clips: Sequence[int], longest: int) -> list[list[int]]:
-        """Clips of similar length together, as many as half the memory holds. longest: draft tokens expected."""
-        config = self.decoder.config
-        head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        per_column = len(self.layers) * (config.hidden_size + 4 * config.num_key_value_heads * head)
-        order = sorted(clips, key=lambda i: (len(heard[i].ids), i))
+    def batches(
+        self, heard: Sequence[Heard], clips: Sequence[int], drafts: Mapping[int, Sequence[int]]
+    ) -> list[list[int]]:
+        """Clips of similar length together, as many as half the memory holds. drafts: forced on each, if any."""
+        inputs = len(self.layers) * self.decoder.config.hidden_size * self.speech.dtype.itemsize
+        per_column = inputs + 2 * self._column_bytes()  # the trunk's and a candidate's own
         found: list[list[int]] = [[]]
-        for clip in order:
-            width = len(heard[clip].ids) + longest  # the longest so far, since they come in order
-            cost = (len(found[-1]) + 1) * width * per_column * self.speech.dtype.itemsize
+        for width, clip in sorted((_width(heard, drafts, clip), clip) for clip in clips):
+            cost = (len(found[-1]) + 1) * width * per_column
             if found[-1] and cost > self.memory // 2:
                 found.append([])
             found[-1].append(clip)
         return [batch for batch in found if batch]
+
+    def groups(
+        self,
+        heard: Sequence[Heard],
+        clips: Sequence[int],
+        drafts: Mapping[int, Sequence[int]],
+        candidates: int,
+        workers: int,
+    ) -> list[list[int]]:
+        """Clips for one call of `translate` each: as many as fill a pool, and of equal cost for the workers."""
+        longest = max(_width(heard, drafts, clip) for clip in clips) + self.max_new_tokens
+        rows = self.memory // 2 // (self._column_bytes() * longest)
+        most = max(1, int(rows / (candidates * REJECTED)))  # clips
+        return self._shares(heard, clips, drafts, -(-len(clips) // most), workers)
+
+    def spread(
+        self, heard: Sequence[Heard], clips: Sequence[int], drafts: Mapping[int, Sequence[int]], workers: int
+    ) -> list[list[int]]:
+        """As `batches`, of equal cost for the workers."""
+        shares = self._shares(heard, clips, drafts, len(self.batches(heard, clips, drafts)), workers)
+        return [batch for share in shares for batch in self.batches(heard, share, drafts)]
+
+    def _shares(
+        self,
+        heard: Sequence[Heard],
+        clips: Sequence[int],
+        drafts: Mapping[int, Sequence[int]],
+        least: int,
+        workers: int,
+    ) -> list[list[int]]:
+        """The clips by length, cut into `least` shares of equal width or as many more as the workers have in common."""
+        count = -(-least // workers) * workers
+        found: list[list[int]] = [[] for _ in range(count)]
+        order = sorted((_width(heard, drafts, clip), clip) for clip in clips)
+        total, done = sum(width for width, _ in order), 0
+        for width, clip in order:
+            found[(done + width // 2) * count // total].append(clip)
+            done += width
+        return [share for share in found if share]
 
     @torch.inference_mode()
     def translate(
@@ -92,35 +136,42 @@ class Drafting:
         candidates: Sequence[int | None],
         known: Mapping[int, Sequence[Sequence[int]]],
     ) -> list[Found]:
-        """One batch: greedy ids of every clip by every candidate, in the order given.
+        """Greedy ids of every clip by every candidate, in the order given.
 
         known: translations of a clip that may be right; the first is its draft, the others serve where that was wrong.
         """
         done: dict[tuple[int | None, int], list[int]] = {}
-        texts = [known.get(i) or [()] for i in clips]
-        batch, starts = self._batch([heard[i] for i in clips], [t[0] for t in texts])
-        columns = batch.valid.shape[1]
-        pool = Pool(self.speech, columns, texts)
-        room = self.memory // 2 // pool.row_bytes(self.decoder.config, len(self.layers), columns + self.max_new_tokens)
-        for candidate, hidden, trunk, own in self._passes(batch, starts, candidates):
-            rows = []
-            choices = self._choices(hidden)  # (B, tail)
-            for row, (draft, all_choices) in enumerate(zip(batch.drafts, choices.tolist(), strict=True)):
-                choice = all_choices[batch.tail - 1 - len(draft) :]
-                agreed = next((t for t, token in enumerate(draft) if choice[t] != token), len(draft))
-                ids = list(draft[:agreed])
-                if agreed == self.max_new_tokens or choice[agreed] in self.stops:
-                    done[candidate, row] = ids
-                elif agreed + 1 == self.max_new_tokens:
-                    done[candidate, row] = [*ids, choice[agreed]]
-                else:
-                    rows.append((row, agreed, choice[agreed]))
-            if pool.rows and len(pool.rows) + len(rows) > room:
-                done |= self._decode(pool)
-                pool = Pool(self.speech, columns, texts)
-            pool.add(candidate, rows, batch, trunk, own, len(self.layers))
+        drafts = {i: texts[0] for i in clips if (texts := known.get(i))}
+        pool = Pool(self.speech, known)
+        for part in self.batches(heard, clips, drafts):
+            batch, starts = self._batch([heard[i] for i in part], [drafts.get(i, ()) for i in part])
+            columns = batch.valid.shape[1] + self.max_new_tokens
+            for candidate, hidden, trunk, own in self._passes(batch, starts, candidates):
+                rows = []
+                choices = self._choices(hidden)  # (B, tail)
+                for row, (draft, all_choices) in enumerate(zip(batch.drafts, choices.tolist(), strict=True)):
+                    choice = all_choices[batch.tail - 1 - len(draft) :]
+                    agreed = next((t for t, token in enumerate(draft) if choice[t] != token), len(draft))
+                    ids = list(draft[:agreed])
+                    if agreed == self.max_new_tokens or choice[agreed] in self.stops:
+                        done[candidate, part[row]] = ids
+                    elif agreed + 1 == self.max_new_tokens:
+                        done[candidate, part[row]] = [*ids, choice[agreed]]
+                    else:
+                        rows.append((row, agreed, choice[agreed]))
+                widest = max(columns, pool.columns + self.max_new_tokens)
+                if pool.rows and (len(pool.rows) + len(rows)) * widest * self._column_bytes() > self.memory // 2:
+                    done |= self._decode(pool)
+                    pool = Pool(self.speech, known)
+                pool.add(candidate, part, rows, batch, trunk, own, len(self.layers))
         done |= self._decode(pool)
-        return [Found(c, clip, done[c, row]) for row, clip in enumerate(clips) for c in candidates]
+        return [Found(c, clip, done[c, clip]) for clip in clips for c in candidates]
+
+    def _column_bytes(self) -> int:
+        """Bytes of one column's keys and values in all layers."""
+        config = self.decoder.config
+        head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        return int(len(self.layers) * 2 * config.num_key_value_heads * head * self.speech.dtype.itemsize)
 
     @torch.inference_mode()
     def forced(

@@ -112,7 +112,7 @@ class Calibration:
     def start(self) -> None:
         """Embed prompts with their audio and answers."""
         engine = Drafting(self.speech, 0, self.memory)
-        order = engine.batches(self.heard, range(len(self.heard)), max(map(len, self.answers)))
+        order = engine.batches(self.heard, range(len(self.heard)), dict(enumerate(self.answers)))
         for clips in order:
             heard, answers = [self.heard[i] for i in clips], [self.answers[i][:-1] for i in clips]
             self.batches.append(Batch.of(self.speech, heard, answers))

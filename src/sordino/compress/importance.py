@@ -4,9 +4,10 @@ In every round each remaining candidate layer is taken out in turn (a view, no c
 the layer whose removal hurts least goes for good (Moslem 2025, aclanthology.org/2025.iwslt-1.40). Ties go to the layer
 with the lower index, so that a search gives the same order every time.
 
-`exact` scores every candidate on every clip. `racing` drops candidates on the way: a cheap screening by the
-teacher-forced loss, then successive halving (Jamieson & Talwalkar 2016) by the criterion on a quarter, half and all of
-the clips; the winner is scored on all of them in any case. `middle` is the ablation that takes a block without looking.
+`exact` scores every candidate on every clip. `racing` drops candidates on the way: a cheap screening by the divergence
+from the unpruned model, teacher-forced, then successive halving (Jamieson & Talwalkar 2016) by the criterion on a
+quarter, half and all of the clips, until one is left; the last of the winners is scored on all clips in any case. What
+screening found holds for a few rounds. `middle` is the ablation that takes a block without looking.
 
 Layers are named by their index in the unpruned model: "decoder.12", "encoder.3".
 """
@@ -16,7 +17,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -32,6 +33,7 @@ SCOPES: dict[str, tuple[Scope, ...]] = {
     "both": ("decoder", "encoder"),
 }
 SCREEN_SHARE = 12  # racing screens on a twelfth of the clips
+SCREENED_FOR = 4  # rounds, then anew
 SCREENED = 3  # and lets a third of the candidates through, but no fewer than these
 
 
@@ -97,7 +99,7 @@ class Judge(Protocol):
         ...
 
     def screen(self, removed: Sequence[Layer], candidates: Sequence[Layer], clips: int) -> list[float]:
-        """Teacher-forced loss of each candidate on the first `clips` clips, nats a token."""
+        """Divergence of each candidate from the unpruned model on the first `clips` clips, teacher-forced, in nats."""
         ...
 
     def resampled(self, trial: Trial) -> NDArray[np.float64]:
@@ -189,7 +191,7 @@ def search(
     """
     if remove > len(pool):
         raise RecipeError(f"rank.remove: {remove} layers, but only {len(pool)} are candidates.", "Remove fewer.")
-    runner = Runner(judge, {(t.round, t.layer, t.clips): t for t in known}, record)
+    runner = Runner(judge, pool, {(t.round, t.layer, t.clips): t for t in known}, record)
     runner.score(0, [], [None], judge.clips)
     removals: list[Removal] = []
     for number in range(1, remove + 1):
@@ -199,6 +201,10 @@ def search(
             removals.append(runner.race(number, gone, left))
         else:
             removals.append(decide(runner.score(number, gone, left, judge.clips), judge))
+    if racing and removals:
+        last = removals[-1]
+        whole = runner.score(remove, [r.layer for r in removals[:-1]], [last.layer], judge.clips)
+        removals[-1] = dataclasses.replace(last, trial=whole[0])
     return removals
 
 
@@ -226,8 +232,12 @@ class Runner:
     """Runs what is not known yet."""
 
     judge: Judge
+    pool: Sequence[Layer]
     known: dict[tuple[int, Layer | None, int], Trial]
     record: Callable[[Trial], None]
+    screened: dict[int, dict[Layer, float]] = field(
+        default_factory=dict
+    )  # divergences, by the round they were found in
 
     def score(self, number: int, removed: Sequence[Layer], layers: Sequence[Layer | None], clips: int) -> list[Trial]:
         """Trials of all `layers` on so many clips, known or new."""
@@ -239,21 +249,28 @@ class Runner:
         return [self.known[number, layer, clips] for layer in layers]
 
     def race(self, number: int, removed: Sequence[Layer], left: Sequence[Layer]) -> Removal:
-        """Screen, then halve on growing parts of the clips; the winner is scored on all of them."""
+        """Screen, then halve on growing parts of the clips until one is left."""
         sign = 1 if self.judge.higher_is_better else -1
         field = list(left)
         if through(len(field)) < len(field):
-            losses = self.judge.screen(removed, field, screening(self.judge.clips))
-            field = _first(field, losses, through(len(field)))
-        met: list[Trial] = []
+            costs = self._screen(number, removed)
+            field = _first(field, [costs[layer] for layer in field], through(len(field)))
+        trials: list[Trial] = []
         for size, clips in schedule(len(field), self.judge.clips):
-            if met:
-                field = _first(field, [-sign * trial.score for trial in met], size)
+            if trials:
+                field = _first(field, [-sign * trial.score for trial in trials], size)
             trials = self.score(number, removed, field, clips)
-            if len(trials) > 1 or not met:
-                met = trials
-        removal = decide(met, self.judge)
-        return dataclasses.replace(removal, trial=trials[0]) if len(trials) == 1 else removal
+        return decide(trials, self.judge)
+
+    def _screen(self, number: int, removed: Sequence[Layer]) -> dict[Layer, float]:
+        """What screening said, in this round or the last that screened: found again where a search is resumed."""
+        at = screened_in(number)
+        if at not in self.screened:
+            gone = removed[: at - 1]
+            there = [layer for layer in self.pool if layer not in gone]
+            costs = self.judge.screen(gone, there, screening(self.judge.clips))
+            self.screened[at] = dict(zip(there, costs, strict=True))
+        return self.screened[at]
 
 
 def _first(field: Sequence[Layer], costs: Sequence[float], count: int) -> list[Layer]:
@@ -273,14 +290,24 @@ def through(field: int) -> int:
 
 
 def parts(clips: int) -> list[int]:
-    """The growing parts of the clips that a race is run on, all of them last."""
+    """The growing parts of the clips that a race is run on, all of them last, if it gets so far."""
     steps = [max(1, clips // 4), max(1, clips // 2), clips]
     return sorted(set(steps))
 
 
-def schedule(field: int, clips: int) -> Iterator[tuple[int, int]]:
+def screened_in(number: int) -> int:
+    """The round whose screening counts in this one."""
+    return number - (number - 1) % SCREENED_FOR
+
+
+def schedule(field: int, clips: int) -> list[tuple[int, int]]:
     """(candidates, clips) of each stage of a race after the screening."""
+    if field == 1:
+        return [(1, clips)]
+    stages = []
     for part in parts(clips):
-        if field > 1 or part == clips:
-            yield field, part
-        field = (field + 1) // 2 if part < clips else field
+        stages.append((field, part))
+        field = (field + 1) // 2
+        if field == 1:
+            break
+    return stages

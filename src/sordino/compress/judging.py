@@ -14,6 +14,7 @@ import dataclasses
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -22,7 +23,17 @@ from torch import Tensor
 
 from sordino.compress import criteria
 from sordino.compress.drafting import Drafting
-from sordino.compress.importance import Layer, Trial, parts, renumbered, schedule, screening, through, without
+from sordino.compress.importance import (
+    Layer,
+    Trial,
+    parts,
+    renumbered,
+    schedule,
+    screened_in,
+    screening,
+    through,
+    without,
+)
 from sordino.families.base import SpeechModel
 from sordino.features import Heard
 from sordino.metrics import overlap
@@ -31,7 +42,7 @@ from sordino.threads import each, workers_on
 
 RESAMPLES = 1000
 KNOWN_TEXTS = 16  # other translations of a clip that guesses are looked up in
-LEAST_MEMORY = 64 * 2**20  # bytes for batches that one worker should have
+LEAST_MEMORY = 48 * 2**20  # bytes for batches that one worker should have
 Key = tuple[tuple[Layer, ...], int]  # (layers that are out, item) -> greedy ids
 Advance = Callable[[int], None]
 
@@ -82,6 +93,7 @@ class ClipJudge:
         self.answers = [a for task in tasks for a in task.answers]
         self.higher_is_better = criteria.higher_is_better(terms.criterion)
         self.scores: dict[tuple[int, Layer | None, int], NDArray[np.float64]] = {}
+        self.engine: tuple[list[Layer], Drafting] | None = None  # and the layers that it does without
 
     def trials(
         self, number: int, removed: Sequence[Layer], candidates: Sequence[Layer | None], clips: int
@@ -102,7 +114,7 @@ class ClipJudge:
 
     def screen(self, removed: Sequence[Layer], candidates: Sequence[Layer], clips: int) -> list[float]:
         weights = self._weights(clips)
-        values = self._forced("loss", removed, candidates, clips)
+        values = self._forced("kl", removed, candidates, clips)
         return [float(np.sum(values[c]) / weights.sum()) for c in candidates]
 
     def resampled(self, trial: Trial) -> NDArray[np.float64]:
@@ -188,18 +200,19 @@ class ClipJudge:
         """Fill `found` with the greedy ids of every candidate on the first `clips` clips."""
         for gone, group, heard in self._groups(removed, candidates):
             with without(self.speech, gone):
-                workers = workers_on(self.speech.device, self.terms.memory // LEAST_MEMORY)
-                engine = Drafting(self.speech, self.terms.max_new_tokens, self.terms.memory // workers)
+                workers = self._workers()
+                engine = self._engine(gone, workers)
                 named = {position(gone, c): c for c in group}
-                for first, last in self._segments(clips):
+                # the unpruned model is scored on all clips at once
+                for first, last in [(0, clips)] if candidates == [None] else self._segments(clips):
                     items = self._items(first, last)
                     known = {item: self._known(gone, item) for item in items}
-                    longest = max(len(texts[0]) for texts in known.values())
-                    batches = engine.batches(heard, items, longest)
-                    new = [b for b in batches if any((out_of(gone, c), i) not in self.found for c in group for i in b)]
+                    drafts = {item: texts[0] for item, texts in known.items()}
+                    groups = engine.groups(heard, items, drafts, len(group), workers)
+                    new = [g for g in groups if any((out_of(gone, c), i) not in self.found for c in group for i in g)]
                     done = each(
                         self.speech.device,
-                        lambda batch: engine.translate(heard, batch, list(named), known),  # noqa: B023 (used here)
+                        lambda part: engine.translate(heard, part, list(named), known),  # noqa: B023 (used here)
                         new,
                         workers,
                     )
@@ -239,28 +252,62 @@ class ClipJudge:
         """Loss or divergence of each candidate per item, summed over the answer's tokens."""
         items = self._items(0, clips)
         found: dict[Layer | None, dict[int, float]] = {c: {} for c in candidates}
-        longest = max(len(self.answers[i]) for i in items)
-        whole = Drafting(self.speech, 0, self.terms.memory)
+        answers = {i: self.answers[i] for i in items}
+        device, workers = self.speech.device, self._workers()
+        whole = Drafting(self.speech, 0, self.terms.memory // workers)
+        batches = whole.spread(self.heard, items, answers, workers)
         for gone, group, heard in self._groups(removed, candidates):
             # the group of one encoder candidate is judged as the whole of a model without it
             names = group if group != [None] or gone == list(removed) else [gone[-1]]
-            for batch in whole.batches(heard, items, longest):
-                answers = [self.answers[i] for i in batch]
-                before: list[Tensor] = []
+            with without(self.speech, gone):
+                engine = Drafting(self.speech, 0, self.terms.memory // workers)
+            values = partial(self._values_of, engine, heard, [position(gone, c) for c in group])
+            for first in range(0, len(batches), workers):
+                lot = batches[first : first + workers]
+                before: list[list[Tensor]] = [[] for _ in lot]
                 if criterion == "kl":
-                    before = next(iter(whole.forced(self.heard, batch, [None], answers)))[1]
+                    before = list(each(device, partial(self._logits, whole), lot, workers))
                 with without(self.speech, gone):
-                    engine = Drafting(self.speech, 0, self.terms.memory)
-                    at = [position(gone, c) for c in group]
-                    for name, (_, logits) in zip(names, engine.forced(heard, batch, at, answers), strict=True):
-                        for row, (item, answer) in enumerate(zip(batch, answers, strict=True)):
-                            if criterion == "kl":
-                                value = criteria.kl(logits[row], before[row])
-                            else:
-                                value = criteria.loss(logits[row], torch.tensor(answer, device=logits[row].device))
-                            found[name][item] = value
-                        self.advance(len(batch))
+                    results = each(device, lambda job: values(*job), zip(lot, before, strict=True), workers)  # noqa: B023
+                    for batch, rows in zip(lot, results, strict=True):
+                        for name, row in zip(names, rows, strict=True):
+                            found[name] |= dict(zip(batch, row, strict=True))
+                        self.advance(len(batch) * len(names))
         return {c: [found[c][i] for i in items] for c in candidates}
+
+    def _logits(self, engine: Drafting, batch: Sequence[int]) -> list[Tensor]:
+        """The whole model's logits at the answers of a batch."""
+        return next(iter(engine.forced(self.heard, batch, [None], [self.answers[i] for i in batch])))[1]
+
+    def _values_of(
+        self,
+        engine: Drafting,
+        heard: Sequence[Heard],
+        candidates: Sequence[int | None],
+        batch: Sequence[int],
+        before: Sequence[Tensor],
+    ) -> list[list[float]]:
+        """Of every candidate and clip of a batch: the divergence from the logits before; without those, the loss."""
+        rows = []
+        answers = [self.answers[i] for i in batch]
+        for _, logits in engine.forced(heard, batch, candidates, answers):
+            if before:
+                rows.append([criteria.kl(*pair) for pair in zip(logits, before, strict=True)])
+            else:
+                ids = [torch.tensor(answer, device=self.speech.device) for answer in answers]
+                rows.append([criteria.loss(*pair) for pair in zip(logits, ids, strict=True)])
+        return rows
+
+    def _engine(self, gone: Sequence[Layer], workers: int) -> Drafting:
+        """For the model as it now is: one for all stages of a race, so that prompts' common start is run once."""
+        if self.engine is None or self.engine[0] != list(gone):
+            per_worker = self.terms.memory // workers
+            self.engine = list(gone), Drafting(self.speech, self.terms.max_new_tokens, per_worker)
+        return self.engine[1]
+
+    def _workers(self) -> int:
+        """How many batches are worked on at once."""
+        return workers_on(self.speech.device, self.terms.memory // LEAST_MEMORY)
 
     def _states(
         self, removed: Sequence[Layer], candidates: Sequence[Layer | None], clips: int
@@ -271,7 +318,7 @@ class ClipJudge:
         heard = self._heard(removed)
         with without(self.speech, removed):
             engine = Drafting(self.speech, 0, self.terms.memory)
-            for batch in engine.batches(heard, items, 0):
+            for batch in engine.batches(heard, items, {}):
                 for index, before, after, valid in engine.states(heard, batch):
                     if self.terms.criterion == "influence":
                         values = criteria.influence(before, after, valid)
@@ -298,10 +345,10 @@ def work(pool: int, remove: int, clips: int, racing: bool) -> int:
     rounds = [pool - i for i in range(remove)]
     if not racing:
         return clips * (1 + sum(rounds))
-    total = clips
-    for left in rounds:
+    total, before = clips, 0
+    for number, left in enumerate(rounds, 1):
         field, before = through(left), 0
-        total += left * screening(clips) if field < left else 0
+        total += left * screening(clips) if field < left and screened_in(number) == number else 0
         for size, part in schedule(field, clips):
             total, before = total + size * (part - before), part
-    return total
+    return total + clips - before

@@ -158,7 +158,7 @@ class Sensitivity:
     def _forced(self, heard: Sequence[Heard]) -> Iterator[tuple[int, Tensor]]:
         """Every clip and its logits (n, V) in float32."""
         engine = Drafting(self.speech, 0, self.memory)
-        for batch in engine.batches(heard, range(len(heard)), max(map(len, self.answers))):
+        for batch in engine.batches(heard, range(len(heard)), dict(enumerate(self.answers))):
             _, logits = next(engine.forced(heard, batch, [None], [self.answers[i] for i in batch]))
             yield from zip(batch, logits, strict=True)
 

@@ -59,11 +59,12 @@ class Trial:
 class Removal:
     """A layer that a search removed, and how sure that was.
 
-    layer: 'decoder.12'. interval: 95 % bootstrap interval of the score without it. probability: share of resamples of
-    the select clips in which this removal is the best of its round; runner_up: what else might have gone.
+    layer: 'decoder.12'. clips: select clips that score and interval (95 %, bootstrap) without it are of. probability:
+    share of resamples of them in which this removal is the best of its round; runner_up: what else might have gone.
     """
 
     layer: str
+    clips: int
     score: float
     interval: tuple[float, float]
     probability: float

@@ -64,6 +64,7 @@ def run(job: Job) -> None:
 def _describe(removal: Removal) -> dict[str, Any]:
     return {
         "layer": str(removal.layer),
+        "clips": removal.trial.clips,
         "score": removal.trial.score,
         "interval": removal.trial.interval,
         "probability": removal.probability,
