@@ -10,7 +10,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sordino.compress.draft_pool import guess
+from sordino.compress.draft_pool import Pool, guess
 from sordino.compress.drafting import Drafting
 from sordino.compress.importance import Layer, without
 from sordino.data.clip import Clip
@@ -182,6 +182,51 @@ def test_forced_logits_are_the_models_own(
                 embeds = speech.embed(ids, speech.family.project(speech.model, one.tower))
                 stock = speech.model(inputs_embeds=embeds, attention_mask=torch.ones_like(ids)).logits[0]
                 torch.testing.assert_close(got, stock[len(one.ids) - 1 : -1], rtol=1e-4, atol=1e-4)
+
+
+def test_batches_of_any_width_share_a_pool(
+    pico: Callable[[str], SpeechModel], heard: Callable[[str], list[Heard]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    speech, clips = pico("qwen2_audio"), heard("qwen2_audio")
+    wrong = {i: [[7] * (i % 4)] for i in range(len(clips))}  # of several lengths, and nearly all rejected
+    drafts = {i: texts[0] for i, texts in wrong.items()}
+    engines = (Drafting(speech, MOST, 2**n) for n in range(28, 0, -1))
+    engine = next(e for e in engines if len(e.batches(clips, range(len(clips)), drafts)) > 1)
+    pools: list[tuple[int, int]] = []
+    decode = engine._decode
+
+    def seen(pool: Pool) -> dict[tuple[int | None, int], list[int]]:
+        pools.append((len(pool.rows), len({part.shape[1] for part in pool.valid_parts})))
+        return decode(pool)
+
+    monkeypatch.setattr(engine, "_decode", seen)
+    for f in engine.translate(clips, range(len(clips)), [2], wrong):
+        assert f.ids == plain(speech, [clips[f.clip]], f.candidate)[0]
+    assert max(widths for _, widths in pools) > 1
+
+
+@given(
+    memory=st.integers(1, 2**22),
+    workers=st.integers(1, 5),
+    drafts=st.dictionaries(st.integers(0, 5), st.lists(st.integers(0, 255), max_size=40)),
+)
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_every_clip_is_in_one_share(
+    memory: int,
+    workers: int,
+    drafts: dict[int, list[int]],
+    pico: Callable[[str], SpeechModel],
+    heard: Callable[[str], list[Heard]],
+) -> None:
+    speech, clips = pico("qwen2_audio"), heard("qwen2_audio")
+    everything = list(range(len(clips)))
+    engine = Drafting(speech, MOST, memory)
+    for shares in (
+        engine.groups(clips, everything, drafts, 3, workers),
+        engine.spread(clips, everything, drafts, workers),
+    ):
+        assert sorted(clip for share in shares for clip in share) == everything
+        assert len(shares) >= min(workers, len(clips) // 2) and all(shares)
 
 
 def test_memory_decides_the_batches(pico: Callable[[str], SpeechModel], heard: Callable[[str], list[Heard]]) -> None:
