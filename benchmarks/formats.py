@@ -43,7 +43,7 @@ from sordino.export import registry as formats  # noqa: E402
 from sordino.families import registry  # noqa: E402
 from sordino.families.base import Prompt, SpeechModel  # noqa: E402
 from sordino.features import Features, Heard  # noqa: E402
-from sordino.measure import size  # noqa: E402
+from sordino.measure import shapes, size  # noqa: E402
 from sordino.metrics import registry as metrics  # noqa: E402
 from sordino.progress import bar, note  # noqa: E402
 from sordino.stages.job import DATA, EXPORT, MODELS, render_section  # noqa: E402
@@ -105,11 +105,11 @@ def open_systems(source: Path, wanted: Sequence[str], made: Path | None, scratch
         directory = made / name if made and (made / name / "audit.json").is_file() else scratch / name
         try:
             if not directory.is_dir():
-                if name == "mixed" or getattr(formats.get(name), "CALIBRATED", False):
+                if getattr(formats.get(name), "CALIBRATED", False):
                     note(f"left out: {name}, which a run's export stage makes on its clips")
                     continue
                 directory.mkdir()
-                formats.get(name).write(str(source), directory, None)
+                formats.get(name).write(str(source), directory, *([mixture(source)] if name == "mixed" else [None]))
             speech = open_model(str(directory), device="cpu")  # computing as `sordino translate` would
         except SordinoError as error:
             note(f"left out: {name} ({error})")
@@ -117,6 +117,13 @@ def open_systems(source: Path, wanted: Sequence[str], made: Path | None, scratch
         stored = size.measure(directory).bytes_by_part["decoder"]
         found.append(System(name, speech, 8 * stored / weights))
     return found
+
+
+def mixture(source: Path) -> dict[str, int]:
+    """4 bits for every matrix and 8 for the embedding, in place of what a run would measure."""
+    config = json.loads((source / "config.json").read_text(encoding="utf-8"))
+    bits = {"linear": 4, "head": 4, "embedding": 8}
+    return {tensor.name: bits[tensor.kind] for tensor in shapes.model(config).tensors if tensor.kind in bits}
 
 
 def layer_parameters(source: Path) -> int:

@@ -287,7 +287,7 @@ def ideas(bench: Bench) -> list[dict[str, Any]]:
         ("own decoder loop, one candidate after the other", False, False),
         ("... with drafts", False, True),
         ("trunk and pool shared by all candidates", True, False),
-        ("... with drafts: the exact mode", True, True),
+        ("... with drafts", True, True),
     ):
         engine = Drafting(bench.speech, bench.max_new_tokens, default_memory(bench.speech))
 
@@ -300,6 +300,14 @@ def ideas(bench: Bench) -> list[dict[str, Any]]:
                 engine.translate(bench.heard, range(len(bench.heard)), group, used)
 
         add(label, len(bench.clips), work)
+    terms = Terms(bench.criterion, bench.max_new_tokens, default_memory(bench.speech))
+    base = {((), i): texts[0] for i, texts in drafts.items()}
+    judge = ClipJudge(bench.speech, [bench.task()], terms, lambda h: h, found=base)
+    add(
+        "... a clip's share in one thread, scores and intervals: exact",
+        len(bench.clips),
+        lambda: list(judge.trials(1, [], pool, len(bench.clips))),
+    )
     return rows
 
 
