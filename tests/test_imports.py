@@ -19,6 +19,7 @@ FILES = sorted(ROOT.rglob("*.py"))
 LEVELS = (
     {"errors", "languages"},
     {"settings"},
+    {"sections"},
     {"recipe", "artifact", "progress", "threads", "shards"},
     {"data", "llama"},
     {"families"},

@@ -10,7 +10,8 @@ import pytest
 import yaml
 
 from sordino.errors import RecipeError
-from sordino.recipe import Recipe, load
+from sordino.recipe import load
+from sordino.sections import Recipe
 
 SHIPPED = sorted((Path(__file__).parents[1] / "recipes").glob("*.yaml"))
 SMALL: dict[str, Any] = {"model": "m", "data": {"path": "d"}}

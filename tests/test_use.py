@@ -10,7 +10,7 @@ import pytest
 
 from sordino import use
 from sordino.errors import ArtifactError, DataError, FamilyError, RecipeError
-from sordino.recipe import PromptSection
+from sordino.sections import PromptSection
 from tests.data import sounds
 from tests.stages.runs import Made, jsonl
 from tests.tiny import clip

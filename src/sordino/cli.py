@@ -22,7 +22,7 @@ import sordino
 from sordino.errors import RecipeError, SordinoError, is_out_of_memory
 
 if TYPE_CHECKING:
-    from sordino.recipe import Recipe
+    from sordino.sections import Recipe
 
 STAGES = {
     "prepare": "read the corpus, check every clip, deal disjoint splits",

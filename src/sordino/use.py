@@ -18,7 +18,7 @@ from sordino.features import Features
 from sordino.metrics import registry as metrics
 from sordino.metrics import resegment
 from sordino.progress import bar
-from sordino.recipe import PromptSection, Recipe
+from sordino.sections import PromptSection, Recipe
 from sordino.stages.job import CARD, device_of, render_section
 from sordino.stages.opening import open_model
 

@@ -16,7 +16,7 @@ from sordino.errors import DataError
 from sordino.families import registry
 from sordino.families.base import SpeechModel
 from sordino.features import Features
-from sordino.recipe import TrainSection
+from sordino.sections import TrainSection
 from sordino.training import trainer
 from sordino.training.collate import Example
 from sordino.training.trainer import Trained, freeze, mean_loss, plan_steps, train, weight_dtype

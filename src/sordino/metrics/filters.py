@@ -30,7 +30,7 @@ class Translation:
 
 @dataclass(frozen=True)
 class Limits:
-    """As recipe.FilterSection says. comet: metric key; device: where COMET runs."""
+    """As sections.FilterSection says. comet: metric key; device: where COMET runs."""
 
     cut: bool
     max_ratio: float | None

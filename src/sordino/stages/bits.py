@@ -25,7 +25,7 @@ from sordino.families import registry, stored
 from sordino.features import Features
 from sordino.measure import layouts, shapes
 from sordino.progress import bar, note
-from sordino.recipe import Recipe, SensitivitySection
+from sordino.sections import Recipe, SensitivitySection
 from sordino.stages.forecast import budget_bytes, config_of
 from sordino.stages.job import RANKING, Job, base_parent, directory_of, qlora_start, trim_source
 

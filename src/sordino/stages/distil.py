@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 
 from sordino.compress import importance
-from sordino.recipe import DistilSection, Recipe
+from sordino.sections import DistilSection, Recipe
 from sordino.stages.job import DATA, PSEUDO, RANKING, Job, Stage, device_of, directory_of, teacher_key
 from sordino.stages.learning import LATE, fit, mixed, save_16bit
 from sordino.stages.prune import prune, removal_order

@@ -15,7 +15,7 @@ from sordino.export import registry as formats
 from sordino.families import registry
 from sordino.metrics import comet_files
 from sordino.metrics import registry as metrics
-from sordino.recipe import Recipe
+from sordino.sections import Recipe
 from sordino.stages.job import DATA, device_of
 
 

@@ -16,7 +16,7 @@ from sordino.metrics import clean, groups, health, paired
 from sordino.metrics import registry as metrics
 from sordino.metrics.base import Score
 from sordino.progress import bar
-from sordino.recipe import Recipe
+from sordino.sections import Recipe
 from sordino.stages.job import DATA, OUTPUTS, SCORES, Job, Stage, chosen, directory_of, model_path, qlora_start, systems
 
 TEACHER = "teacher"  # what the other systems are compared with

@@ -15,7 +15,7 @@ from sordino.export import registry as formats
 from sordino.features import Features
 from sordino.measure import size
 from sordino.progress import note
-from sordino.recipe import ExportSection, Recipe
+from sordino.sections import ExportSection, Recipe
 from sordino.stages.bits import MIXED, Mixer, limit_of
 from sordino.stages.job import DATA, EXPORT, PSEUDO, RANKING, Job, Stage, directory_of, export_source
 

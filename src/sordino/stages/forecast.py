@@ -16,7 +16,7 @@ from sordino.families import registry
 from sordino.measure import gguf, layouts, predict, shapes
 from sordino.measure.size import read_json
 from sordino.measure.waste import WEIGHTS
-from sordino.recipe import Recipe, TrainSection
+from sordino.sections import Recipe, TrainSection
 from sordino.stages import lexicon
 from sordino.stages.job import export_source, qlora_start, systems, teacher_key, trim_source
 

@@ -20,7 +20,7 @@ from sordino.data.clip import Clip
 from sordino.errors import ArtifactError, DataError, RecipeError
 from sordino.families import registry
 from sordino.families.base import Prompt, SpeechModel
-from sordino.recipe import SYSTEM_PROMPT, PromptSection, Recipe, fill_instruction
+from sordino.sections import SYSTEM_PROMPT, PromptSection, Recipe, fill_instruction
 
 # key of a model in recipes and tables -> (directory in the run, what people call it)
 MODELS = {

@@ -14,7 +14,7 @@ from sordino.data.clip import Clip
 from sordino.families import registry
 from sordino.families.base import SpeechModel
 from sordino.features import Features
-from sordino.recipe import MixSection, TrainSection
+from sordino.sections import MixSection, TrainSection
 from sordino.stages.job import DATA, PSEUDO, Job
 from sordino.training.collate import Example
 from sordino.training.trainer import Trained, train

@@ -19,7 +19,7 @@ from sordino.families import registry
 from sordino.families.base import SpeechModel
 from sordino.languages import NAMES
 from sordino.progress import Advance
-from sordino.recipe import Recipe
+from sordino.sections import Recipe
 from sordino.stages.job import DATA, PSEUDO, render_section
 
 BLOCK = 1000  # texts tokenised between two steps of a bar

@@ -18,7 +18,7 @@ from typing import Any
 from sordino import artifact
 from sordino.errors import ArtifactError, RecipeError, SordinoError, is_out_of_memory
 from sordino.progress import note
-from sordino.recipe import Recipe
+from sordino.sections import Recipe
 from sordino.stages import (
     distil,
     early,

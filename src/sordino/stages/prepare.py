@@ -18,7 +18,7 @@ from sordino.data.clip import SAMPLE_RATE, Clip
 from sordino.errors import DataError
 from sordino.families import registry
 from sordino.progress import bar, note
-from sordino.recipe import CorpusSection
+from sordino.sections import CorpusSection
 from sordino.stages.early import refuse_sources
 from sordino.stages.job import DATA, Job, Stage
 

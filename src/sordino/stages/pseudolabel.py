@@ -26,7 +26,7 @@ from sordino.features import Features, Heard
 from sordino.measure.speed import release_memory
 from sordino.metrics import filters, mbr
 from sordino.progress import bar, note
-from sordino.recipe import PseudolabelSection
+from sordino.sections import PseudolabelSection
 from sordino.stages.job import DATA, PSEUDO, Job, Stage, parents_of, resolved
 
 CANDIDATES, REJECTED = "candidates.jsonl", "rejected.jsonl"

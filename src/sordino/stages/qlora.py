@@ -7,7 +7,7 @@ from pathlib import Path
 
 from sordino.compress import lora
 from sordino.families import registry
-from sordino.recipe import Recipe
+from sordino.sections import Recipe
 from sordino.stages.job import DATA, PSEUDO, Job, Stage, adapter_base, directory_of, qlora_start
 from sordino.stages.learning import LATE, fit, mixed
 

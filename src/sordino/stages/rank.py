@@ -20,7 +20,7 @@ from sordino.families.base import SpeechModel
 from sordino.features import Features
 from sordino.languages import language_code, language_name
 from sordino.progress import bar, note
-from sordino.recipe import RankSection
+from sordino.sections import RankSection
 from sordino.stages.job import DATA, RANKING, TRIALS, Job, Stage, directory_of, render_section, teacher_key
 
 FOUND = "found.jsonl"  # resume state: translations by candidates so far

@@ -17,10 +17,10 @@ from sordino.measure.speed import Speed
 from sordino.metrics.base import Score
 from sordino.metrics.health import Health
 from sordino.metrics.paired import Paired
-from sordino.recipe import Recipe
 from sordino.report.model import Removal, Report, Sample, System, Trial
 from sordino.report.page import render
 from sordino.report.rows import megabytes
+from sordino.sections import Recipe
 from sordino.stages.bits import MIXED, described
 from sordino.stages.job import DATA, EXPORT, OUTPUTS, RANKING, REPORT, SCORES, TRIALS, Job, Stage
 

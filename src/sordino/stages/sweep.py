@@ -25,10 +25,10 @@ from sordino.families import stored
 from sordino.measure import size
 from sordino.metrics import groups
 from sordino.progress import note
-from sordino.recipe import Recipe, SensitivitySection, SweepSection
 from sordino.report.frontier import frontier, knee
 from sordino.report.model import Report, System
 from sordino.report.page import render
+from sordino.sections import Recipe, SensitivitySection, SweepSection
 from sordino.stages import evaluate, export, prune, report, translate
 from sordino.stages.bits import MIXED, Mixer, limit_of
 from sordino.stages.job import (

@@ -18,7 +18,7 @@ from sordino.families.base import SpeechModel
 from sordino.features import Features
 from sordino.measure.speed import Meter, release_memory
 from sordino.progress import bar
-from sordino.recipe import Recipe, TranslateSection
+from sordino.sections import Recipe, TranslateSection
 from sordino.stages.job import (
     DATA,
     OUTPUTS,

@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from sordino.errors import DataError
 from sordino.families.base import SpeechModel
 from sordino.progress import bar
-from sordino.recipe import TrainSection
+from sordino.sections import TrainSection
 from sordino.training.collate import IGNORED, Batch, Example, collate, epoch_batches
 
 CHECKPOINT = "step-"
