@@ -186,6 +186,15 @@ def test_a_pruned_model_survives_saving(speech: SpeechModel, scope: Scope, tmp_p
     assert json.loads((tmp_path / "config.json").read_text())["tie_word_embeddings"] is False
 
 
+def test_a_saved_config_says_one_dtype(speech: SpeechModel, tmp_path: Path) -> None:
+    changed = tiny.fresh(speech)
+    changed.model.to(torch.bfloat16)
+    registry.save(changed, tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    parts = [config, *(config[name] for name in changed.model.config.sub_configs)]
+    assert len(parts) == 3 and {part["dtype"] for part in parts} == {"bfloat16"}
+
+
 @pytest.mark.parametrize("pruned", [False, True])
 def test_cached_generation_equals_uncached(speech: SpeechModel, pruned: bool) -> None:
     if pruned:

@@ -247,13 +247,14 @@ def save(speech: SpeechModel, directory: Path) -> None:
         )
     speech.model.save_pretrained(str(directory))
     speech.processor.save_pretrained(str(directory))
-    write_tied_flag(directory, speech.model)
+    complete_config(directory, speech.model)
 
 
-def write_tied_flag(directory: Path, model: Any) -> None:
-    """State at config.json's top level whether head and embedding are one tensor.
+def complete_config(directory: Path, model: Any) -> None:
+    """State in config.json whether head and embedding are one tensor, and one dtype at all levels.
 
-    Left out, engines inherit the class default and one of them ran untied models with a tied head.
+    Left out, engines inherit the class default, and one of them ran untied models with a tied head; transformers saves
+    the dtype that a part was once made in.
     """
     file = directory / "config.json"
     config = json.loads(file.read_text(encoding="utf-8"))
@@ -261,4 +262,6 @@ def write_tied_flag(directory: Path, model: Any) -> None:
     config["tie_word_embeddings"] = tied
     if "text_config" in config:
         config["text_config"]["tie_word_embeddings"] = tied
+    for name in set(model.config.sub_configs) & set(config):
+        config[name]["dtype"] = config["dtype"]
     file.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

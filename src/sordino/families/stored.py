@@ -53,13 +53,12 @@ class Stored:
         """Write what lies beside the weights: config.json, the generation config, and the processor's files as they
         are. quantisation: what config.json says of it, an object of transformers or a mapping."""
         model = self.speech.model
-        for config in (model.config, *(getattr(model.config, name) for name in model.config.sub_configs)):
-            config.dtype = "bfloat16"
+        model.config.dtype = "bfloat16"
         model.config.architectures = [type(model).__name__]
         if quantisation is not None:
             model.config.quantization_config = quantisation
         model.config.save_pretrained(str(directory))
-        registry.write_tied_flag(directory, model)
+        registry.complete_config(directory, model)
         copy_processor(self.checkpoint.directory, directory)
         if (self.checkpoint.directory / GENERATION).is_file():
             shutil.copyfile(self.checkpoint.directory / GENERATION, directory / GENERATION)
