@@ -94,7 +94,7 @@ class RankSection:
     protect_first: int = 1  # layers at the start that are never candidates
     protect_last: int = 1
     clips: int | None = None  # so many clips of the select split; default: all
-    memory_mb: int | None = None  # for batches; default: a quarter of the model, 128 MiB at least
+    memory_mb: int | None = None  # for batches; default: a quarter of the model, 96 MiB at least
     max_new_tokens: int = 256
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from sordino import cli, recipe
 from sordino.stages import lexicon
-from sordino.stages.forecast import config_of, forecast
+from sordino.stages.forecast import RANK_BATCH_BYTES, config_of, forecast
 from tests.measure.test_shapes import QWEN2_AUDIO_7B
 
 
@@ -74,3 +74,9 @@ def test_the_command_says_what_is_missing(config, capsys):
     lines = {line["stage"]: line for line in json.loads(capsys.readouterr().out)["plan"]}
     assert lines["export"]["forecast"]["size"] == pytest.approx(5.41e9, rel=1e-3)
     assert lines["prepare"]["forecast"] is None
+
+
+def test_the_memory_of_batches_is_the_ranking_s():
+    from sordino.compress import drafting  # which imports torch, as the plan does not
+
+    assert RANK_BATCH_BYTES == drafting.SMALL_MEMORY

@@ -20,7 +20,7 @@ from sordino.sections import Recipe, TrainSection
 from sordino.stages import lexicon
 from sordino.stages.job import export_source, qlora_start, systems, teacher_key, trim_source
 
-RANK_BATCH_BYTES = 128 * 2**20  # rank.memory_mb's default is a quarter of the model, but not less
+RANK_BATCH_BYTES = 96 * 2**20  # rank.memory_mb's default is a quarter of the model, but not less
 QUANTISED = ("adapter", "nf4")  # systems that are held in nf4 while translating
 LAYOUT_OF = {"w4a16-gptq": "w4a16"}  # formats that are stored as another one is
 
