@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 
 from sordino.families import registry
+from sordino.recipe import load
+from sordino.stages import report
 from tests.stages.runs import Made, jsonl, run, stage_json, write_corpus
 
 TEACHER = ["10-data", "20-teacher"]
@@ -58,6 +60,26 @@ def test_rankings(made: Made, tmp_path: Path, section: dict[str, Any], left: tup
         trials = jsonl(tmp_path / "runs/run/30-ranking/trials.jsonl")
         assert trials[0]["layer"] is None
         assert found["criterion"] == section.get("criterion", "chrf++")
+
+
+@pytest.mark.parametrize("scope", ["decoder", "both"])
+def test_a_race(made: Made, tmp_path: Path, scope: str) -> None:
+    section = {"search": "racing", "scope": scope, "protect_first": 0, "protect_last": 0, "remove": 2}
+    file = made.copied(tmp_path, {"rank": section}, TEACHER)
+    run("rank", file)
+    run("prune", file)
+    found, recipe = ranking(tmp_path), load(file)
+    trials = jsonl(tmp_path / "runs/run/30-ranking/trials.jsonl")
+    clips = trials[0]["clips"]
+    first, last = found["removals"]
+    assert first["clips"] <= clips == last["clips"]  # the last winner meets all clips
+    assert any(t["clips"] < clips for t in trials)
+    assert found["order"] == [first["layer"], last["layer"]]
+    assert sum(layers_of(tmp_path, "40-pruned")) == 7
+    for removal, shown in zip(found["removals"], report.removals(recipe), strict=True):
+        assert (shown.layer, shown.clips, shown.score) == (removal["layer"], removal["clips"], removal["score"])
+        of_it = [t for t in trials if f"{t['scope']}.{t['layer']}" == removal["layer"]]
+        assert (removal["clips"], removal["score"]) in [(t["clips"], t["score"]) for t in of_it]
 
 
 def test_fewer_removals_than_were_ranked(made: Made, tmp_path: Path) -> None:
