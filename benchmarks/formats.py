@@ -34,6 +34,7 @@ import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from rich.console import Console  # noqa: E402
 from rich.table import Table  # noqa: E402
+from true_size import mixture  # noqa: E402
 
 from sordino.data import manifest  # noqa: E402
 from sordino.data.clip import SAMPLE_RATE, Clip  # noqa: E402
@@ -43,7 +44,7 @@ from sordino.export import registry as formats  # noqa: E402
 from sordino.families import registry  # noqa: E402
 from sordino.families.base import Prompt, SpeechModel  # noqa: E402
 from sordino.features import Features, Heard  # noqa: E402
-from sordino.measure import shapes, size  # noqa: E402
+from sordino.measure import size  # noqa: E402
 from sordino.metrics import registry as metrics  # noqa: E402
 from sordino.progress import bar, note  # noqa: E402
 from sordino.stages.job import DATA, EXPORT, MODELS, render_section  # noqa: E402
@@ -117,13 +118,6 @@ def open_systems(source: Path, wanted: Sequence[str], made: Path | None, scratch
         stored = size.measure(directory).bytes_by_part["decoder"]
         found.append(System(name, speech, 8 * stored / weights))
     return found
-
-
-def mixture(source: Path) -> dict[str, int]:
-    """4 bits for every matrix and 8 for the embedding, in place of what a run would measure."""
-    config = json.loads((source / "config.json").read_text(encoding="utf-8"))
-    bits = {"linear": 4, "head": 4, "embedding": 8}
-    return {tensor.name: bits[tensor.kind] for tensor in shapes.model(config).tensors if tensor.kind in bits}
 
 
 def layer_parameters(source: Path) -> int:

@@ -365,13 +365,11 @@ class Replay:
     order: Any
     clips: int
     higher_is_better: bool = True
-    translated: int = 0
 
     def trials(
         self, number: int, removed: Sequence[Layer], candidates: Sequence[Layer | None], clips: int
     ) -> Iterator[Trial]:
         for layer in candidates:
-            self.translated += clips
             chosen = self.counts[number, layer][self.order[:clips]].sum(0).tolist()
             yield Trial(number, layer, self.scorer._compute_score_from_stats(chosen).score, clips)
 

@@ -143,6 +143,7 @@ def export(name: str, source: Path, directory: Path) -> None:
 
 
 def mixture(source: Path) -> dict[str, int]:
+    """Bits of each tensor: 4 for every matrix and 8 for the embedding, in place of what a run would measure."""
     config = json.loads((source / "config.json").read_text(encoding="utf-8"))
     bits = {"linear": 4, "head": 4, "embedding": 8}
     return {tensor.name: bits[tensor.kind] for tensor in shapes.model(config).tensors if tensor.kind in bits}

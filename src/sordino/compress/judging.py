@@ -268,7 +268,7 @@ class ClipJudge:
                 if criterion == "kl":
                     before = list(each(device, partial(self._logits, whole), lot, workers))
                 with without(self.speech, gone):
-                    results = each(device, lambda job: values(*job), zip(lot, before, strict=True), workers)  # noqa: B023
+                    results = each(device, values, zip(lot, before, strict=True), workers)
                     for batch, rows in zip(lot, results, strict=True):
                         for name, row in zip(names, rows, strict=True):
                             found[name] |= dict(zip(batch, row, strict=True))
@@ -284,10 +284,13 @@ class ClipJudge:
         engine: Drafting,
         heard: Sequence[Heard],
         candidates: Sequence[int | None],
-        batch: Sequence[int],
-        before: Sequence[Tensor],
+        job: tuple[Sequence[int], Sequence[Tensor]],
     ) -> list[list[float]]:
-        """Of every candidate and clip of a batch: the divergence from the logits before; without those, the loss."""
+        """Nats of every candidate and clip of a batch: the divergence from the logits before; without those, the loss.
+
+        job: the batch's items, and a clip's logits before (n, V) each.
+        """
+        batch, before = job
         rows = []
         answers = [self.answers[i] for i in batch]
         for _, logits in engine.forced(heard, batch, candidates, answers):
