@@ -24,10 +24,10 @@ test-comet: $(READY)
 test-gguf: $(READY)
 	$(BIN)/python -c 'import llama_cpp' 2>/dev/null || \
 		CMAKE_ARGS="-DLLAVA_BUILD=OFF -DLLAMA_OPENSSL=OFF $(CMAKE_ARGS)" $(BIN)/python -m pip install --editable '.[gguf]'
-	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest tests/export/test_hybrid.py
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest tests/models/test_hybrid.py
 
 test-vllm: $(READY)
-	$(BIN)/python -m pytest -rs -m isolated tests/export
+	$(BIN)/python -m pytest -rs -m isolated tests/formats
 
 lint: $(READY)
 	$(BIN)/ruff check src tests demo benchmarks

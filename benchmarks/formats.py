@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from sordino.cli import _before_torch
+from sordino.models import parts
 
 _before_torch()  # its settings count only before torch is imported: hence the imports below it
 
@@ -36,20 +37,20 @@ from rich.console import Console  # noqa: E402
 from rich.table import Table  # noqa: E402
 from true_size import mixture  # noqa: E402
 
-from sordino.data import manifest  # noqa: E402
-from sordino.data.clip import SAMPLE_RATE, Clip  # noqa: E402
-from sordino.decoding import Decoding, generate, translate  # noqa: E402
-from sordino.errors import SordinoError  # noqa: E402
-from sordino.export import registry as formats  # noqa: E402
-from sordino.families import registry  # noqa: E402
-from sordino.families.base import Prompt, SpeechModel  # noqa: E402
-from sordino.features import Features, Heard  # noqa: E402
-from sordino.measure import size  # noqa: E402
-from sordino.metrics import registry as metrics  # noqa: E402
-from sordino.progress import bar, note  # noqa: E402
-from sordino.stages.job import DATA, EXPORT, MODELS, render_section  # noqa: E402
-from sordino.stages.opening import open_model  # noqa: E402
-from sordino.use import stored_card, stored_prompt  # noqa: E402
+from sordino.data import manifest
+from sordino.data.clip import SAMPLE_RATE, Clip
+from sordino.errors import SordinoError
+from sordino.formats import registry as formats
+from sordino.inference.translation import stored_card, stored_prompt
+from sordino.measure import size
+from sordino.metrics import registry as metrics
+from sordino.models import registry
+from sordino.models.base import Prompt, SpeechModel
+from sordino.models.features import EncodedClip, Features
+from sordino.models.generation import Decoding, generate, translate
+from sordino.models.loading import open_model
+from sordino.pipeline.job import DATA, EXPORT, MODELS, render_section
+from sordino.runtime.progress import bar, note
 
 PLAIN = {"float32": torch.float32, "bf16": torch.bfloat16}  # transformers, computing in this type
 FAMILY, WIDTH, INNER, HEADS = "qwen2_audio", 4096, 11_008, 32  # the 7B model's decoder layers
@@ -123,14 +124,14 @@ def open_systems(source: Path, wanted: Sequence[str], made: Path | None, scratch
 def layer_parameters(source: Path) -> int:
     """Weights of the decoder's layers."""
     tensors = size.headers(size.weights_files(source))
-    return sum(tensor.elements for name, tensor in tensors.items() if size.part_of(name) == "decoder")
+    return sum(tensor.elements for name, tensor in tensors.items() if parts.part_of(name) == "decoder")
 
 
-def heard_by(speech: SpeechModel, clips: Sequence[Clip], prompt: str) -> list[Heard]:
-    return list(Features(speech, None).hear_each(clips, prompt))
+def heard_by(speech: SpeechModel, clips: Sequence[Clip], prompt: str) -> list[EncodedClip]:
+    return list(Features(speech, None).encode_each(clips, prompt))
 
 
-def made_up(speech: SpeechModel, count: int, seconds: float) -> list[Heard]:
+def made_up(speech: SpeechModel, count: int, seconds: float) -> list[EncodedClip]:
     """Noise, for a random model: what is said does not matter."""
     prompt = speech.family.render(speech.processor, Prompt("Translate the English speech into German:"))
     rng = np.random.default_rng(0)
@@ -138,17 +139,17 @@ def made_up(speech: SpeechModel, count: int, seconds: float) -> list[Heard]:
     waves = [rng.standard_normal(samples).astype(np.float32) * 0.1 for _ in range(count)]
     clips = [Clip(str(i), "noise", None, "en", "de") for i in range(count)]
     features = Features(speech, None)
-    return [features.hear_wave(clip, wave, prompt) for clip, wave in zip(clips, waves, strict=True)]
+    return [features.encode_waveform(clip, wave, prompt) for clip, wave in zip(clips, waves, strict=True)]
 
 
-def race(systems: Sequence[System], heard: Sequence[Heard], args: argparse.Namespace) -> None:
+def race(systems: Sequence[System], encoded: Sequence[EncodedClip], args: argparse.Namespace) -> None:
     """Fill in every system's seconds. The first round warms up and is dropped."""
     clock = CLOCKS[args.clock]
     with bar("racing", (args.rounds + 1) * len(systems) * len(args.batches)) as advance:
         for turn in range(args.rounds + 1):
             for system in systems:
                 for batch in args.batches:
-                    rows = [heard[i % len(heard)] for i in range(batch)]
+                    rows = [encoded[i % len(encoded)] for i in range(batch)]
                     start = clock()
                     ticks = timed(system.speech, rows, 1 + args.tokens, clock)
                     if turn:
@@ -157,10 +158,10 @@ def race(systems: Sequence[System], heard: Sequence[Heard], args: argparse.Names
                     advance(1)
 
 
-def timed(speech: SpeechModel, rows: Sequence[Heard], tokens: int, clock: Callable[[], float]) -> list[float]:
+def timed(speech: SpeechModel, rows: Sequence[EncodedClip], tokens: int, clock: Callable[[], float]) -> list[float]:
     """What the clock says when each of so many tokens is known."""
     ticks: list[float] = []
-    if speech.outside is None:
+    if speech.external_decoder is None:
 
         def tick(_: Any, scores: Any) -> Any:
             ticks.append(clock())
@@ -168,7 +169,7 @@ def timed(speech: SpeechModel, rows: Sequence[Heard], tokens: int, clock: Callab
 
         found = generate(speech, rows, tokens, tick)  # type: ignore[arg-type]  # a processor that changes nothing
     else:
-        decoder: Any = speech.outside
+        decoder: Any = speech.external_decoder
         whole = {name: getattr(decoder, name) for name in ("_read", "_step")}
         for name, method in whole.items():
             setattr(decoder, name, ticking(method, ticks, clock))
@@ -196,8 +197,8 @@ def judge(systems: Sequence[System], clips: Sequence[Clip], prompt: str, max_new
     references = [clip.target_text or "" for clip in clips]
     first: list[str] = []
     for system in systems:
-        heard = heard_by(system.speech, clips, prompt)
-        texts = [h.text for h in translate(system.speech, heard, Decoding(16, max_new_tokens))]
+        encoded = heard_by(system.speech, clips, prompt)
+        texts = [h.text for h in translate(system.speech, encoded, Decoding(16, max_new_tokens))]
         first = first or texts
         same = statistics.mean(a == b for a, b in zip(texts, first, strict=True))
         tokens = [agreed(system.speech, a, b) for a, b in zip(texts, first, strict=True)]
@@ -214,14 +215,14 @@ def agreed(speech: SpeechModel, text: str, other: str) -> float:
     return parting / len(theirs)
 
 
-def results(systems: Sequence[System], heard: Sequence[Heard], args: argparse.Namespace) -> dict[str, Any]:
+def results(systems: Sequence[System], encoded: Sequence[EncodedClip], args: argparse.Namespace) -> dict[str, Any]:
     """Plain values: speeds, ratios to bf16, and who is slower."""
     base = next(system for system in systems if system.name == "bf16")
     rows: dict[str, dict[str, Any]] = {}
     for system in systems:
         row: dict[str, Any] = {"bits": round(system.bits, 2), **system.quality}
         for batch in args.batches:
-            prompt = sum(len(heard[i % len(heard)].ids) for i in range(batch))
+            prompt = sum(len(encoded[i % len(encoded)].ids) for i in range(batch))
             ours, theirs = system.decoding[batch], base.decoding[batch]
             row[f"batch {batch}"] = {
                 "tokens_per_second": batch * args.tokens / min(ours),
@@ -283,17 +284,19 @@ def of_true_layers(args: argparse.Namespace) -> dict[str, Any]:
         source.mkdir()
         true_layers(source, args.layers)
         systems = open_systems(source, args.formats, None, Path(scratch))
-        heard = made_up(systems[0].speech, max(args.batches), CLIP_SECONDS)
-        return measured(f"{args.layers} decoder layers of Qwen2-Audio-7B's size", systems, heard, args)
+        encoded = made_up(systems[0].speech, max(args.batches), CLIP_SECONDS)
+        return measured(f"{args.layers} decoder layers of Qwen2-Audio-7B's size", systems, encoded, args)
 
 
-def measured(title: str, systems: list[System], heard: Sequence[Heard], args: argparse.Namespace) -> dict[str, Any]:
+def measured(
+    title: str, systems: list[System], encoded: Sequence[EncodedClip], args: argparse.Namespace
+) -> dict[str, Any]:
     endless = dataclasses.replace(systems[0].speech.family, stop_tokens=())
     for system in systems:
         system.speech.family = endless
         system.speech.stop_ids = lambda: NO_STOP  # type: ignore[method-assign]
-    race(systems, heard, args)
-    found = results(systems, heard, args)
+    race(systems, encoded, args)
+    found = results(systems, encoded, args)
     show(f"{title}; {args.threads} threads, {args.clock} clock", found, args)
     return found
 

@@ -32,28 +32,30 @@ from pathlib import Path
 from typing import Any
 
 from sordino.cli import _before_torch
+from sordino.config import records
 
 _before_torch()  # its settings count only before torch is imported: hence the imports below it
 
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
 
-from sordino import artifact  # noqa: E402
-from sordino.compress import importance  # noqa: E402
-from sordino.compress.drafting import Drafting  # noqa: E402
-from sordino.compress.importance import Layer, Removal, Trial, without  # noqa: E402
-from sordino.compress.judging import ClipJudge, Key, Task, Terms, out_of  # noqa: E402
-from sordino.data import manifest  # noqa: E402
-from sordino.data.audio import load_clip  # noqa: E402
-from sordino.data.clip import Clip  # noqa: E402
-from sordino.decoding import Decoding, cut, generate, translate  # noqa: E402
-from sordino.families import registry  # noqa: E402
-from sordino.families.base import SpeechModel  # noqa: E402
-from sordino.features import Features, Heard  # noqa: E402
-from sordino.measure.speed import peak_rss_bytes, reset_peak_rss  # noqa: E402
-from sordino.metrics import registry as metrics  # noqa: E402
-from sordino.progress import bar, note  # noqa: E402
-from sordino.stages.rank import default_memory  # noqa: E402
+from sordino.data import manifest
+from sordino.data.audio import load_clip
+from sordino.data.clip import Clip
+from sordino.measure.speed import peak_rss_bytes, reset_peak_rss
+from sordino.metrics import registry as metrics
+from sordino.models import registry
+from sordino.models.base import SpeechModel
+from sordino.models.features import EncodedClip, Features
+from sordino.models.generation import Decoding, cut, generate, translate
+from sordino.pipeline import artifact
+from sordino.pruning import search
+from sordino.pruning.scoring import ClipScorer, Key, ScoringOptions, TargetLanguage, out_of
+from sordino.pruning.search import Layer, Removal, Trial, without
+from sordino.pruning.speculative import SpeculativeDecoder
+from sordino.runtime import files
+from sordino.runtime.progress import bar, note
+from sordino.stages.rank import default_memory
 
 MIB = 2**20
 
@@ -68,7 +70,7 @@ class Bench:
     target: str
     criterion: str
     max_new_tokens: int
-    heard: list[Heard] = field(default_factory=list)
+    encoded: list[EncodedClip] = field(default_factory=list)
     encoding: float = 0.0  # seconds
 
     @property
@@ -78,15 +80,15 @@ class Bench:
     def score(self, texts: list[str]) -> float:
         return metrics.get(self.criterion).corpus(texts, self.references[: len(texts)], self.target)
 
-    def hear(self) -> None:
-        self.heard = list(Features(self.speech, None).hear_each(self.clips, self.prompt))
+    def encode(self) -> None:
+        self.encoded = list(Features(self.speech, None).encode_each(self.clips, self.prompt))
 
-    def task(self) -> Task:
+    def task(self) -> TargetLanguage:
         answers = [self.speech.answer_ids(text) for text in self.references]
-        return Task(self.target, self.heard, self.references, answers)
+        return TargetLanguage(self.target, self.encoded, self.references, answers)
 
     def pool(self) -> list[Layer]:
-        return importance.candidates(self.speech, "decoder", 1, 1)
+        return search.candidates(self.speech, "decoder", 1, 1)
 
 
 @dataclass
@@ -148,7 +150,7 @@ def reference_texts(bench: Bench, model: Any) -> list[str]:
 
 
 def _drop(bench: Bench, model: Any, gone: set[int]) -> None:
-    from sordino.compress.layers import prune
+    from sordino.pruning.layers import prune
 
     copied = SpeechModel(bench.speech.family, model, bench.speech.processor, bench.speech.path)
     prune(copied, "decoder", [i for i in range(len(copied.layers("decoder"))) if i not in gone])
@@ -163,12 +165,12 @@ def ours(bench: Bench, remove: int, *, racing: bool = False) -> Result:
 
     def procedure() -> tuple[list[str], list[Trial]]:
         start = time.perf_counter()
-        bench.hear()
+        bench.encode()
         bench.encoding = time.perf_counter() - start
-        terms = Terms(bench.criterion, bench.max_new_tokens, default_memory(bench.speech), racing=racing)
-        judge = ClipJudge(bench.speech, [bench.task()], terms, lambda h: h)
+        terms = ScoringOptions(bench.criterion, bench.max_new_tokens, default_memory(bench.speech), racing=racing)
+        judge = ClipScorer(bench.speech, [bench.task()], terms, lambda h: h)
         trials: list[Trial] = []
-        removals: list[Removal] = importance.search(bench.pool(), remove, judge, [], trials.append, racing)
+        removals: list[Removal] = search.search(bench.pool(), remove, judge, [], trials.append, racing)
         return [str(r.layer) for r in removals], trials
 
     return _measured(bench, procedure)
@@ -177,15 +179,15 @@ def ours(bench: Bench, remove: int, *, racing: bool = False) -> Result:
 def races(bench: Bench, exact: Result) -> list[dict[str, Any]]:
     """What racing picks in each round behind exact's earlier removals, from exact's own translations; lost: chrF."""
     scores = {(t.round, t.layer): t.score for t in exact.trials}
-    order = [importance.parse_layer(text) for text in exact.order]
+    order = [search.parse_layer(text) for text in exact.order]
     found: dict[Key, list[int]] = {}
     for trial in exact.trials:
         gone = out_of(order[: max(0, trial.round - 1)], trial.layer)
         for item, text in enumerate(trial.hypotheses or ()):
             found[gone, item] = bench.speech.processor.tokenizer.encode(text, add_special_tokens=False)
-    terms = Terms(bench.criterion, bench.max_new_tokens, default_memory(bench.speech), racing=True)
-    judge = ClipJudge(bench.speech, [bench.task()], terms, lambda h: h, found=found)
-    runner = importance.Runner(judge, bench.pool(), {}, lambda _: None)
+    terms = ScoringOptions(bench.criterion, bench.max_new_tokens, default_memory(bench.speech), racing=True)
+    judge = ClipScorer(bench.speech, [bench.task()], terms, lambda h: h, found=found)
+    runner = search.Runner(judge, bench.pool(), {}, lambda _: None)
     rows = []
     for number, best in enumerate(order, 1):
         gone = order[: number - 1]
@@ -278,7 +280,7 @@ def ideas(bench: Bench) -> list[dict[str, Any]]:
             with without(bench.speech, [layer]):
                 reference_texts(small, bench.speech.model)
 
-    def heard_once(size: int, chosen: list[Heard]) -> Callable[[], None]:
+    def heard_once(size: int, chosen: list[EncodedClip]) -> Callable[[], None]:
         def work() -> None:
             for layer in pool:
                 with without(bench.speech, [layer]):
@@ -287,11 +289,11 @@ def ideas(bench: Bench) -> list[dict[str, Any]]:
         return work
 
     small = Bench(bench.speech, bench.prompt, few, bench.target, bench.criterion, bench.max_new_tokens)
-    bench.hear()
+    bench.encode()
     add("reference: deep copy, full window, one by one", len(few), copied)
     add("views in place of copies", len(few), viewed)
-    add("every clip encoded once, at its true length", len(few), heard_once(1, bench.heard[: len(few)]))
-    add("batches of 50 by length", len(bench.clips), heard_once(50, bench.heard))
+    add("every clip encoded once, at its true length", len(few), heard_once(1, bench.encoded[: len(few)]))
+    add("batches of 50 by length", len(bench.clips), heard_once(50, bench.encoded))
     drafts = {i: [ids] for i, ids in enumerate(generate_all(bench))}
     indices = [layer.index for layer in pool]
     for label, together, with_drafts in (
@@ -300,20 +302,20 @@ def ideas(bench: Bench) -> list[dict[str, Any]]:
         ("trunk and pool shared by all candidates", True, False),
         ("... with drafts", True, True),
     ):
-        engine = Drafting(bench.speech, bench.max_new_tokens, default_memory(bench.speech))
+        engine = SpeculativeDecoder(bench.speech, bench.max_new_tokens, default_memory(bench.speech))
 
         def work(
-            engine: Drafting = engine,
+            engine: SpeculativeDecoder = engine,
             together: bool = together,
             used: dict[int, list[list[int]]] = drafts if with_drafts else {},
         ) -> None:
             for group in [indices] if together else [[i] for i in indices]:
-                engine.translate(bench.heard, range(len(bench.heard)), group, used)
+                engine.translate(bench.encoded, range(len(bench.encoded)), group, used)
 
         add(label, len(bench.clips), work)
-    terms = Terms(bench.criterion, bench.max_new_tokens, default_memory(bench.speech))
+    terms = ScoringOptions(bench.criterion, bench.max_new_tokens, default_memory(bench.speech))
     base = {((), i): texts[0] for i, texts in drafts.items()}
-    judge = ClipJudge(bench.speech, [bench.task()], terms, lambda h: h, found=base)
+    judge = ClipScorer(bench.speech, [bench.task()], terms, lambda h: h, found=base)
     add(
         "... a clip's share in one thread, scores and intervals: exact",
         len(bench.clips),
@@ -323,20 +325,20 @@ def ideas(bench: Bench) -> list[dict[str, Any]]:
 
 
 def generate_all(bench: Bench) -> Iterator[list[int]]:
-    for heard in bench.heard:
-        yield generate(bench.speech, [heard], bench.max_new_tokens)[0]
+    for encoded in bench.encoded:
+        yield generate(bench.speech, [encoded], bench.max_new_tokens)[0]
 
 
 def growth(bench: Bench) -> list[dict[str, Any]]:
     """Seconds of the exact mode's first round against clips, candidates, and layers of the model."""
-    bench.hear()
+    bench.encode()
     drafts = {i: [ids] for i, ids in enumerate(generate_all(bench))}
     rows = []
 
     def add(what: str, clips: int, candidates: list[int]) -> None:
-        engine = Drafting(bench.speech, bench.max_new_tokens, default_memory(bench.speech))
+        engine = SpeculativeDecoder(bench.speech, bench.max_new_tokens, default_memory(bench.speech))
         start = time.perf_counter()
-        engine.translate(bench.heard, range(clips), candidates, drafts)
+        engine.translate(bench.encoded, range(clips), candidates, drafts)
         layers = len(bench.speech.layers("decoder"))
         rows.append({"what": what, "clips": clips, "candidates": len(candidates), "layers": layers})
         rows[-1]["seconds"] = round(time.perf_counter() - start, 3)
@@ -389,14 +391,17 @@ def orders(run: Path, bench: Bench, count: int) -> dict[str, Any]:
     counts = {
         (t.round, t.layer): np.array(scorer._extract_corpus_statistics(list(t.hypotheses or ()), None)) for t in rows
     }
-    order = [importance.parse_layer(text) for text in artifact.read_json(run / "30-ranking" / "ranking.json")["order"]]
-    bench.hear()
-    judge = ClipJudge(
-        bench.speech, [bench.task()], Terms("kl", bench.max_new_tokens, default_memory(bench.speech)), lambda h: h
+    order = [search.parse_layer(text) for text in files.read_json(run / "30-ranking" / "ranking.json")["order"]]
+    bench.encode()
+    judge = ClipScorer(
+        bench.speech,
+        [bench.task()],
+        ScoringOptions("kl", bench.max_new_tokens, default_memory(bench.speech)),
+        lambda h: h,
     )
     diverged = {}
     for number in range(1, len(order) + 1):
-        if importance.screened_in(number) == number:
+        if search.screened_in(number) == number:
             gone = order[: number - 1]
             for trial in judge.trials(number, gone, [c for c in bench.pool() if c not in gone], len(bench.clips)):
                 assert trial.layer
@@ -405,7 +410,7 @@ def orders(run: Path, bench: Bench, count: int) -> dict[str, Any]:
     picked: list[list[Layer]] = []
     for _ in range(count):
         replay = Replay(scorer, counts, diverged, rng.permutation(len(bench.clips)), len(bench.clips))
-        runner = importance.Runner(replay, bench.pool(), {}, lambda _: None)
+        runner = search.Runner(replay, bench.pool(), {}, lambda _: None)
         picked.append([
             runner.race(number, order[: number - 1], [c for c in bench.pool() if c not in order[: number - 1]]).layer
             for number in range(1, len(order) + 1)
@@ -426,7 +431,7 @@ def orders(run: Path, bench: Bench, count: int) -> dict[str, Any]:
 
 def exact_trials(run: Path, bench: Bench) -> tuple[list[Trial], Any, Any]:
     """The run's own trials, of an exact search of one language; the metric, and its scorer."""
-    rows = [Trial.from_json(row) for row in artifact.read_jsonl(run / "30-ranking" / "trials.jsonl")]
+    rows = [Trial.from_json(row) for row in files.read_jsonl(run / "30-ranking" / "trials.jsonl")]
     if any(len(t.hypotheses or ()) != len(bench.clips) for t in rows):
         raise SystemExit("this needs an exact search of one language on the same clips")
     metric: Any = metrics.get(bench.criterion)
@@ -463,12 +468,12 @@ def bound(run: Path, bench: Bench, parts: int = 4) -> dict[str, float]:
 
 
 def open_bench(run: Path, clips: int | None) -> Bench:
-    stage = artifact.read_stage(run / "30-ranking") or {}
+    stage = records.read_stage(run / "30-ranking") or {}
     section = stage.get("section", {})
     speech = registry.load(str(run / "20-teacher"), device="cpu", dtype=torch.float32)
     select = manifest.read(run / "10-data" / "select.jsonl")[:clips]
-    teacher = artifact.read_stage(run / "20-teacher") or {}
-    ranking = artifact.read_json(run / "30-ranking" / "ranking.json")
+    teacher = records.read_stage(run / "20-teacher") or {}
+    ranking = files.read_json(run / "30-ranking" / "ranking.json")
     target = select[0].target_lang
     return Bench(speech, teacher["prompt"], select, target, ranking["criterion"], section["max_new_tokens"])
 
@@ -501,7 +506,7 @@ def main() -> None:
     else:
         found |= compare(bench, args.remove)
     if args.json:
-        artifact.write_json(args.json, found)
+        files.write_json(args.json, found)
 
 
 if __name__ == "__main__":

@@ -26,13 +26,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sordino.artifact import write_json
+from sordino.checkpoint.reading import Checkpoint
 from sordino.errors import FamilyError, SordinoError
-from sordino.export import registry as formats
-from sordino.measure import layouts, shapes
+from sordino.formats import registry as formats
+from sordino.layouts import tables
 from sordino.measure.audit import audit
-from sordino.progress import note
-from sordino.shards.reading import Checkpoint
+from sordino.models import shapes
+from sordino.pipeline.artifact import write_json
+from sordino.runtime.progress import note
 
 if TYPE_CHECKING:
     import torch
@@ -59,9 +60,9 @@ def build(directory: Path, config: Path) -> None:
     """Random weights in the shape of a config, beside the demo's processor."""
     import torch
 
-    from sordino.families import stored
-    from sordino.progress import byte_bar
-    from sordino.shards.writing import Planned, Writer
+    from sordino.checkpoint.writing import Planned, Writer
+    from sordino.models import stored
+    from sordino.runtime.progress import byte_bar
 
     directory.mkdir()
     stored.copy_processor(BASE, directory)
@@ -80,7 +81,7 @@ def pieces(block: torch.Tensor, shape: tuple[int, ...], generator: torch.Generat
     """A tensor in pieces, each from another place of the block."""
     import torch
 
-    row = max(1, layouts._product(shape[1:]))
+    row = max(1, tables._product(shape[1:]))
     most = max(1, BLOCK_ELEMENTS // row)
     for first in range(0, shape[0], most):
         rows = min(most, shape[0] - first)
@@ -90,8 +91,8 @@ def pieces(block: torch.Tensor, shape: tuple[int, ...], generator: torch.Generat
 
 def prune(source: Path, directory: Path, remove: int) -> None:
     """Drop `remove` layers, evenly spread, as the prune stage does."""
-    from sordino.compress.importance import Layer
-    from sordino.families import stored
+    from sordino.models import stored
+    from sordino.pruning.search import Layer
     from sordino.stages import prune as stage
 
     model = stored.open_model(str(source))
@@ -124,7 +125,7 @@ def ends(stored: Checkpoint, name: str) -> tuple[bytes, bytes]:
 
 def look(directory: Path) -> None:
     """What every step begins with, and takes in the smallest model too: libraries, headers, configs."""
-    from sordino.families import stored
+    from sordino.models import stored
 
     stored.open_model(str(directory))
 
@@ -195,10 +196,10 @@ def weight(directory: Path, model: shapes.Model, layout: str) -> dict[str, Any]:
     """Bytes of the weights, the plan's, and what is wasted of them."""
     found = audit(directory)
     planned = None
-    if layout in layouts.TITLES:
-        planned = layouts.disk_bytes(layouts.stored(model.tensors, layout))
+    if layout in tables.TITLES:
+        planned = tables.disk_bytes(tables.stored(model.tensors, layout))
     elif layout == "mixed":
-        planned = layouts.safetensors_bytes(layouts.mixed(model.tensors, mixture(directory), 128))
+        planned = tables.safetensors_bytes(tables.mixed(model.tensors, mixture(directory), 128))
     return {"bytes": found.weights_bytes, "planned_bytes": planned, "wasted_bytes": found.wasted_bytes}
 
 

@@ -417,9 +417,9 @@ def train(
             weight = recipe.ctc_weight * max(0.0, 1 - step / (0.6 * total))
             if weight > 0:
                 lengths = [len(f) for f in features]
-                heard = nn.utils.rnn.pad_sequence(batch.audio.split(lengths))
+                encoded = nn.utils.rnn.pad_sequence(batch.audio.split(lengths))
                 loss = loss + weight * ctc_loss(
-                    ctc_head(heard).log_softmax(-1),
+                    ctc_head(encoded).log_softmax(-1),
                     torch.tensor([t for e in members for t in e.transcript]),
                     torch.tensor(lengths),
                     torch.tensor([len(e.transcript) for e in members]),

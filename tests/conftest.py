@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from sordino.families.base import SpeechModel
+    from sordino.models.base import SpeechModel
     from tests.stages.runs import Made
 
 
@@ -25,7 +25,7 @@ def pico_dir(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     import torch
     import transformers
 
-    from sordino.families import registry
+    from sordino.models import registry
     from tests.tiny import DECODER_LAYERS, ENCODER_LAYERS
 
     torch.set_num_threads(1)
@@ -45,7 +45,7 @@ def pico_dir(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 @pytest.fixture(scope="session")
 def pico(pico_dir: Callable[[str], Path]) -> Callable[[str], SpeechModel]:
     """Family name -> its loaded pico model, the same object for all tests: take `tiny.fresh` to change one."""
-    from sordino.families import registry
+    from sordino.models import registry
 
     loaded: dict[str, SpeechModel] = {}
 

@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from sordino import artifact, cli
+from sordino import cli
+from sordino.pipeline import artifact
 from tests.data import sounds
 from tests.stages.runs import Made, answer, contents, jsonl, recipe_file, refusal, run, stage_json, write_corpus
 from tests.tiny import clip
@@ -270,7 +271,7 @@ def test_too_little_memory_says_what_to_lower(
 def test_too_little_memory_for_files_and_batches(
     made: Made, tmp_path: Path, capsys: Capsys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from sordino import use
+    from sordino.inference import translation
     from sordino.stages import pseudolabel
 
     def short(*_: object, **__: object) -> None:
@@ -279,7 +280,7 @@ def test_too_little_memory_for_files_and_batches(
     monkeypatch.setattr(pseudolabel, "generate", short)
     file = made.copied(tmp_path, stages=["10-data", "20-teacher"])
     assert "lower pseudolabel.batch_size (now 3)" in refusal(capsys, "pseudolabel", file)
-    monkeypatch.setattr(use, "translate_files", short)
+    monkeypatch.setattr(translation, "translate_files", short)
     message = refusal(capsys, "translate", made.model, made.corpus / "clip00.flac", "--to", "de")
     assert "not enough memory. Lower --batch-size" in message
 
@@ -342,7 +343,7 @@ def test_a_disk_that_fills_while_weights_are_written(
     """safetensors wraps the error; the training is not lost."""
     from safetensors import SafetensorError
 
-    from sordino.families import registry
+    from sordino.models import registry
 
     file = made.copied(tmp_path, {"finetune": {"max_steps": 3}}, ["10-data"])
 
@@ -375,23 +376,23 @@ def test_stages_by_name(made: Made, tmp_path: Path, capsys: Capsys) -> None:
 
 
 def test_a_bug_of_ours_is_not_hidden(made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from sordino.stages import pipeline
+    from sordino.pipeline import runner
 
     def broken(*_: object) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(pipeline, "plan", broken)
+    monkeypatch.setattr(runner, "plan", broken)
     with pytest.raises(ZeroDivisionError):
         cli.main(["plan", str(made.recipe(tmp_path))])
 
 
 def test_an_interruption_says_how_to_go_on(made: Made, capsys: Capsys, monkeypatch: pytest.MonkeyPatch) -> None:
-    from sordino.stages import pipeline
+    from sordino.pipeline import runner
 
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(pipeline, "plan", interrupted)
+    monkeypatch.setattr(runner, "plan", interrupted)
     assert cli.main(["plan", str(made.recipe(made.root))]) == 130
     assert "the same command goes on from here" in capsys.readouterr().err
 

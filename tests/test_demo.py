@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import soundfile
 
-from sordino import cli, recipe
+from sordino import cli
+from sordino.config import recipe
 from sordino.data import corpora
 from sordino.data.audio import load_clip
 from sordino.measure import size

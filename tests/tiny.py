@@ -19,7 +19,7 @@ import torch
 import transformers
 from torch import Tensor
 
-from sordino.families.base import Encoded, Prompt, SpeechModel, Waveform, pad_left
+from sordino.models.base import AudioInputs, Prompt, SpeechModel, Waveform, pad_left
 
 RATE = 16_000  # Hz
 QUESTION = Prompt("Translate into German.")
@@ -47,36 +47,38 @@ def stock(speech: SpeechModel, directory: Any, **options: Any) -> SpeechModel:
     return dataclasses.replace(speech, model=model_class.from_pretrained(str(directory), **options).eval())
 
 
-def ask(speech: SpeechModel, clips: Sequence[Waveform], prompt: Prompt = QUESTION) -> Encoded:
+def ask(speech: SpeechModel, clips: Sequence[Waveform], prompt: Prompt = QUESTION) -> AudioInputs:
     text = speech.family.render(speech.processor, prompt)
     return speech.family.encode(speech.processor, clips, [text] * len(clips))
 
 
-def features(speech: SpeechModel, encoded: Encoded) -> Tensor:
+def features(speech: SpeechModel, inputs: AudioInputs) -> Tensor:
     """(sum of A, H)."""
-    rows = speech.family.tower(speech.model, encoded.mel, encoded.frames)
+    rows = speech.family.tower(speech.model, inputs.mel, inputs.frames)
     return speech.family.project(speech.model, torch.cat(rows))
 
 
-def inputs(speech: SpeechModel, encoded: Encoded, answers: Sequence[Sequence[int]] | None = None) -> dict[str, Tensor]:
+def inputs(
+    speech: SpeechModel, inputs: AudioInputs, answers: Sequence[Sequence[int]] | None = None
+) -> dict[str, Tensor]:
     """Left-padded embeddings and mask; `answers` are appended to the prompts."""
-    rows = [[*ids, *(answers[i] if answers else [])] for i, ids in enumerate(encoded.input_ids)]
+    rows = [[*ids, *(answers[i] if answers else [])] for i, ids in enumerate(inputs.input_ids)]
     ids, mask = pad_left(rows, speech.pad_id(), speech.device)
-    return {"inputs_embeds": speech.embed(ids, features(speech, encoded)), "attention_mask": mask}
+    return {"inputs_embeds": speech.embed(ids, features(speech, inputs)), "attention_mask": mask}
 
 
 @torch.no_grad()
-def logits(speech: SpeechModel, encoded: Encoded) -> Tensor:
+def logits(speech: SpeechModel, inputs: AudioInputs) -> Tensor:
     """(B, S, V), left-padded."""
-    out: Tensor = speech.model(**inputs(speech, encoded), use_cache=False).logits
+    out: Tensor = speech.model(**inputs(speech, inputs), use_cache=False).logits
     return out
 
 
 @torch.no_grad()
-def greedy(speech: SpeechModel, encoded: Encoded, tokens: int, *, cached: bool) -> tuple[Tensor, Tensor]:
+def greedy(speech: SpeechModel, inputs: AudioInputs, tokens: int, *, cached: bool) -> tuple[Tensor, Tensor]:
     """Ids (B, tokens) and their logits (B, tokens, V)."""
     out = speech.model.generate(
-        **inputs(speech, encoded),
+        **inputs(speech, inputs),
         do_sample=False,
         min_new_tokens=tokens,
         max_new_tokens=tokens,

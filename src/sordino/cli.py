@@ -19,10 +19,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import sordino
+from sordino.config import records
 from sordino.errors import RecipeError, SordinoError, is_out_of_memory
+from sordino.runtime import files
 
 if TYPE_CHECKING:
-    from sordino.sections import Recipe
+    from sordino.config.schema import Recipe
 
 STAGES = {
     "prepare": "read the corpus, check every clip, deal disjoint splits",
@@ -95,7 +97,7 @@ def _before_torch() -> None:
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TQDM_DISABLE", "1")  # bars of libraries among our own
-    # transformers warns of its own deprecations each time a model is quantised
+    # transformers warns of its own deprecations each time a model is quantized
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
     if sys.platform == "linux":
         try:
@@ -129,16 +131,16 @@ def _recipe_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _load(args: argparse.Namespace) -> Recipe:
-    from sordino import recipe
+    from sordino.config import recipe
 
     return recipe.load(args.recipe, args.overrides)
 
 
 def _run(args: argparse.Namespace) -> dict[str, Any]:
-    from sordino.stages import pipeline
+    from sordino.pipeline import runner
 
     recipe = _load(args)
-    ran = pipeline.run(recipe, {"skip_bad": args.skip_bad})
+    ran = runner.run(recipe, {"skip_bad": args.skip_bad})
     if not ran:
         print("nothing to do: every stage is done", file=sys.stderr)
     return {"run": str(recipe.directory), "ran": ran} | _results(recipe, args.json)
@@ -146,12 +148,11 @@ def _run(args: argparse.Namespace) -> dict[str, Any]:
 
 def _results(recipe: Recipe, quiet: bool) -> dict[str, Any]:
     """Print the table of all systems where the run has got that far; the scores for --json."""
-    from sordino import artifact
+    from sordino.pipeline.job import REPORT
     from sordino.stages import report as report_stage
-    from sordino.stages.job import REPORT
 
     directory = recipe.directory / REPORT
-    if report_stage.STAGE.section(recipe) is None or artifact.read_stage(directory) is None:
+    if report_stage.STAGE.section(recipe) is None or records.read_stage(directory) is None:
         return {}
     if not quiet:
         from rich.console import Console
@@ -161,7 +162,7 @@ def _results(recipe: Recipe, quiet: bool) -> dict[str, Any]:
         built = report_stage.build(recipe)
         Console(width=None if sys.stdout.isatty() else 160).print(table(built.systems))
         print(f"report: {directory / 'report.html'}")
-    return {"report": str(directory / "report.html"), "scores": artifact.read_json(directory / "scores.json")}
+    return {"report": str(directory / "report.html"), "scores": files.read_json(directory / "scores.json")}
 
 
 def _plan_arguments(parser: argparse.ArgumentParser) -> None:
@@ -175,12 +176,12 @@ def _plan(args: argparse.Namespace) -> dict[str, Any]:
     from rich.console import Console
 
     from sordino.measure import predict, show
-    from sordino.stages import pipeline
-    from sordino.stages.forecast import config_of
+    from sordino.pipeline import runner
+    from sordino.pipeline.forecast import config_of
 
     recipe = _load(args)
     config = config_of(recipe, args.config)
-    lines = pipeline.plan(recipe, config, args.predict_for)
+    lines = runner.plan(recipe, config, args.predict_for)
     if not args.json:
         rows = [line.to_json() for line in lines]
         console = Console(width=None if sys.stdout.isatty() else 160)
@@ -192,10 +193,10 @@ def _plan(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _check(args: argparse.Namespace) -> dict[str, Any]:
-    from sordino.stages import pipeline
+    from sordino.pipeline import runner
 
     recipe = _load(args)
-    problems = pipeline.check(recipe)
+    problems = runner.check(recipe)
     for problem in problems:
         print(problem, file=sys.stderr)
     if not args.json:
@@ -204,11 +205,11 @@ def _check(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _stage(args: argparse.Namespace) -> dict[str, Any]:
-    from sordino.stages import pipeline
+    from sordino.pipeline import runner
 
     recipe = _load(args)
-    ran = pipeline.run_one(args.command, recipe, {"skip_bad": args.skip_bad})
-    where = recipe.directory / pipeline.by_name(args.command).directory
+    ran = runner.run_one(args.command, recipe, {"skip_bad": args.skip_bad})
+    where = recipe.directory / runner.by_name(args.command).directory
     result: dict[str, Any] = {"run": str(recipe.directory), "stage": args.command, "ran": ran, "directory": str(where)}
     if args.command == "report":
         result |= _results(recipe, args.json)
@@ -216,16 +217,15 @@ def _stage(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _sweep(args: argparse.Namespace) -> dict[str, Any]:
-    from sordino import artifact
-    from sordino.stages import pipeline
-    from sordino.stages.job import SWEEP
+    from sordino.pipeline import runner
+    from sordino.pipeline.job import SWEEP
 
     if _load(args).sweep is None:
         args.overrides = [*args.overrides, "sweep={}"]
     recipe = _load(args)
     directory = recipe.directory / SWEEP
-    ran = pipeline.run(recipe, {"skip_bad": args.skip_bad})
-    result: dict[str, Any] = artifact.read_json(directory / "sweep.json")
+    ran = runner.run(recipe, {"skip_bad": args.skip_bad})
+    result: dict[str, Any] = files.read_json(directory / "sweep.json")
     if not args.json:
         from rich.console import Console
 
@@ -312,18 +312,18 @@ def _translate(args: argparse.Namespace) -> dict[str, Any]:
         settings |= {"batch_size": "translate.batch_size", "max_new_tokens": "translate.max_new_tokens"}
         args.recipe, args.overrides = args.model, [*args.audio, *_given(args, settings)]
         return _stage(args)
-    from sordino import longform, use
+    from sordino.inference import long_audio, translation
 
     if not args.audio:
         raise RecipeError("translate: no audio files.", "Name one or more after the model.")
     asked = _asked(args)
-    if args.segments or args.out or longform.needed(args.audio):
-        options = longform.Options(**asked, **_pause(args))
-        result = longform.translate_talks(args.model, args.audio, args.segments, args.out, options)
+    if args.segments or args.out or long_audio.needed(args.audio):
+        options = long_audio.Options(**asked, **_pause(args))
+        result = long_audio.translate_talks(args.model, args.audio, args.segments, args.out, options)
         for skipped in result["skipped"]:
             print(f"{skipped['id']}: {skipped['problem']}: an empty line", file=sys.stderr)
     else:
-        result = {"hypotheses": use.translate_files(args.model, args.audio, **asked)}
+        result = {"hypotheses": translation.translate_files(args.model, args.audio, **asked)}
     if not args.json and result.get("out"):
         print(f"{len(result['hypotheses'])} pieces: {result['out']}")
     elif not args.json:
@@ -346,13 +346,13 @@ def _submit_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _submit(args: argparse.Namespace) -> dict[str, Any]:
-    from sordino import longform
-    from sordino.submit import Entry, submit
+    from sordino.inference import long_audio
+    from sordino.submission.pack import Entry, submit
 
     if not args.folders:
         raise RecipeError("submit: no test sets.", "Name one or more folders after the model.")
     entry = Entry(args.team, args.constrained, args.contrastive, args.datasets)
-    options = longform.Options(**_asked(args), **_pause(args))
+    options = long_audio.Options(**_asked(args), **_pause(args))
     result = submit(args.model, list(map(Path, args.folders)), entry, args.out, options, args.segments)
     for key, empty in result["empty"].items():
         if empty:
@@ -383,7 +383,7 @@ def _evaluate_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _evaluate(args: argparse.Namespace) -> dict[str, Any]:
-    from sordino import use
+    from sordino.inference import translation
 
     place = args.comet_check
     if _is_recipe(args.hypotheses):
@@ -393,7 +393,7 @@ def _evaluate(args: argparse.Namespace) -> dict[str, Any]:
         args.recipe = args.hypotheses
         result = _stage(args)
         if place is not None:
-            result["checks"] = use.check_comet(_load(args), place if place.name else None)
+            result["checks"] = translation.check_comet(_load(args), place if place.name else None)
     elif not args.references:
         raise RecipeError("evaluate: no references.", "Add --references FILE.")
     elif place is not None and not place.name:
@@ -401,7 +401,7 @@ def _evaluate(args: argparse.Namespace) -> dict[str, Any]:
     else:
         names = (args.metrics or "bleu,chrf,chrf++").split(",")
         files = Path(args.hypotheses), args.references
-        result = use.score_files(*files, args.to or "de", names, args.sources, place, args.segments)
+        result = translation.score_files(*files, args.to or "de", names, args.sources, place, args.segments)
     if not args.json:
         from sordino.report.lines import lines
 
@@ -423,7 +423,8 @@ def _inspect_arguments(parser: argparse.ArgumentParser) -> None:
 def _inspect(args: argparse.Namespace) -> dict[str, Any]:
     from rich.console import Console
 
-    from sordino.measure import audit, shapes, show, size
+    from sordino.measure import audit, show, size
+    from sordino.models import shapes
 
     if (args.model is None) == (args.config is None):
         raise RecipeError("inspect: give a model directory, a .safetensors file, or --config config.json.")
@@ -447,7 +448,7 @@ def _inspect(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _families(args: argparse.Namespace) -> dict[str, Any]:
-    from sordino.families import registry
+    from sordino.models import registry
 
     rows = {name: registry.get(name).model_class for name in registry.FAMILIES}
     if not args.json:

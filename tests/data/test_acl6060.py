@@ -69,8 +69,8 @@ def test_the_hub_s_copy(hub: Path, tmp_path: Path) -> None:
 def test_texts_alone_unpack_nothing(hub: Path, tmp_path: Path) -> None:
     """As the ranking asks for references in further languages."""
     corpus = load(hub, "en", "zh")
-    heard = load(hub, "en", "zh", audio_dir=tmp_path / "audio")
-    assert [(one.id, one.target_text) for one in corpus.clips] == [(one.id, one.target_text) for one in heard.clips]
+    encoded = load(hub, "en", "zh", audio_dir=tmp_path / "audio")
+    assert [(one.id, one.target_text) for one in corpus.clips] == [(one.id, one.target_text) for one in encoded.clips]
     assert {Path(one.audio).suffix for one in corpus.clips} == {".parquet"}
 
 

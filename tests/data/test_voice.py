@@ -16,7 +16,7 @@ import torch
 import yaml
 
 from benchmarks.longform import make_talk
-from sordino.data import talks, voice
+from sordino.data import chunks, voice
 from sordino.data.audio import load, stream
 from sordino.data.clip import SAMPLE_RATE
 from sordino.errors import DataError
@@ -41,10 +41,10 @@ def true_segments(talk: Path) -> list[tuple[float, float]]:
 def pieces(talk: Path) -> list[tuple[float, float]]:
     """(start, end)."""
     threads = torch.get_num_threads()
-    heard: list[float] = []
-    found = voice.split(talk, 30.0, 0.5, advance=heard.append)
+    encoded: list[float] = []
+    found = voice.split(talk, 30.0, 0.5, advance=encoded.append)
     assert torch.get_num_threads() == threads, "silero sets it to one when it is imported"
-    assert sum(heard) == pytest.approx(soundfile.info(talk).duration)
+    assert sum(encoded) == pytest.approx(soundfile.info(talk).duration)
     return [(start, start + seconds) for start, seconds in found]
 
 
@@ -119,12 +119,12 @@ def test_a_talk_is_never_whole_in_memory(talk: Path, tmp_path: Path, monkeypatch
 
 
 def test_segments_of_a_list(talk: Path) -> None:
-    clips = talks.listed(talk.with_suffix(".yaml"), [talk.parent], EN_DE, [talk])
+    clips = chunks.listed(talk.with_suffix(".yaml"), [talk.parent], EN_DE, [talk])
     assert [(clip.start, clip.start + clip.seconds) for clip in clips if clip.seconds] == true_segments(talk)
     assert [clip.id for clip in clips[:2]] == ["talk_0", "talk_1"]
-    pieces = talks.pieces(clips, 30.0, 0.5)
+    pieces = chunks.pieces(clips, 30.0, 0.5)
     assert [piece.clip for piece in pieces] == clips
-    assert [talks.Piece.from_json(piece.to_json()) for piece in pieces] == pieces
+    assert [chunks.Chunk.from_json(piece.to_json()) for piece in pieces] == pieces
 
 
 def test_what_is_wrong_with_a_list_is_told_at_once(talk: Path, tmp_path: Path) -> None:
@@ -137,20 +137,20 @@ def test_what_is_wrong_with_a_list_is_told_at_once(talk: Path, tmp_path: Path) -
     ]
     (tmp_path / "x.yaml").write_text("\n".join(rows) + "\n")
     with pytest.raises(DataError) as caught:
-        talks.listed(tmp_path / "x.yaml", [tmp_path], EN_DE)
+        chunks.listed(tmp_path / "x.yaml", [tmp_path], EN_DE)
     for said in ("x_0 ends at 199.00 s", "lacks duration", "y.flac is not a file in", "must not be negative"):
         assert said in str(caught.value)
     (tmp_path / "x.yaml").write_text("- {wav: x.flac, offset: 1, duration: 2}\n")
     save(tmp_path / "z.wav", tone(1.0))
     with pytest.raises(DataError, match=r"lists no segments of .*z\.wav"):
-        talks.listed(tmp_path / "x.yaml", [tmp_path], EN_DE, [tmp_path / "x.flac", tmp_path / "z.wav"])
+        chunks.listed(tmp_path / "x.yaml", [tmp_path], EN_DE, [tmp_path / "x.flac", tmp_path / "z.wav"])
 
 
 def test_long_audio_is_refused_without_the_extra(talk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(voice, "available", lambda: False)
-    clips = talks.recordings([talk], EN_DE)
+    clips = chunks.recordings([talk], EN_DE)
     with pytest.raises(DataError) as caught:
-        talks.pieces(clips, 30.0, 0.5)
+        chunks.pieces(clips, 30.0, 0.5)
     for said in ("talk is 18", "hears 30 s at once", "--segments", "pip install 'sordino[vad]'"):
         assert said in str(caught.value)
 
@@ -160,9 +160,9 @@ def test_recordings_without_speech_and_too_short_segments_are_kept_and_named(tmp
         tmp_path / "noise.wav", 0.01 * np.random.default_rng(0).standard_normal(40 * 16_000).astype(np.float32)
     )
     (tmp_path / "n.yaml").write_text("- {wav: noise.wav, offset: 1, duration: 0.05}\n")
-    (piece,) = talks.pieces(talks.recordings([noise], EN_DE), 30.0, 0.5)
+    (piece,) = chunks.pieces(chunks.recordings([noise], EN_DE), 30.0, 0.5)
     assert (piece.clip.id, piece.problem) == ("noise", "no speech was found")
-    (piece,) = talks.pieces(talks.listed(tmp_path / "n.yaml", [tmp_path], EN_DE), 30.0, 0.5)
+    (piece,) = chunks.pieces(chunks.listed(tmp_path / "n.yaml", [tmp_path], EN_DE), 30.0, 0.5)
     assert piece.problem == "0.050 s long, 0.1 s is the minimum"
     with pytest.raises(DataError, match="taken by an earlier"):
-        talks.recordings([noise, noise], EN_DE)
+        chunks.recordings([noise, noise], EN_DE)

@@ -13,12 +13,12 @@ from safetensors.torch import load_file, save_file
 
 from sordino import cli
 from sordino.errors import ArtifactError
-from sordino.export import nf4
-from sordino.families import registry
+from sordino.formats import nf4
 from sordino.measure import size
 from sordino.measure.audit import audit
+from sordino.models import registry
 from tests import tiny
-from tests.measure.test_shapes import QWEN2_AUDIO_7B
+from tests.models.test_shapes import QWEN2_AUDIO_7B
 
 
 @pytest.fixture(scope="module")

@@ -6,13 +6,14 @@ import json
 import pytest
 import torch
 
-from sordino.families import registry
-from sordino.measure import layouts, predict, shapes
+from sordino.layouts import tables
+from sordino.measure import predict
+from sordino.models import registry, shapes
 from sordino.training.collate import Example, collate
 from sordino.training.trainer import batch_loss
 from tests import tiny
 from tests.data import sounds
-from tests.measure.test_shapes import QWEN2_AUDIO_7B, config_of
+from tests.models.test_shapes import QWEN2_AUDIO_7B, config_of
 
 BIG = shapes.model(QWEN2_AUDIO_7B)
 FOUR = predict.Batch(4, 30.0)
@@ -39,10 +40,10 @@ def test_precisions_and_frozen_parts():
 
 def test_qlora():
     memory = predict.adapter_training(BIG, FOUR, "bfloat16-mixed", predict.Adapter(64), checkpointing=True)
-    nf4 = layouts.data_bytes(layouts.stored(BIG.tensors, "nf4"))
+    nf4 = tables.data_bytes(tables.stored(BIG.tensors, "nf4"))
     assert memory.weights == nf4 + 4 * 207_437_824
     assert memory.gradients + memory.moments == 12 * 207_437_824
-    plain = predict.adapter_training(BIG, FOUR, "bfloat16-mixed", predict.Adapter(64, quantised=False))
+    plain = predict.adapter_training(BIG, FOUR, "bfloat16-mixed", predict.Adapter(64, quantized=False))
     assert plain.weights == 2 * BIG.parameters + 4 * 207_437_824
     decoder = predict.adapter_training(BIG, FOUR, "bfloat16-mixed", predict.Adapter(64, decoder_only=True))
     assert decoder.gradients < memory.gradients
@@ -52,8 +53,8 @@ def test_translating():
     memory = predict.translating(BIG, predict.Batch(1, 30.0), 256)
     assert memory.weights == 2 * BIG.parameters
     assert memory.peak / 1e9 == pytest.approx(17.5, abs=0.3)
-    four_bit = predict.translating(BIG, predict.Batch(1, 30.0), 256, quantised=True)
-    assert four_bit.weights == layouts.data_bytes(layouts.stored(BIG.tensors, "nf4"))
+    four_bit = predict.translating(BIG, predict.Batch(1, 30.0), 256, quantized=True)
+    assert four_bit.weights == tables.data_bytes(tables.stored(BIG.tensors, "nf4"))
     assert predict.translating(BIG, predict.Batch(8, 30.0), 256).activations > 7 * memory.activations
 
 

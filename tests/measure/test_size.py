@@ -10,9 +10,10 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import save_file
 from transformers import BitsAndBytesConfig, Qwen2AudioConfig, Qwen2AudioForConditionalGeneration
 
+from sordino.checkpoint.reading import Tensor, read_header
 from sordino.errors import ArtifactError
-from sordino.measure.size import Size, logical_parameters, measure, part_of
-from sordino.shards.reading import Tensor, read_header
+from sordino.measure.size import Size, logical_parameters, measure
+from sordino.models.parts import part_of
 
 H, FFN, VOCABULARY = 64, 128, 300  # decoder
 D, ENCODER_FFN, MELS, POSITIONS = 32, 64, 16, 100  # encoder
@@ -43,7 +44,7 @@ def config():
 
 @pytest.fixture(scope="module")
 def checkpoints(tmp_path_factory):
-    """bf16, the same in shards, nf4 with and without double quantisation, int8, and a LoRA adapter."""
+    """bf16, the same in shards, nf4 with and without double quantization, int8, and a LoRA adapter."""
     root = tmp_path_factory.mktemp("checkpoints")
     torch.manual_seed(0)
     model = Qwen2AudioForConditionalGeneration(config()).to(torch.bfloat16)
@@ -55,12 +56,12 @@ def checkpoints(tmp_path_factory):
         "int8": {"load_in_8bit": True},
     }
     for name, options in bits.items():
-        quantised = Qwen2AudioForConditionalGeneration.from_pretrained(
+        quantized = Qwen2AudioForConditionalGeneration.from_pretrained(
             root / "bf16",
             dtype=torch.bfloat16,
             quantization_config=BitsAndBytesConfig(**options, llm_int8_skip_modules=["lm_head"]),
         )
-        quantised.save_pretrained(root / name)
+        quantized.save_pretrained(root / name)
     lora = LoraConfig(r=4, target_modules=r".*language_model.*\.q_proj")
     get_peft_model(model.float(), lora).save_pretrained(root / "adapter")
     return root
@@ -104,7 +105,7 @@ def test_nf4_counts_two_weights_a_byte(checkpoints, name):
     packed = sum(LINEAR) // 2
     scales = sum(LINEAR) // 64
     tables = 16 * len(LINEAR)  # the sixteen nf4 values, once per weight
-    if name == "nf4":  # scales quantised in turn: 256 to a second scale, and their own table
+    if name == "nf4":  # scales quantized in turn: 256 to a second scale, and their own table
         tables += sum(math.ceil(weights / 64 / 256) for weights in LINEAR) + 256 * len(LINEAR)
     header = read_header(checkpoints / name / "model.safetensors")
     states = sum(tensor.elements for key, tensor in header.items() if "quant_state" in key)  # JSON as bytes
@@ -173,7 +174,7 @@ def test_tied_weights_count_once():
     assert logical_parameters(weights, {"tie_word_embeddings": True}) == 56
 
 
-def test_an_unknown_quantisation_is_not_guessed():
+def test_an_unknown_quantization_is_not_guessed():
     weights = {"model.layers.0.mlp.up_proj.qweight": Tensor("I32", (4, 4), 64)}
     assert logical_parameters(weights, {"quantization_config": {"quant_method": "gptq"}}) is None
 
@@ -221,13 +222,14 @@ def test_directories_without_weights_are_refused(tmp_path):
 @pytest.mark.parametrize("format_name", ["w4a16", "mixed"])
 def test_packed_weights_count_as_what_they_stand_for(pico_dir, tmp_path, format_name):
     """compressed-tensors: 4 bits in the decoder alone; every width at once. Also when it names classes of modules."""
-    from sordino.export import packed
-    from sordino.measure import layouts, shapes
+    from sordino.formats import packed
+    from sordino.layouts import tables
     from sordino.measure.audit import audit
+    from sordino.models import shapes
 
     source = pico_dir("qwen2_audio")
     model = shapes.model(json.loads((source / "config.json").read_text()))
-    bits = layouts.w4a16(model.tensors)
+    bits = tables.w4a16(model.tensors)
     if format_name == "mixed":
         matrices = [tensor for tensor in model.tensors if tensor.kind != "other"]
         bits = {t.name: 8 if t.kind == "embedding" else (2, 3, 4, 8)[i % 4] for i, t in enumerate(matrices)}

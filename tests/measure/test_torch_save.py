@@ -9,8 +9,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import Qwen2AudioConfig, Qwen2AudioForConditionalGeneration
 
+from sordino.checkpoint.reading import Tensor, read_header
 from sordino.measure.torch_save import torch_save_bytes
-from sordino.shards.reading import Tensor, read_header
 
 NAMES = {
     torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16", torch.uint8: "U8", torch.int64: "I64",

@@ -11,10 +11,11 @@ import tempfile
 from importlib.metadata import version
 from pathlib import Path
 
-import tiny_comet
 import torch
 import transformers
 from comet import load_from_checkpoint
+
+from tests.metrics import tiny_comet
 
 HERE = Path(__file__).parent
 SOURCES = [

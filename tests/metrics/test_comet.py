@@ -11,13 +11,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tiny_comet
 import torch
 import yaml
 
 from sordino.cli import main
 from sordino.errors import DataError, RecipeError
 from sordino.metrics import comet_check, comet_model, registry
+from tests.metrics import tiny_comet
 
 GOLDENS = json.loads((Path(__file__).parent / "comet_goldens.json").read_text(encoding="utf-8"))
 TEXTS = GOLDENS["texts"]

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from sordino import use
 from sordino.errors import DataError
+from sordino.inference import translation
 from sordino.metrics import resegment
 from tests.stages.runs import answer, refusal
 
@@ -72,4 +72,6 @@ def test_a_missing_program_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     (tmp_path / "ref.yaml").write_text("- {wav: a.wav, offset: 0, duration: 1}\n")
     monkeypatch.setattr(resegment, "PROGRAM", "no-such-aligner")
     with pytest.raises(DataError, match="pip install no-such-aligner"):
-        use.score_files(tmp_path / "ref.de", tmp_path / "ref.de", "de", ["bleu"], segments=tmp_path / "ref.yaml")
+        translation.score_files(
+            tmp_path / "ref.de", tmp_path / "ref.de", "de", ["bleu"], segments=tmp_path / "ref.yaml"
+        )

@@ -5,7 +5,6 @@ import re
 from html.parser import HTMLParser
 from xml.etree import ElementTree
 
-import made_up
 import pytest
 
 from sordino.metrics.base import Score
@@ -13,6 +12,7 @@ from sordino.metrics.paired import Paired
 from sordino.report.charts import STEPS, cells, colour_range, heat_map, scatter, ticks
 from sordino.report.model import Removal, Report, System, Trial
 from sordino.report.page import outputs, render
+from tests.report import made_up
 
 VOID = {"meta", "br"}
 

@@ -2,12 +2,12 @@
 
 import io
 
-import made_up
 from rich.console import Console
 
 from sordino.report.model import System
 from sordino.report.rows import count, megabytes, rate
 from sordino.report.table import table
+from tests.report import made_up
 
 
 def printed(systems):

@@ -18,7 +18,7 @@ import yaml
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
 from sordino.cli import main
-from sordino.families import registry
+from sordino.models import registry
 from tests.data import sounds
 from tests.tiny import clip
 

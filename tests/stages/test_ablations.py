@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from sordino.families import registry
-from sordino.recipe import load
+from sordino.config.recipe import load
+from sordino.models import registry
 from sordino.stages import report
 from tests.stages.runs import Made, jsonl, run, stage_json, write_corpus
 
@@ -104,11 +104,11 @@ def test_healing_after_each_removal(made: Made, tmp_path: Path) -> None:
     "section",
     [
         {"scope": "decoder"},
-        {"quantise": "none", "rslora": False, "dropout": 0.1},
+        {"quantize": "none", "rslora": False, "dropout": 0.1},
         {"start": "teacher", "gradient_checkpointing": True, "accumulate": 2},
         {"start": "pruned", "mix": {"authentic": False}},
     ],
-    ids=["decoder", "unquantised", "teacher", "pruned"],
+    ids=["decoder", "unquantized", "teacher", "pruned"],
 )
 def test_adapters(made: Made, tmp_path: Path, section: dict[str, Any]) -> None:
     changes = {"qlora": {"max_steps": 1} | section, "export": None, "evaluate": None, "report": None}

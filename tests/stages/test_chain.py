@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from sordino.families import registry
+from sordino.models import registry
 from tests.stages.runs import Made, answer, contents, jsonl, run, stage_json
 
 CHECKPOINT = {"config.json", "model.safetensors", "tokenizer.json", "processor_config.json", "sordino.json"}

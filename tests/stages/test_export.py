@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from sordino import recipe
 from sordino.cli import main
-from sordino.compress import gptq
-from sordino.stages.forecast import config_of, forecast
+from sordino.config import recipe
+from sordino.pipeline.forecast import config_of, forecast
+from sordino.quantization import gptq
 from tests.stages.runs import Made, recipe_file
 
 FORMATS = ["w4a16", "w4a16-gptq"]

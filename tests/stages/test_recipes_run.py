@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sordino.recipe import load
+from sordino.config.recipe import load
 from tests.stages.runs import Made, answer, write_corpus
 
 RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from sordino.cli import main
-from sordino.export import registry as formats
+from sordino.formats import registry as formats
 from sordino.stages import translate
 from tests.stages.runs import Made, answer, contents, jsonl, refusal, run
 
@@ -92,7 +92,7 @@ def made_by(file: Path, settings: list[str], there: Path) -> int:
 
 
 def test_a_recipe_without_a_sweep_gets_the_usual_one(made: Made, tmp_path: Path) -> None:
-    from sordino import recipe
+    from sordino.config import recipe
     from sordino.stages import sweep
 
     loaded = recipe.load(made.recipe(tmp_path), ["sweep={}"])
@@ -114,7 +114,7 @@ def test_a_format_that_cannot_be_made_is_left_out_by_name(
     made: Made, sweeping: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from sordino.errors import FamilyError
-    from sordino.export import nf4
+    from sordino.formats import nf4
 
     def refuses(*_: Any) -> None:
         raise FamilyError("nf4 needs what is not installed.", "Install it.")

@@ -14,15 +14,16 @@ import transformers
 from safetensors.torch import load_file
 from torch import Tensor
 
-from sordino import recipe as recipes
-from sordino.decoding import generate
-from sordino.families import registry
-from sordino.families.base import SpeechModel
-from sordino.features import Features
-from sordino.shards.reading import Checkpoint
-from sordino.stages import bits, trim
-from sordino.stages.forecast import config_of, forecast
-from sordino.stages.job import Job
+from sordino.checkpoint.reading import Checkpoint
+from sordino.config import recipe as recipes
+from sordino.models import registry
+from sordino.models.base import SpeechModel
+from sordino.models.features import Features
+from sordino.models.generation import generate
+from sordino.pipeline import mixed_precision
+from sordino.pipeline.forecast import config_of, forecast
+from sordino.pipeline.job import Job
+from sordino.stages import trim
 from tests import tiny
 from tests.stages.runs import Made, answer, jsonl, recipe_file, refusal, run, stage_json, write_corpus, write_merging
 
@@ -160,8 +161,8 @@ def test_hypotheses_are_the_best_of_the_kept_tokens(trimmed: Trimmed) -> None:
         prompt = speech.family.render(speech.processor, tiny.QUESTION)
         features = Features(speech, None)
         clips = [jsonl_clip(trimmed, i) for i in range(len(waves))]
-        heard = [features.hear_wave(clip, wave, prompt) for clip, wave in zip(clips, waves, strict=True)]
-        found[name] = generate(speech, heard, 12)
+        encoded = [features.encode_waveform(clip, wave, prompt) for clip, wave in zip(clips, waves, strict=True)]
+        found[name] = generate(speech, encoded, 12)
         if hook is not None:
             hook.remove()
     assert found["after"] == [[trimmed.kept[i] for i in ids] for ids in found["bound"]]
@@ -257,6 +258,6 @@ def test_a_budget_knows_which_layers_are_gone(made: Made) -> None:
     """The next removals of a trimmed model are those of the model it was made from."""
     _ = made.finished
     job = Job(recipes.load(made.root / "recipe.yaml", ["prune.remove=1"]), made.root, {})
-    assert bits.ranked_next(job, "trimmed") == bits.ranked_next(job, "student")
-    assert len(bits.ranked_next(job, "trimmed")) == 1
-    assert len(bits.ranked_next(job, "teacher")) == 2
+    assert mixed_precision.ranked_next(job, "trimmed") == mixed_precision.ranked_next(job, "student")
+    assert len(mixed_precision.ranked_next(job, "trimmed")) == 1
+    assert len(mixed_precision.ranked_next(job, "teacher")) == 2

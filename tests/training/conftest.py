@@ -11,7 +11,7 @@ import pytest
 from tests.data import sounds
 
 if TYPE_CHECKING:
-    from sordino.families.base import SpeechModel
+    from sordino.models.base import SpeechModel
     from sordino.training.collate import Example
 
 ANSWERS = ("Guten Tag.", "Ja", "Der Zug ist zu spät.", "Brot", "Das Fenster ist offen.", "Nein, danke.")
@@ -33,7 +33,7 @@ def prompt(speech: SpeechModel) -> str:
 
 @pytest.fixture(scope="session")
 def pairs(speech: SpeechModel, tmp_path_factory: pytest.TempPathFactory) -> list[Example]:
-    """Six clips of different lengths with their answers, not heard beforehand."""
+    """Six clips of different lengths with their answers, not encoded beforehand."""
     from sordino.training.collate import Example
     from tests.tiny import clip
 

@@ -8,8 +8,8 @@ from collections import Counter
 import pytest
 import torch
 
-from sordino.families.base import SpeechModel
-from sordino.features import Features
+from sordino.models.base import SpeechModel
+from sordino.models.features import Features
 from sordino.training.collate import IGNORED, Example, collate, epoch_batches
 from sordino.training.trainer import batch_loss
 from tests.tiny import fresh
@@ -33,15 +33,15 @@ def test_labels_are_the_answer_tokens_alone(speech: SpeechModel, pairs: list[Exa
 def test_the_loss_is_the_models_own(speech: SpeechModel, pairs: list[Example], prompt: str) -> None:
     for chosen in (pairs[:1], pairs):
         batch = collate(speech, chosen, prompt)
-        assert batch.encoded is not None
+        assert batch.inputs is not None
         with torch.no_grad():
             total, tokens = batch_loss(speech, batch)
-            frames = batch.encoded.frames
+            frames = batch.inputs.frames
             stock = speech.model(
                 input_ids=batch.ids,
                 attention_mask=batch.mask,
-                input_features=batch.encoded.mel,
-                feature_attention_mask=(torch.arange(batch.encoded.mel.shape[-1])[None] < frames[:, None]).long(),
+                input_features=batch.inputs.mel,
+                feature_attention_mask=(torch.arange(batch.inputs.mel.shape[-1])[None] < frames[:, None]).long(),
                 labels=batch.labels,
             )
         assert tokens == sum(len(e.answer) for e in chosen)
@@ -50,10 +50,10 @@ def test_the_loss_is_the_models_own(speech: SpeechModel, pairs: list[Example], p
 
 def test_features_heard_beforehand_change_nothing(speech: SpeechModel, pairs: list[Example], prompt: str) -> None:
     features = Features(speech, None)
-    heard = [dataclasses.replace(e, heard=features.hear(e.clip, prompt)) for e in pairs]
+    encoded = [dataclasses.replace(e, encoded=features.encode(e.clip, prompt)) for e in pairs]
     with torch.no_grad():
         one, _ = batch_loss(speech, collate(speech, pairs, prompt))
-        other, _ = batch_loss(speech, collate(speech, heard, prompt))
+        other, _ = batch_loss(speech, collate(speech, encoded, prompt))
     assert float(one) == pytest.approx(float(other), rel=1e-5)
 
 

@@ -11,12 +11,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from sordino.compress import lora
+from sordino.config.schema import TrainSection
 from sordino.errors import DataError
-from sordino.families import registry
-from sordino.families.base import SpeechModel
-from sordino.features import Features
-from sordino.sections import TrainSection
+from sordino.models import adapters, registry
+from sordino.models.base import SpeechModel
+from sordino.models.features import Features
 from sordino.training import trainer
 from sordino.training.collate import Example
 from sordino.training.trainer import Trained, freeze, mean_loss, plan_steps, train, weight_dtype
@@ -139,13 +138,13 @@ def test_an_adapter_with_dropout_resumes_too(
     found = []
     for kill in (None, 3):
         own = fresh(speech)
-        lora.attach(own, lora.LoraOptions(r=4, alpha=8, dropout=0.3), seed=0)
+        adapters.attach(own, adapters.LoraOptions(r=4, alpha=8, dropout=0.3), seed=0)
         if kill:
             with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
                 killed_after(patch, kill)
                 fit(own, pairs, prompt, tmp_path / str(kill), section)
             own = fresh(speech)
-            lora.attach(own, lora.LoraOptions(r=4, alpha=8, dropout=0.3), seed=0)
+            adapters.attach(own, adapters.LoraOptions(r=4, alpha=8, dropout=0.3), seed=0)
         log = fit(own, pairs, prompt, tmp_path / str(kill), section).log
         found.append((log, weights(own)))
     assert found[0][0] == found[1][0]
@@ -157,7 +156,7 @@ def test_an_adapter_with_dropout_resumes_too(
 
 def weights_of_adapter(speech: SpeechModel) -> dict[str, Tensor]:
     own = fresh(speech)
-    lora.attach(own, lora.LoraOptions(r=4, alpha=8, dropout=0.3), seed=0)
+    adapters.attach(own, adapters.LoraOptions(r=4, alpha=8, dropout=0.3), seed=0)
     return weights(own)
 
 
@@ -179,7 +178,7 @@ def test_frozen_parts_stay_as_they_were(
     freeze(own, section)
     if "encoder" in parts:
         features = Features(own, tmp_path / "cache")
-        pairs = [dataclasses.replace(e, heard=features.hear(e.clip, prompt)) for e in pairs]
+        pairs = [dataclasses.replace(e, encoded=features.encode(e.clip, prompt)) for e in pairs]
     fit(own, pairs, prompt, tmp_path / "state", section)
     changed = differing(before, weights(own))
     assert sorted(set(before) - set(changed)) == sorted(n for n in before if n.startswith(frozen))

@@ -42,7 +42,7 @@ def split(
     """(start, seconds) of the pieces of a stretch of a file in which someone speaks, in order, none over `window`.
 
     pause: seconds of silence that end a piece; speech without such a pause is cut at its longest silence before the
-    window is full. advance: is told the seconds heard. Raises DataError for unreadable audio, or without the extra.
+    window is full. advance: is told the seconds encoded. Raises DataError for unreadable audio, or without the extra.
     """
     found, samples = probabilities(audio.stream(file, start, seconds), advance)
     return [

@@ -13,28 +13,27 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from sordino.checkpoint.reading import Tensor
 from sordino.errors import ArtifactError
-from sordino.measure import packed, waste
+from sordino.layouts import packed
+from sordino.measure import inefficiencies
+from sordino.measure.inefficiencies import Finding
 from sordino.measure.size import (
     COMPANION,
     FOUR_BIT_STATE,
-    LAYER,
     headers,
-    is_tied,
     logical_parameters,
     parameters_by_name,
-    part_of,
     read_json,
     weights_files,
 )
 from sordino.measure.torch_save import STORAGES, torch_save_bytes
-from sordino.measure.waste import Finding
-from sordino.shards.reading import Tensor
+from sordino.models.parts import LAYER, is_tied, part_of
 
 
 @dataclass(frozen=True)
 class Share:
-    """Some of the tensors. parameters: None where the quantisation's packing is not known."""
+    """Some of the tensors. parameters: None where the quantization's packing is not known."""
 
     tensors: int
     parameters: int | None
@@ -48,7 +47,7 @@ class Audit:
 
     torch_save_bytes: of torch.save(model.state_dict()); None where a type is stored that torch saves otherwise.
     parts: encoder, projector, embedding, decoder.0, decoder.1, ..., head, adapter, other.
-    storage: by type and quantisation: 'nf4 weights', 'nf4 scales and tables', 'BF16', ...
+    storage: by type and quantization: 'nf4 weights', 'nf4 scales and tables', 'BF16', ...
     """
 
     path: str
@@ -97,7 +96,7 @@ def audit(path: Path) -> Audit:
         torch_save_bytes=torch_save_bytes(tensors, aliases=_tied(tensors, config), module=True) if known else None,
         parts=shares(tensors, config, {name: part_with_layer(name) for name in tensors}),
         storage=shares(tensors, config, _storage(tensors, config)),
-        findings=waste.findings(directory if path.is_dir() else None, files, tensors, config),
+        findings=inefficiencies.findings(directory if path.is_dir() else None, files, tensors, config),
     )
 
 
@@ -119,7 +118,7 @@ def shares(tensors: Mapping[str, Tensor], config: Mapping[str, Any], group: Mapp
 
 
 def part_with_layer(name: str) -> str:
-    """As size.part_of, decoder layers apart: 'decoder.7'."""
+    """As parts.part_of, decoder layers apart: 'decoder.7'."""
     part = part_of(name)
     layer = LAYER.search(name)
     return f"decoder.{layer[1]}" if part == "decoder" and layer else part
@@ -132,7 +131,7 @@ def _order(key: str) -> tuple[int, int, str]:
 
 
 def _storage(tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> dict[str, str]:
-    """Tensor -> its type, or the quantisation it belongs to."""
+    """Tensor -> its type, or the quantization it belongs to."""
     if packed.is_packed(config) and (widths := packed.widths(tensors, config)) is not None:
         bits = {name.removesuffix("_packed"): width for name, (width, _) in widths.items()}
         found = {name: f"{bits[name.removesuffix('_packed')]}-bit weights" for name in widths}
@@ -155,7 +154,7 @@ def _storage(tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> dict[s
 
 def _tied(tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> dict[str, str]:
     """The head that a state dict holds beside the embedding it is tied to, where the file leaves it out."""
-    embeddings = [name for name in tensors if waste.is_weight(name) and part_of(name) == "embedding"]
+    embeddings = [name for name in tensors if inefficiencies.is_weight(name) and part_of(name) == "embedding"]
     if not is_tied(config) or not embeddings or any(part_of(name) == "head" for name in tensors):
         return {}
     return {"lm_head.weight": embeddings[0]}

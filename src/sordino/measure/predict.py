@@ -10,9 +10,10 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-from sordino.measure import gguf, layouts, shapes
-from sordino.measure.shapes import Model, Shape
-from sordino.shards.reading import CHUNK_BYTES
+from sordino.checkpoint.reading import CHUNK_BYTES
+from sordino.layouts import gguf, tables
+from sordino.models import shapes
+from sordino.models.shapes import Model, Shape
 
 Precision = Literal["float32", "bfloat16", "bfloat16-mixed"]
 
@@ -70,11 +71,11 @@ class Memory:
 
 @dataclass(frozen=True)
 class Adapter:
-    """rank; decoder_only: adapts the decoder alone; quantised: whether its base is held in nf4."""
+    """rank; decoder_only: adapts the decoder alone; quantized: whether its base is held in nf4."""
 
     rank: int
     decoder_only: bool = False
-    quantised: bool = True
+    quantized: bool = True
 
 
 @dataclass(frozen=True)
@@ -97,19 +98,19 @@ class Batch:
         return self.states(model) // model.architecture.states_per_token + PROMPT_TOKENS + self.answer()
 
 
-def weights_bytes(model: Model, *, width: int, quantised: bool = False, kept: Collection[str] = ()) -> int:
-    """Of a loaded model. width: bytes of what is not quantised; kept: parts that are not."""
-    if not quantised:
+def weights_bytes(model: Model, *, width: int, quantized: bool = False, kept: Collection[str] = ()) -> int:
+    """Of a loaded model. width: bytes of what is not quantized; kept: parts that are not."""
+    if not quantized:
         return width * model.parameters
     linear = [tensor for tensor in model.tensors if tensor.kind == "linear" and tensor.part not in kept]
     rest = model.parameters - shapes.count(linear)
-    return layouts.data_bytes(layouts.stored(linear, "nf4")) + width * rest
+    return tables.data_bytes(tables.stored(linear, "nf4")) + width * rest
 
 
 def hybrid_bytes(model: Model, layout: str, *, width: int) -> int:
     """Of a loaded GGUF export: the decoder as stored, encoder and projector in `width` bytes."""
     decoder = [tensor for tensor in model.tensors if gguf.name_of(tensor.name)]
-    return layouts.data_bytes(gguf.stored(decoder, layout)) + width * (model.parameters - shapes.count(decoder))
+    return tables.data_bytes(gguf.stored(decoder, layout)) + width * (model.parameters - shapes.count(decoder))
 
 
 def full_training(
@@ -154,18 +155,18 @@ def adapter_training(
     lora = shapes.lora(model.tensors, adapter.rank, decoder_only=adapter.decoder_only)
     count = shapes.count(lora)
     held = _activations(model, batch, precision, checkpointing, adapter, not adapter.decoder_only)
-    if adapter.quantised:  # one matrix at a time is unpacked
+    if adapter.quantized:  # one matrix at a time is unpacked
         held += width * _largest(t for t in model.tensors if t.kind == "linear")
     kept = ("audio_encoder", "projector") if adapter.decoder_only else ()
     return Memory(
-        weights=weights_bytes(model, width=width, quantised=adapter.quantised, kept=kept) + 4 * count,
+        weights=weights_bytes(model, width=width, quantized=adapter.quantized, kept=kept) + 4 * count,
         gradients=4 * count,
         moments=MOMENTS * 4 * count,
         activations=held,
     )
 
 
-def translating(model: Model, batch: Batch, new_tokens: int, *, width: int = 2, quantised: bool = False) -> Memory:
+def translating(model: Model, batch: Batch, new_tokens: int, *, width: int = 2, quantized: bool = False) -> Memory:
     """Greedy decoding with a cache. new_tokens: the most that an answer may have."""
     dims, clips = model.dims, batch.clips
     states, prompt = batch.states(model), batch.tokens(model) - batch.answer()
@@ -174,9 +175,9 @@ def translating(model: Model, batch: Batch, new_tokens: int, *, width: int = 2, 
     prefill = clips * prompt * width * (4 * dims["H"] + 3 * dims["I"])
     logits = clips * dims["V"] * (width + 4)
     widest = max(encoder, prefill + cache, logits + cache)
-    if quantised:
+    if quantized:
         widest += width * _largest(t for t in model.tensors if t.kind == "linear")
-    return Memory(weights=weights_bytes(model, width=width, quantised=quantised), activations=widest)
+    return Memory(weights=weights_bytes(model, width=width, quantized=quantized), activations=widest)
 
 
 def exporting(model: Model, name: str, *, width: int = 2) -> int:
@@ -211,14 +212,14 @@ def _activations(
     copies = 5 if precision == "bfloat16-mixed" else 2  # autocast copies an input for each of q, k, v, gate, up
     layer = 2 * (4 + b) * width + b * (copies * width + 2 * q + 2 * k) + 4 * b * inner  # bytes a token
     mask = 0 if model.architecture.pads_audio else states
-    heard = b * (9 * dims["D"] + 2 * dims["F"] + mask)  # bytes an encoder state
+    encoded = b * (9 * dims["D"] + 2 * dims["F"] + mask)  # bytes an encoder state
     if adapter:  # peft casts the input of every adapted layer to the adapter's float32
         layer += 4 * (3 * width + q + 2 * width + inner)
-        heard += 4 * (5 * dims["D"] + dims["F"]) if encoder else 0
+        encoded += 4 * (5 * dims["D"] + dims["F"]) if encoder else 0
     stacks = [(tokens * layer, tokens * stream * width, dims["decoder_layers"])]
     total = batch.answer() * dims["V"] * (b + 12)
     if encoder:
-        stacks += [(states * heard, states * b * dims["D"], dims["encoder_layers"])]
+        stacks += [(states * encoded, states * b * dims["D"], dims["encoder_layers"])]
         total += states * b * (2 * dims["M"] + 6 * dims["D"])  # the convolutions
     if checkpointing:
         total += sum(between * layers for _, between, layers in stacks) + max(each for each, _, _ in stacks)

@@ -10,9 +10,10 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from sordino.measure import layouts, shapes
+from sordino.layouts import tables
 from sordino.measure.audit import Audit, Share, part_with_layer, shares
 from sordino.measure.torch_save import STORAGES, torch_save_bytes
+from sordino.models import shapes
 
 GIB = 2**30
 MODEL_STAGES = ("finetune", "rank", "prune", "pseudolabel", "distil", "qlora", "merge", "trim", "export", "translate")
@@ -62,7 +63,7 @@ def config_tables(model: shapes.Model, title: str) -> RenderableType:
     for name, row in layout_rows(model).items():
         disk, saved = row["bytes"], row["torch_save_bytes"]
         sizes = gigabytes(disk), gigabytes(saved), "" if saved is None else f"{saved / GIB:.3f} GiB"
-        table.add_row(name, *sizes, _count(row["stored_elements"]), layouts.TITLES[name])
+        table.add_row(name, *sizes, _count(row["stored_elements"]), tables.TITLES[name])
     _right(parts)
     _right(table, last=4)
     return Group(parts, table)
@@ -102,23 +103,23 @@ def config_json(model: shapes.Model) -> dict[str, Any]:
 
 def config_parts(model: shapes.Model) -> dict[str, Share]:
     """The parts of a model by its shapes, in 16 bits."""
-    stored = layouts.stored(model.tensors, "bf16")
+    stored = tables.stored(model.tensors, "bf16")
     return shares(stored, {}, {name: part_with_layer(name) for name in stored})
 
 
 def layout_rows(model: shapes.Model, rank: int = 64) -> dict[str, dict[str, int | None]]:
     """Layout -> bytes of its files, bytes torch.save would give, stored elements. rank: of an adapter beside."""
     rows: dict[str, dict[str, int | None]] = {}
-    for name in layouts.TITLES:
-        stored = layouts.stored(model.tensors, name)
-        size = layouts.disk_bytes(stored)
-        if name in layouts.LAYOUTS and layouts.LAYOUTS[name].adapter:
-            adapter = layouts.stored(shapes.lora(model.tensors, rank), "float32")
-            size += layouts.safetensors_bytes(adapter)
+    for name in tables.TITLES:
+        stored = tables.stored(model.tensors, name)
+        size = tables.disk_bytes(stored)
+        if name in tables.LAYOUTS and tables.LAYOUTS[name].adapter:
+            adapter = tables.stored(shapes.lora(model.tensors, rank), "float32")
+            size += tables.safetensors_bytes(adapter)
             stored |= adapter
         known = all(tensor.dtype in STORAGES for tensor in stored.values())
         saved = torch_save_bytes(stored, module=True) if known else None
-        rows[name] = {"bytes": size, "torch_save_bytes": saved, "stored_elements": layouts.stored_elements(stored)}
+        rows[name] = {"bytes": size, "torch_save_bytes": saved, "stored_elements": tables.stored_elements(stored)}
     return rows
 
 

@@ -8,7 +8,7 @@ Three numbers that are easily confused are kept apart (figures: Qwen2-Audio-7B i
 - logical parameters: the weights of the network, whatever their storage.
 
 bitsandbytes stores a 4-bit weight X as bytes [n, 1] beside X.absmax, X.quant_map,
-X.quant_state.bitsandbytes__nf4 and, with double quantisation (Dettmers et al., 2023), X.nested_absmax and
+X.quant_state.bitsandbytes__nf4 and, with double quantization (Dettmers et al., 2023), X.nested_absmax and
 X.nested_quant_map; an 8-bit weight keeps its shape beside SCB.
 """
 
@@ -22,30 +22,19 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from sordino.checkpoint import gguf
+from sordino.checkpoint.reading import INDEX, SINGLE, Checkpoint, Tensor, read_headers
 from sordino.errors import ArtifactError
-from sordino.measure import packed
-from sordino.shards import gguf
-from sordino.shards.reading import INDEX, SINGLE, Checkpoint, Tensor, read_headers
+from sordino.layouts import packed
+from sordino.models.parts import is_tied, part_of
 
 GGUF = ".gguf"
 FOUR_BIT_WEIGHTS_PER_BYTE = 2
 FOUR_BIT_STATE = re.compile(r"\.quant_state\.bitsandbytes__(?:nf4|fp4)$")
-COMPANION = re.compile(  # beside quantised weights; none of them is a parameter of the network
+COMPANION = re.compile(  # beside quantized weights; none of them is a parameter of the network
     r"(?:\.(?:absmax|quant_map|nested_absmax|nested_quant_map|quant_state\.bitsandbytes__\w+|SCB|weight_format)"
     r"|(?<=\.weight)_(?:scale|shape|zero_point|g_idx))$"
 )
-# First match wins. Names as transformers saves them, or llama.cpp (token_embd, blk.N, output); "layers.N" is the
-# decoder once the audio tower is out.
-PARTS = {
-    "adapter": re.compile(r"\blora_"),
-    "projector": re.compile(r"projector|\bembed_audio\b|\baudio_adapter\b"),
-    "audio_encoder": re.compile(r"\baudio_tower\b|\baudio_encoder\b|\baudio_model\b|\bspeech_encoder\b"),
-    "head": re.compile(r"\blm_head\b|^output\.weight$"),
-    "embedding": re.compile(r"\bembed_tokens(?:_per_layer)?\b|^token_embd\b|\btok_embeddings\b|\bwte\b"),
-    "other": re.compile(r"\bvision_tower\b|\bembed_vision\b"),
-    "decoder": re.compile(r"\blayers\.\d+\.|^blk\.\d+\."),
-}
-LAYER = re.compile(r"\b(?:layers|blk)\.(\d+)\.")  # of either stack
 
 
 @dataclass(frozen=True)
@@ -55,7 +44,7 @@ class Size:
     weights_bytes: safetensors files that `from_pretrained` loads, an adapter in the same directory included.
     directory_bytes: all files of the directory itself (config, tokenizer, ... too), not its subdirectories.
     stored_elements: sum over the headers. logical_parameters: weights of the network, tied ones once, the
-    adapter's included; None where config.json names a quantisation whose packing is not known here.
+    adapter's included; None where config.json names a quantization whose packing is not known here.
     bytes_by_dtype, bytes_by_part: tensor data (without headers); parts are the keys of PARTS.
     files: the weights files counted.
     """
@@ -153,7 +142,7 @@ def headers(files: Iterable[Path]) -> dict[str, Tensor]:
 def logical_parameters(tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> int | None:
     """Weights of the network from the headers of its files and its config.json ({} where there is none).
 
-    A head stored beside the embedding it is tied to counts once. None for a quantisation other than bitsandbytes'
+    A head stored beside the embedding it is tied to counts once. None for a quantization other than bitsandbytes'
     and compressed-tensors'.
     """
     counts = parameters_by_name(tensors, config)
@@ -182,17 +171,6 @@ def parameters_by_name(tensors: Mapping[str, Tensor], config: Mapping[str, Any])
         for name, tensor in tensors.items()
         if not COMPANION.search(name)
     }
-
-
-def part_of(name: str) -> str:
-    """Which part of the model a stored tensor belongs to: a key of PARTS; final norms and the like are 'other'."""
-    return next((part for part, pattern in PARTS.items() if pattern.search(name)), "other")
-
-
-def is_tied(config: Mapping[str, Any]) -> bool:
-    """Whether head and embedding are one tensor: the text model's flag, else the model's."""
-    inner = config.get("text_config") or {}
-    return bool(inner.get("tie_word_embeddings", config.get("tie_word_embeddings", False)))
 
 
 def _bytes_by(tensors: Mapping[str, Tensor], key: Callable[[str], str]) -> dict[str, int]:

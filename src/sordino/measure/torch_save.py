@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from sordino.shards.reading import Tensor
+from sordino.checkpoint.reading import Tensor
 
 ALIGNMENT = 64  # bytes; torch.utils.serialization.config.save.storage_alignment
 LOCAL_HEADER, CENTRAL_HEADER = 30, 46  # bytes, each followed by the record's name

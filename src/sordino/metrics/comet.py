@@ -21,7 +21,7 @@ from sordino.errors import DataError
 from sordino.metrics.base import BOOTSTRAP, COVERAGE, Score, check_pairs
 from sordino.metrics.comet_files import locate
 from sordino.metrics.overlap import resamples
-from sordino.progress import bar, note
+from sordino.runtime.progress import bar, note
 
 DEFAULT_MODEL = "wmt22-comet-da"
 
@@ -136,7 +136,7 @@ def _sources(sources: Sequence[str | None] | None, count: int, name: str) -> lis
 
 
 def _device(wanted: str) -> str:
-    from sordino.families.registry import default_device
+    from sordino.models.registry import default_device
 
     return str(default_device(wanted))
 

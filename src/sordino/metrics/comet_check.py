@@ -22,7 +22,7 @@ from typing import Any
 from sordino.errors import DataError
 from sordino.metrics.comet import Comet
 from sordino.metrics.comet_files import CHECKPOINT, SETTINGS, Files, locate
-from sordino.progress import note
+from sordino.runtime.progress import note
 
 TOLERANCE = 1e-5
 REQUIREMENTS = "comet_requirements.txt"

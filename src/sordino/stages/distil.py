@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import dataclasses
 
-from sordino.compress import importance
-from sordino.sections import DistilSection, Recipe
-from sordino.stages.job import DATA, PSEUDO, RANKING, Job, Stage, device_of, directory_of, teacher_key
-from sordino.stages.learning import LATE, fit, mixed, save_16bit
+from sordino.config.schema import DistilSection, Recipe
+from sordino.pipeline.fitting import RESUMABLE, fit, mixed, save_16bit
+from sordino.pipeline.job import DATA, PSEUDO, RANKING, Job, Stage, device_of, directory_of, teacher_key
+from sordino.pruning import search
 from sordino.stages.prune import prune, removal_order
 from sordino.training.trainer import freeze, weight_dtype
 
@@ -28,9 +28,9 @@ def run(job: Job) -> None:
     else:
         speech = job.load(teacher_key(job.recipe), dtype=dtype)
         freeze(speech, section)
-        removed: list[importance.Layer] = []
+        removed: list[search.Layer] = []
         for layer in removal_order(job):
-            prune(speech, [importance.renumbered(layer, removed)])
+            prune(speech, [search.renumbered(layer, removed)])
             removed.append(layer)
             fit(job, speech, clips, section, f"healing without {layer}", f"-{len(removed)}")
     save_16bit(speech, job.out)
@@ -61,5 +61,5 @@ STAGE = Stage(
     parents=parents,
     run=run,
     uses=("source", "target", "prompt", "seed", "attention"),
-    late=LATE,
+    resumable=RESUMABLE,
 )

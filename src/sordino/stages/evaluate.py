@@ -6,18 +6,29 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sordino import artifact
+from sordino.config.schema import Recipe
 from sordino.data import manifest
 from sordino.data.clip import Clip
 from sordino.errors import ArtifactError
-from sordino.families import registry as families
 from sordino.measure import size
 from sordino.metrics import clean, groups, health, paired
 from sordino.metrics import registry as metrics
 from sordino.metrics.base import Score
-from sordino.progress import bar
-from sordino.sections import Recipe
-from sordino.stages.job import DATA, OUTPUTS, SCORES, Job, Stage, chosen, directory_of, model_path, qlora_start, systems
+from sordino.models import registry as families
+from sordino.pipeline.job import (
+    DATA,
+    OUTPUTS,
+    SCORES,
+    Job,
+    Stage,
+    chosen,
+    directory_of,
+    model_path,
+    qlora_start,
+    systems,
+)
+from sordino.runtime import files
+from sordino.runtime.progress import bar
 
 TEACHER = "teacher"  # what the other systems are compared with
 
@@ -37,7 +48,7 @@ def run(job: Job) -> None:
     texts = {key: hypotheses(recipe, key, clips) for key in chosen(recipe)}
     for key, said in texts.items():
         scores["systems"][key] = system(recipe, clips, said, by_group) | {"label": systems(recipe)[key]}
-        speeds[key] = artifact.read_json(job.run_dir / OUTPUTS / key / "speed.json")
+        speeds[key] = files.read_json(job.run_dir / OUTPUTS / key / "speed.json")
         found_size = weight_of(recipe, key)
         sizes[key] = found_size.to_json() if found_size else None
     for entry in scores["systems"].values():
@@ -45,7 +56,7 @@ def run(job: Job) -> None:
     for key, found in significance(recipe, clips, texts).items():
         scores["systems"][key]["significance"] = found
     for name, value in (("scores", scores), ("size", sizes), ("speed", speeds)):
-        artifact.write_json(job.out / f"{name}.json", value)
+        files.write_json(job.out / f"{name}.json", value)
 
 
 def system(
@@ -131,7 +142,7 @@ def hypotheses(recipe: Recipe, key: str, clips: Sequence[Clip]) -> list[str]:
 
 def read_hypotheses(file: Path, ids: list[str]) -> list[str]:
     """Texts in the order of `ids`. Raises ArtifactError where the file and the split disagree."""
-    rows = {row["id"]: row["text"] for row in artifact.read_jsonl(file)}
+    rows = {row["id"]: row["text"] for row in files.read_jsonl(file)}
     if set(rows) != set(ids):
         raise ArtifactError(f"{file} does not hold the hypotheses of this split.", "Run translate again.")
     return [rows[i] for i in ids]

@@ -6,18 +6,18 @@ import random
 from pathlib import Path
 from typing import Any
 
-from sordino import artifact
-from sordino.compress.drafting import default_memory
-from sordino.compress.gptq import Calibration
+from sordino.config.schema import ExportSection, Recipe
 from sordino.data import manifest
 from sordino.errors import ArtifactError, DataError
-from sordino.export import registry as formats
-from sordino.features import Features
+from sordino.formats import registry as formats
 from sordino.measure import size
-from sordino.progress import note
-from sordino.sections import ExportSection, Recipe
-from sordino.stages.bits import MIXED, Mixer, limit_of
-from sordino.stages.job import DATA, EXPORT, PSEUDO, RANKING, Job, Stage, directory_of, export_source
+from sordino.models.features import Features
+from sordino.pipeline.job import DATA, EXPORT, PSEUDO, RANKING, Job, Stage, directory_of, export_source
+from sordino.pipeline.mixed_precision import MIXED, MixedPrecision, limit_of
+from sordino.pruning.speculative import default_memory
+from sordino.quantization.gptq import Calibration
+from sordino.runtime import files
+from sordino.runtime.progress import note
 
 
 def run(job: Job) -> None:
@@ -29,7 +29,7 @@ def run(job: Job) -> None:
         if (directory / "audit.json").is_file():  # finished before a kill: the audit is written last
             continue
         if name == MIXED:
-            mixer = Mixer(job, key, section.sensitivity)
+            mixer = MixedPrecision(job, key, section.sensitivity)
             write_mixed(mixer, limit_of(job.recipe, section.budget_gb, section.budget_ratio), directory)
         else:
             write(job, key, name, directory)
@@ -47,7 +47,7 @@ def write(job: Job, key: str, name: str, directory: Path) -> None:
     audit(job, name, directory, notes or {})
 
 
-def write_mixed(mixer: Mixer, limit: int, directory: Path) -> None:
+def write_mixed(mixer: MixedPrecision, limit: int, directory: Path) -> None:
     """Write a model of the chain in so many bytes, with its audit. Raises RecipeError where they are too few."""
     mixer.measure()
     choice = mixer.choose(limit)
@@ -63,7 +63,7 @@ def audit(job: Job, name: str, directory: Path, facts: dict[str, Any]) -> size.S
     found = size.measure(directory)
     loads_with = formats.get(name).LOADS_WITH
     record = {"format": name, "loads_with": loads_with, "size": found.to_json(), **facts}
-    artifact.write_json(directory / "audit.json", record)
+    files.write_json(directory / "audit.json", record)
     note(f"  {name}: {found.weights_bytes / 1e6:.2f} MB of weights")
     return found
 
@@ -82,9 +82,9 @@ def calibration(job: Job, key: str) -> Calibration:
     speech = job.load(key)
     if recipe.attention == "flash_attention_2":  # layers are run with masks of their own
         speech.model.set_attn_implementation("sdpa")
-    heard = Features(speech, job.cache).hear_all(clips, job.prompt(speech), "encoding the calibration clips")
+    encoded = Features(speech, job.cache).encode_all(clips, job.prompt(speech), "encoding the calibration clips")
     answers = [speech.answer_ids(clip.target_text or "", recipe.prompt.style) for clip in clips]
-    return Calibration(speech, heard, answers, default_memory(speech))
+    return Calibration(speech, encoded, answers, default_memory(speech))
 
 
 def answers_in(recipe: Recipe) -> str:

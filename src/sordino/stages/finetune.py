@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from sordino.data import manifest
-from sordino.stages.job import DATA, Job, Stage, device_of
-from sordino.stages.learning import LATE, fit, save_16bit
+from sordino.pipeline.fitting import RESUMABLE, fit, save_16bit
+from sordino.pipeline.job import DATA, Job, Stage, device_of
 from sordino.training.trainer import freeze, weight_dtype
 
 
@@ -25,5 +25,5 @@ STAGE = Stage(
     parents=lambda _: ["", DATA],
     run=run,
     uses=("source", "target", "prompt", "seed", "attention"),
-    late=LATE,
+    resumable=RESUMABLE,
 )

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import torch
 
-from sordino.compress import lora
-from sordino.stages.job import Job, Stage, directory_of, qlora_start
-from sordino.stages.learning import save_16bit
+from sordino.models import adapters
+from sordino.pipeline.fitting import save_16bit
+from sordino.pipeline.job import Job, Stage, directory_of, qlora_start
 
 
 def run(job: Job) -> None:
     # summed in float32, rounded to 16 bits once, by save_16bit
     speech = job.load(qlora_start(job.recipe), dtype=torch.float32)
-    lora.load(speech, job.path_of("adapter"))
-    lora.merge(speech)
+    adapters.load(speech, job.path_of("adapter"))
+    adapters.merge(speech)
     save_16bit(speech, job.out)
     job.describe(job.out)
 

@@ -10,17 +10,17 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from sordino import artifact
+from sordino.config.schema import CorpusSection
 from sordino.data import corpora, manifest, splits
 from sordino.data.checks import BadClip, check_audio
 from sordino.data.choose import choose
 from sordino.data.clip import SAMPLE_RATE, Clip
 from sordino.errors import DataError
-from sordino.families import registry
-from sordino.progress import bar, note
-from sordino.sections import CorpusSection
-from sordino.stages.early import refuse_sources
-from sordino.stages.job import DATA, Job, Stage
+from sordino.models import registry
+from sordino.pipeline.job import DATA, Job, Stage
+from sordino.pipeline.preflight import refuse_sources
+from sordino.runtime import files
+from sordino.runtime.progress import bar, note
 
 AUDIO, EXTRA_AUDIO = "audio", "audio-extra"  # of corpora that keep theirs inside tables
 SHOWN = 10  # problems printed before "and so many more"
@@ -56,7 +56,7 @@ def run(job: Job) -> None:
     if extra:
         manifest.write(job.out / "extra.jsonl", _settled(job, extra))
     if bad:
-        artifact.write_text(job.out / "skipped.jsonl", "".join(f"{artifact.json_line(row)}\n" for row in bad))
+        files.write_text(job.out / "skipped.jsonl", "".join(f"{files.json_line(row)}\n" for row in bad))
     counts = {split: len(members) for split, members in dealt.items()} | ({"extra": len(extra)} if extra else {})
     hours = {k: round(sum(c.seconds or 0 for c in v) / 3600, 3) for k, v in dealt.items()}
     job.record |= {"clips": counts, "hours": hours, "skipped": len(bad), "leaking_split": wanted.by == "segment"}

@@ -5,13 +5,13 @@ The model is not loaded: what is left of it is copied from file to file.
 
 from __future__ import annotations
 
-from sordino import artifact
-from sordino.compress import importance, layers
 from sordino.errors import RecipeError
-from sordino.families import stored
-from sordino.families.base import SpeechModel
-from sordino.progress import note
-from sordino.stages.job import RANKING, Job, Stage, directory_of, teacher_key
+from sordino.models import stored
+from sordino.models.base import SpeechModel
+from sordino.pipeline.job import RANKING, Job, Stage, directory_of, teacher_key
+from sordino.pruning import layers, search
+from sordino.runtime import files
+from sordino.runtime.progress import note
 
 
 def run(job: Job) -> None:
@@ -23,18 +23,16 @@ def run(job: Job) -> None:
     kept = prune(model.speech, order)
     model.write_16bit(job.out, "copying what is left")
     job.describe(job.out)
-    artifact.write_json(job.out / "kept.json", kept)
+    files.write_json(job.out / "kept.json", kept)
     job.record["removed"] = [str(layer) for layer in order]
     note(f"  {len(kept['decoder'])} decoder and {len(kept['encoder'])} encoder layers are left")
 
 
-def removal_order(job: Job) -> list[importance.Layer]:
+def removal_order(job: Job) -> list[search.Layer]:
     """The ranking's removals that this recipe takes. Raises RecipeError where it asks for more than were ranked."""
     section = job.recipe.prune
     assert section
-    order = [
-        importance.parse_layer(text) for text in artifact.read_json(job.run_dir / RANKING / "ranking.json")["order"]
-    ]
+    order = [search.parse_layer(text) for text in files.read_json(job.run_dir / RANKING / "ranking.json")["order"]]
     if section.remove is None:
         return order
     if not 1 <= section.remove <= len(order):
@@ -44,11 +42,11 @@ def removal_order(job: Job) -> list[importance.Layer]:
     return order[: section.remove]
 
 
-def prune(speech: SpeechModel, removed: list[importance.Layer]) -> dict[str, list[int]]:
+def prune(speech: SpeechModel, removed: list[search.Layer]) -> dict[str, list[int]]:
     """Prune in place. Returns, per scope, the old index of every layer that is left (position = new index)."""
     kept = {}
-    for scope in importance.SCOPES["both"]:
-        kept[str(scope)] = importance.kept(len(speech.layers(scope)), scope, removed)
+    for scope in search.SCOPES["both"]:
+        kept[str(scope)] = search.kept(len(speech.layers(scope)), scope, removed)
         layers.prune(speech, scope, kept[str(scope)])
     return kept
 

@@ -16,18 +16,20 @@ from typing import Any
 
 import torch
 
-from sordino import artifact
+from sordino.config import records
+from sordino.config.schema import PseudolabelSection
 from sordino.data import manifest
 from sordino.data.clip import TEACHER_PREFIX, Clip
-from sordino.decoding import EpsilonSampling, batches, generate, uniform
 from sordino.errors import DataError
-from sordino.families.base import SpeechModel
-from sordino.features import Features, Heard
 from sordino.measure.speed import release_memory
 from sordino.metrics import filters, mbr
-from sordino.progress import bar, note
-from sordino.sections import PseudolabelSection
-from sordino.stages.job import DATA, PSEUDO, Job, Stage, parents_of, resolved
+from sordino.models.base import SpeechModel
+from sordino.models.features import EncodedClip, Features
+from sordino.models.generation import EpsilonSampling, batches, generate, uniform
+from sordino.pipeline import artifact
+from sordino.pipeline.job import DATA, PSEUDO, Job, Stage, parents_of, resolved
+from sordino.runtime import files
+from sordino.runtime.progress import bar, note
 
 CANDIDATES, REJECTED = "candidates.jsonl", "rejected.jsonl"
 Row = dict[str, Any]  # id, sample, text, cut
@@ -38,8 +40,8 @@ def run(job: Job) -> None:
     assert section
     clips = manifest.read(job.run_dir / DATA / "train.jsonl")
     rows = translated(job, section, clips)
-    lines = "".join(artifact.json_line(row) + "\n" for row in rows)
-    artifact.write_text(job.out / CANDIDATES, lines)
+    lines = "".join(files.json_line(row) + "\n" for row in rows)
+    files.write_text(job.out / CANDIDATES, lines)
     said = chosen(rows, clips, section)
     limits = filters.Limits(**dataclasses.asdict(section.filter), device=job.recipe.device)
     release_memory()  # the teacher's, before COMET's is taken
@@ -70,34 +72,38 @@ def translated(job: Job, section: PseudolabelSection, clips: Sequence[Clip]) -> 
     take_over(job, progress)
     samples = section.samples if section.method == "mbr" else 1
     speech = job.load("teacher")
-    heard = Features(speech, job.cache).hear_all(clips, job.prompt(speech))
+    encoded = Features(speech, job.cache).encode_all(clips, job.prompt(speech))
     wanted = [(i, sample) for i in range(len(clips)) for sample in range(samples)]
-    found = {(row["id"], row["sample"]): row for row in artifact.read_jsonl(progress)}
+    found = {(row["id"], row["sample"]): row for row in files.read_jsonl(progress)}
     with bar("the teacher translates", len(wanted), len(found)) as advance:
-        for batch in batches([heard[i] for i, _ in wanted], section.batch_size):
+        for batch in batches([encoded[i] for i, _ in wanted], section.batch_size):
             part = [wanted[place] for place in batch]
             if all((clips[i].id, sample) in found for i, sample in part):
                 continue
-            new = said_of(job, section, speech, heard, part)
+            new = said_of(job, section, speech, encoded, part)
             new = {key: row for key, row in new.items() if key not in found}
-            artifact.append_jsonl(progress, *new.values())
+            files.append_jsonl(progress, *new.values())
             found |= new
             advance(len(new))
     return [found[clips[i].id, sample] for i, sample in wanted]
 
 
 def said_of(
-    job: Job, section: PseudolabelSection, speech: SpeechModel, heard: Sequence[Heard], part: Sequence[tuple[int, int]]
+    job: Job,
+    section: PseudolabelSection,
+    speech: SpeechModel,
+    encoded: Sequence[EncodedClip],
+    part: Sequence[tuple[int, int]],
 ) -> dict[tuple[str, int], Row]:
     """One batch of (clip, sample), translated."""
     sampling = None
     if section.method == "mbr":
-        draws = [uniform(job.recipe.seed, heard[i].clip.id, sample, section.max_new_tokens) for i, sample in part]
+        draws = [uniform(job.recipe.seed, encoded[i].clip.id, sample, section.max_new_tokens) for i, sample in part]
         sampling = EpsilonSampling(torch.stack(draws).to(speech.device), section.temperature, section.epsilon)
-    rows = generate(speech, [heard[i] for i, _ in part], section.max_new_tokens, sampling)
+    rows = generate(speech, [encoded[i] for i, _ in part], section.max_new_tokens, sampling)
     return {
-        (heard[i].clip.id, sample): {
-            "id": heard[i].clip.id,
+        (encoded[i].clip.id, sample): {
+            "id": encoded[i].clip.id,
             "sample": sample,
             "text": speech.decode(ids),
             "cut": len(ids) >= section.max_new_tokens,
@@ -109,12 +115,12 @@ def said_of(
 def take_over(job: Job, progress: Path) -> None:
     """Begin with what a finished stage translated that differs in the filter alone."""
     directory = job.run_dir / PSEUDO
-    done, settings = artifact.read_stage(directory), resolved(STAGE, job.recipe)
+    done, settings = records.read_stage(directory), resolved(STAGE, job.recipe)
     if done is None or settings is None or progress.exists():
         return
-    unfiltered = settings | {name: done["section"].get(name) for name in LATE}
+    unfiltered = settings | {name: done["section"].get(name) for name in RESUMABLE}
     if artifact.why_stale(directory, unfiltered, parents_of(STAGE, job.recipe)) is None:
-        artifact.write_text(progress, (directory / CANDIDATES).read_text(encoding="utf-8"))
+        files.write_text(progress, (directory / CANDIDATES).read_text(encoding="utf-8"))
 
 
 def chosen(rows: Sequence[Row], clips: Sequence[Clip], section: PseudolabelSection) -> list[filters.Translation]:
@@ -137,7 +143,7 @@ def write(
     job: Job, clips: Sequence[Clip], said: Sequence[filters.Translation], rejected: dict[str, filters.Reason]
 ) -> None:
     """The manifest of what passed; the rest with the reasons."""
-    done = artifact.read_stage(job.run_dir / "20-teacher")
+    done = records.read_stage(job.run_dir / "20-teacher")
     assert done
     origin = TEACHER_PREFIX + done["hash"][:16]
     pairs = zip(clips, said, strict=True)
@@ -148,10 +154,10 @@ def write(
         for one in said
         if one.id in rejected
     ]
-    artifact.write_text(job.out / REJECTED, "".join(artifact.json_line(row) + "\n" for row in rows))
+    files.write_text(job.out / REJECTED, "".join(files.json_line(row) + "\n" for row in rows))
 
 
-LATE = ("filter", "batch_size")
+RESUMABLE = ("filter", "batch_size")
 STAGE = Stage(
     name="pseudolabel",
     directory=PSEUDO,
@@ -159,5 +165,5 @@ STAGE = Stage(
     parents=lambda _: ["20-teacher", DATA],
     run=run,
     uses=("source", "target", "prompt", "seed", "dtype", "attention"),
-    late=LATE,
+    resumable=RESUMABLE,
 )

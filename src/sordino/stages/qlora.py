@@ -5,11 +5,10 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from sordino.compress import lora
-from sordino.families import registry
-from sordino.sections import Recipe
-from sordino.stages.job import DATA, PSEUDO, Job, Stage, adapter_base, directory_of, qlora_start
-from sordino.stages.learning import LATE, fit, mixed
+from sordino.config.schema import Recipe
+from sordino.models import adapters, registry
+from sordino.pipeline.fitting import RESUMABLE, fit, mixed
+from sordino.pipeline.job import DATA, PSEUDO, Job, Stage, directory_of, qlora_start
 
 ADAPTER = "61-adapter"
 
@@ -18,13 +17,13 @@ def run(job: Job) -> None:
     section = job.recipe.qlora
     assert section
     start = qlora_start(job.recipe)
-    speech = job.load(start, **adapter_base(dataclasses.asdict(section)))
-    options = lora.LoraOptions(section.rank, section.alpha, section.rslora, section.dropout, section.scope)
-    peft_model = lora.attach(speech, options, job.recipe.seed)
+    speech = job.load(start, **adapters.base_options(dataclasses.asdict(section)))
+    options = adapters.LoraOptions(section.rank, section.alpha, section.rslora, section.dropout, section.scope)
+    peft_model = adapters.attach(speech, options, job.recipe.seed)
     fit(job, speech, mixed(job, section.mix), section, "training the adapter")
-    lora.save(peft_model, job.out, base_reference(job.recipe, start))
+    adapters.save(peft_model, job.out, base_reference(job.recipe, start))
     job.describe(job.out)
-    job.record |= {"start": start, "quantise": section.quantise}
+    job.record |= {"start": start, "quantize": section.quantize}
 
 
 def base_reference(recipe: Recipe, start: str) -> str:
@@ -45,5 +44,5 @@ STAGE = Stage(
     ],
     run=run,
     uses=("source", "target", "prompt", "seed", "dtype", "attention"),
-    late=LATE,
+    resumable=RESUMABLE,
 )

@@ -8,20 +8,20 @@ from __future__ import annotations
 
 from typing import Any
 
-from sordino import artifact
-from sordino.compress import importance
-from sordino.compress.drafting import default_memory
-from sordino.compress.importance import Removal, Trial
-from sordino.compress.judging import ClipJudge, Key, Task, Terms, work
+from sordino.config.schema import RankSection
 from sordino.data import corpora
 from sordino.data.clip import Clip
 from sordino.errors import DataError
-from sordino.families.base import SpeechModel
-from sordino.features import Features
 from sordino.languages import language_code, language_name
-from sordino.progress import bar, note
-from sordino.sections import RankSection
-from sordino.stages.job import DATA, RANKING, TRIALS, Job, Stage, directory_of, render_section, teacher_key
+from sordino.models.base import SpeechModel
+from sordino.models.features import Features
+from sordino.pipeline.job import DATA, RANKING, TRIALS, Job, Stage, directory_of, render_section, teacher_key
+from sordino.pruning import search
+from sordino.pruning.scoring import ClipScorer, Key, ScoringOptions, TargetLanguage, work
+from sordino.pruning.search import Removal, Trial
+from sordino.pruning.speculative import default_memory
+from sordino.runtime import files
+from sordino.runtime.progress import bar, note
 
 FOUND = "found.jsonl"  # resume state: translations by candidates so far
 
@@ -34,11 +34,11 @@ def run(job: Job) -> None:
         speech.model.set_attn_implementation("sdpa")
     removals: list[Removal] = []
     if section.method == "explicit":
-        order = [importance.parse_layer(text) for text in section.layers]
-        for scope in importance.SCOPES["both"]:
-            importance.kept(len(speech.layers(scope)), scope, order)  # refuses what this model cannot follow
+        order = [search.parse_layer(text) for text in section.layers]
+        for scope in search.SCOPES["both"]:
+            search.kept(len(speech.layers(scope)), scope, order)  # refuses what this model cannot follow
     elif section.method == "middle":
-        order = importance.middle(speech, section.scope, section.remove)
+        order = search.middle(speech, section.scope, section.remove)
     else:
         removals = _search(job, speech, section)
         order = [removal.layer for removal in removals]
@@ -51,7 +51,7 @@ def run(job: Job) -> None:
         "removals": [_describe(removal) for removal in removals],
         "layers": {"decoder": len(speech.layers("decoder")), "encoder": len(speech.layers("encoder"))},
     }
-    artifact.write_json(job.out / "ranking.json", ranking)
+    files.write_json(job.out / "ranking.json", ranking)
     for removal in removals:
         rival = f"; {removal.runner_up} in {removal.runner_up_probability:.0%}" if removal.runner_up else ""
         note(
@@ -74,12 +74,12 @@ def _describe(removal: Removal) -> dict[str, Any]:
 
 
 def _search(job: Job, speech: SpeechModel, section: RankSection) -> list[Removal]:
-    pool = importance.candidates(speech, section.scope, section.protect_first, section.protect_last)
+    pool = search.candidates(speech, section.scope, section.protect_first, section.protect_last)
     racing = section.search == "racing"
-    known = [Trial.from_json(row) for row in artifact.read_jsonl(job.out / TRIALS)]
-    found = {_key(row): row["ids"] for row in artifact.read_jsonl(job.state / FOUND)}
+    known = [Trial.from_json(row) for row in files.read_jsonl(job.out / TRIALS)]
+    found = {_key(row): row["ids"] for row in files.read_jsonl(job.state / FOUND)}
     tasks = _tasks(job, speech, section)
-    terms = Terms(
+    terms = ScoringOptions(
         criterion=job.recipe.criterion,
         max_new_tokens=section.max_new_tokens,
         memory=section.memory_mb * 2**20 if section.memory_mb else default_memory(speech),
@@ -87,22 +87,22 @@ def _search(job: Job, speech: SpeechModel, section: RankSection) -> list[Removal
         racing=racing,
     )
     features = Features(speech, None)  # another encoder's features are of no use to anything else
-    total = work(len(pool), min(section.remove, len(pool)), len(tasks[0].heard) * len(tasks), racing)
+    total = work(len(pool), min(section.remove, len(pool)), len(tasks[0].encoded) * len(tasks), racing)
     with bar(f"ranking layers by {terms.criterion}", total, len(found)) as advance:
-        judge = ClipJudge(
+        judge = ClipScorer(
             speech,
             tasks,
             terms,
-            lambda heard: features.hear(heard.clip, heard.prompt),
+            lambda encoded: features.encode(encoded.clip, encoded.prompt),
             found=found,
-            remember=lambda rows: artifact.append_jsonl(job.state / FOUND, *map(_row, rows)),
+            remember=lambda rows: files.append_jsonl(job.state / FOUND, *map(_row, rows)),
             advance=advance,
         )
 
         def record(trial: Trial) -> None:
-            artifact.append_jsonl(job.out / TRIALS, trial.to_json())
+            files.append_jsonl(job.out / TRIALS, trial.to_json())
 
-        return importance.search(pool, section.remove, judge, known, record, racing)
+        return search.search(pool, section.remove, judge, known, record, racing)
 
 
 def _row(pair: tuple[Key, list[int]]) -> dict[str, Any]:
@@ -111,10 +111,10 @@ def _row(pair: tuple[Key, list[int]]) -> dict[str, Any]:
 
 
 def _key(row: dict[str, Any]) -> Key:
-    return tuple(importance.parse_layer(text) for text in row["without"]), row["item"]
+    return tuple(search.parse_layer(text) for text in row["without"]), row["item"]
 
 
-def _tasks(job: Job, speech: SpeechModel, section: RankSection) -> list[Task]:
+def _tasks(job: Job, speech: SpeechModel, section: RankSection) -> list[TargetLanguage]:
     """The select clips for every target language that is ranked; other languages come from the corpus' own columns."""
     recipe = job.recipe
     clips = job.select_clips("rank", section.clips)
@@ -122,9 +122,9 @@ def _tasks(job: Job, speech: SpeechModel, section: RankSection) -> list[Task]:
     for target in section.targets or (recipe.target,):
         references = _references(job, clips, target)
         prompt = render_section(speech, recipe.prompt, recipe.source, target)
-        heard = Features(speech, job.cache).hear_all(clips, prompt, "encoding the select clips")
+        encoded = Features(speech, job.cache).encode_all(clips, prompt, "encoding the select clips")
         answers = [speech.answer_ids(text, recipe.prompt.style) for text in references]
-        found.append(Task(target, heard, references, answers))
+        found.append(TargetLanguage(target, encoded, references, answers))
         job.record.setdefault("prompts", []).append(prompt)
     return found
 
@@ -153,5 +153,5 @@ STAGE = Stage(
     parents=lambda recipe: [directory_of(teacher_key(recipe)), DATA],
     run=run,
     uses=("source", "target", "prompt", "seed", "dtype", "attention"),
-    late=("memory_mb",),
+    resumable=("memory_mb",),
 )

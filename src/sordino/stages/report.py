@@ -8,8 +8,8 @@ import platform
 import shutil
 from typing import Any
 
-from sordino import artifact
-from sordino.compress.criteria import higher_is_better
+from sordino.config import records
+from sordino.config.schema import Recipe
 from sordino.data import manifest
 from sordino.languages import language_name
 from sordino.measure.size import Size
@@ -17,12 +17,13 @@ from sordino.measure.speed import Speed
 from sordino.metrics.base import Score
 from sordino.metrics.health import Health
 from sordino.metrics.paired import Paired
+from sordino.pipeline.job import DATA, EXPORT, OUTPUTS, RANKING, REPORT, SCORES, TRIALS, Job, Stage
+from sordino.pipeline.mixed_precision import MIXED, described
+from sordino.pruning.criteria import higher_is_better
 from sordino.report.model import Removal, Report, Sample, System, Trial
 from sordino.report.page import render
 from sordino.report.rows import megabytes
-from sordino.sections import Recipe
-from sordino.stages.bits import MIXED, described
-from sordino.stages.job import DATA, EXPORT, OUTPUTS, RANKING, REPORT, SCORES, TRIALS, Job, Stage
+from sordino.runtime import files
 
 FILES = ("scores.json", "size.json", "speed.json")
 
@@ -30,13 +31,13 @@ FILES = ("scores.json", "size.json", "speed.json")
 def run(job: Job) -> None:
     for name in FILES:
         shutil.copyfile(job.run_dir / SCORES / name, job.out / name)
-    artifact.write_text(job.out / "report.html", render(build(job.recipe)))
+    files.write_text(job.out / "report.html", render(build(job.recipe)))
 
 
 def build(recipe: Recipe) -> Report:
     """Gather a run's finished artefacts. Raises ArtifactError where one is missing."""
     run_dir = recipe.directory
-    scores, sizes, speeds = (artifact.read_json(run_dir / SCORES / name) for name in FILES)
+    scores, sizes, speeds = (files.read_json(run_dir / SCORES / name) for name in FILES)
     keys = list(scores["systems"])
     return Report(
         title=recipe.name,
@@ -77,9 +78,9 @@ def trials(recipe: Recipe) -> tuple[Trial, ...]:
     """Every trial of the search; the baseline (round 0) is no trial of a layer."""
     if recipe.rank is None:
         return ()
-    order = artifact.read_json(recipe.directory / RANKING / "ranking.json")["order"]
+    order = files.read_json(recipe.directory / RANKING / "ranking.json")["order"]
     # a race scores some candidates on more and more clips: the last score stands
-    rows = {(r["round"], r["scope"], r["layer"]): r for r in artifact.read_jsonl(recipe.directory / RANKING / TRIALS)}
+    rows = {(r["round"], r["scope"], r["layer"]): r for r in files.read_jsonl(recipe.directory / RANKING / TRIALS)}
     return tuple(
         Trial(r["round"], r["scope"], r["layer"], r["score"], order[r["round"] - 1] == f"{r['scope']}.{r['layer']}")
         for r in rows.values()
@@ -91,7 +92,7 @@ def removals(recipe: Recipe) -> tuple[Removal, ...]:
     """The search's removals with their probabilities; none where the layers were named, not searched."""
     if recipe.rank is None:
         return ()
-    found = artifact.read_json(recipe.directory / RANKING / "ranking.json")["removals"]
+    found = files.read_json(recipe.directory / RANKING / "ranking.json")["removals"]
     return tuple(Removal(**{**row, "interval": tuple(row["interval"])}) for row in found)
 
 
@@ -100,7 +101,7 @@ def samples(recipe: Recipe, split: str, keys: list[str]) -> tuple[Sample, ...]:
     assert recipe.report
     clips = manifest.read(recipe.directory / DATA / f"{split}.jsonl")
     texts = {
-        key: {r["id"]: r["text"] for r in artifact.read_jsonl(recipe.directory / OUTPUTS / key / f"{split}.jsonl")}
+        key: {r["id"]: r["text"] for r in files.read_jsonl(recipe.directory / OUTPUTS / key / f"{split}.jsonl")}
         for key in keys
     }
     found = [
@@ -111,7 +112,7 @@ def samples(recipe: Recipe, split: str, keys: list[str]) -> tuple[Sample, ...]:
 
 
 def facts(recipe: Recipe, scores: dict[str, Any], speeds: dict[str, Any]) -> dict[str, str]:
-    stage = artifact.read_stage(recipe.directory / OUTPUTS)
+    stage = records.read_stage(recipe.directory / OUTPUTS)
     assert stage
     first = next(iter(speeds.values()))
     known = stage["versions"]
@@ -131,7 +132,7 @@ def mixed_precision(recipe: Recipe) -> dict[str, str]:
     """What was chosen for a budget of bytes, where a recipe has one."""
     if not recipe.export or MIXED not in recipe.export.formats:
         return {}
-    mixed = artifact.read_json(recipe.directory / EXPORT / MIXED / "audit.json")[MIXED]
+    mixed = files.read_json(recipe.directory / EXPORT / MIXED / "audit.json")[MIXED]
     gone = f"; without {', '.join(mixed['dropped'])}" if mixed["dropped"] else ""
     budget = f"{megabytes(mixed['predicted_bytes'])} of {megabytes(mixed['budget_bytes'])} MB"
     return {"mixed precision": f"{budget}: {described(mixed['bits'])}{gone}"}
@@ -140,7 +141,7 @@ def mixed_precision(recipe: Recipe) -> dict[str, str]:
 def notes(recipe: Recipe, scores: dict[str, Any]) -> tuple[str, ...]:
     """What a reader must know before believing a number."""
     found = []
-    data = artifact.read_stage(recipe.directory / DATA)
+    data = records.read_stage(recipe.directory / DATA)
     if data and data.get("leaking_split"):
         found.append("The split is random by segment: clips of one talk stand on both sides, so scores are too high.")
     if data and data.get("skipped"):
@@ -149,7 +150,7 @@ def notes(recipe: Recipe, scores: dict[str, Any]) -> tuple[str, ...]:
         )
     if "teacher" not in scores["systems"]:
         found.append("There is no teacher in this run, so no retention is given.")
-    if recipe.qlora and recipe.qlora.quantise == "nf4" and "adapter" in scores["systems"]:
+    if recipe.qlora and recipe.qlora.quantize == "nf4" and "adapter" in scores["systems"]:
         found.append("The adapter is weighed together with the 16-bit base it needs; it runs on that base in 4 bits.")
     if recipe.prompt.example:
         found.append("The prompt is one-shot.")

@@ -15,23 +15,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sordino import artifact
-from sordino.compress.importance import parse_layer
+from sordino.config import records
+from sordino.config.schema import Recipe, SensitivitySection, SweepSection
 from sordino.data import manifest
 from sordino.data.clip import Clip
 from sordino.errors import FamilyError, RecipeError
-from sordino.export import registry as formats
-from sordino.families import stored
+from sordino.formats import registry as formats
 from sordino.measure import size
 from sordino.metrics import groups
-from sordino.progress import note
-from sordino.report.frontier import frontier, knee
-from sordino.report.model import Report, System
-from sordino.report.page import render
-from sordino.sections import Recipe, SensitivitySection, SweepSection
-from sordino.stages import evaluate, export, prune, report, translate
-from sordino.stages.bits import MIXED, Mixer, limit_of
-from sordino.stages.job import (
+from sordino.models import stored
+from sordino.pipeline import artifact
+from sordino.pipeline.job import (
     DATA,
     OUTPUTS,
     RANKING,
@@ -48,6 +42,14 @@ from sordino.stages.job import (
     systems,
     teacher_key,
 )
+from sordino.pipeline.mixed_precision import MIXED, MixedPrecision, limit_of
+from sordino.pruning.search import parse_layer
+from sordino.report.frontier import frontier, knee
+from sordino.report.model import Report, System
+from sordino.report.page import render
+from sordino.runtime import files
+from sordino.runtime.progress import note
+from sordino.stages import evaluate, export, prune, report, translate
 
 METRIC = "chrf"
 MADE, POINT = "made.json", "point.json"  # of a point: written last in its model's directory, and in its own
@@ -71,7 +73,7 @@ def run(job: Job) -> None:
     section = recipe.sweep
     assert section and recipe.translate and recipe.evaluate
     clips = manifest.read(job.run_dir / DATA / f"{recipe.translate.split}.jsonl")
-    mixers: dict[str, Mixer] = {}
+    mixers: dict[str, MixedPrecision] = {}
     left_out: dict[str, str] = {}
     made = []
     wanted = planned(recipe, section, ranked(job))
@@ -86,8 +88,8 @@ def run(job: Job) -> None:
         else:
             made.append(point)
     result = results(job, made) | {"clips": len(clips), "left_out": left_out}
-    artifact.write_json(job.out / "sweep.json", result)
-    artifact.write_text(job.out / "sweep.html", render(build(recipe, job.out)))
+    files.write_json(job.out / "sweep.json", result)
+    files.write_text(job.out / "sweep.html", render(build(recipe, job.out)))
 
 
 def results(job: Job, made: list[Planned]) -> dict[str, Any]:
@@ -101,7 +103,7 @@ def results(job: Job, made: list[Planned]) -> dict[str, Any]:
         point = next((p for p in made if p.key == entry["system"]), None)
         entry["settings"] = list(point.settings) if point else None
         if point and point.form == MIXED:
-            mixed = artifact.read_json(job.out / point.key / POINT)["audit"][MIXED]
+            mixed = files.read_json(job.out / point.key / POINT)["audit"][MIXED]
             entry |= {name: mixed[name] for name in ("bits", "dropped", "predicted_bytes", "predicted_cost")}
     return {
         "metric": METRIC,
@@ -115,7 +117,7 @@ def ranked(job: Job) -> int:
     """How many layers are ranked."""
     if not job.recipe.rank:
         return 0
-    return len(artifact.read_json(job.run_dir / RANKING / "ranking.json")["order"])
+    return len(files.read_json(job.run_dir / RANKING / "ranking.json")["order"])
 
 
 def planned(recipe: Recipe, section: SweepSection, layers: int) -> list[Planned]:
@@ -147,7 +149,7 @@ def planned(recipe: Recipe, section: SweepSection, layers: int) -> list[Planned]
     return found
 
 
-def write(job: Job, point: Planned, mixers: dict[str, Mixer]) -> None:
+def write(job: Job, point: Planned, mixers: dict[str, MixedPrecision]) -> None:
     """Make a point's model, unless it is made or scored already. Raises FamilyError, RecipeError where it cannot be."""
     directory = model_of(job, point)
     if (place_of(job, point) / POINT).is_file() or (directory / MADE).is_file():
@@ -156,17 +158,17 @@ def write(job: Job, point: Planned, mixers: dict[str, Mixer]) -> None:
     directory.mkdir(parents=True)
     if point.form == MIXED:
         if point.of not in mixers:
-            mixers[point.of] = Mixer(job, point.of, sensitivity_of(job.recipe))
+            mixers[point.of] = MixedPrecision(job, point.of, sensitivity_of(job.recipe))
         export.write_mixed(mixers[point.of], limit_of(job.recipe, None, point.amount), directory)
     elif point.form == "pruned":
         model = stored.open_model(job.path(point.of), job.recipe.revision if point.of == "base" else None)
-        order = artifact.read_json(job.run_dir / RANKING / "ranking.json")["order"]
+        order = files.read_json(job.run_dir / RANKING / "ranking.json")["order"]
         prune.prune(model.speech, [parse_layer(text) for text in order[: int(point.amount)]])
         model.write_16bit(directory, "copying what is left")
         job.describe(directory)
     else:
         export.write(job, point.of, point.form, directory)
-    artifact.write_json(directory / MADE, dataclasses.asdict(point))
+    files.write_json(directory / MADE, dataclasses.asdict(point))
 
 
 def sensitivity_of(recipe: Recipe) -> SensitivitySection:
@@ -183,8 +185,8 @@ def place_of(job: Job, point: Planned) -> Path:
     """Where a point's results are kept: named by everything that they depend on."""
     recipe = job.recipe
     source = job.run_dir / directory_of(point.of)
-    made = artifact.read_stage(source) if point.of != "base" else None
-    data = artifact.read_stage(job.run_dir / DATA)
+    made = records.read_stage(source) if point.of != "base" else None
+    data = records.read_stage(job.run_dir / DATA)
     assert data
     depends: dict[str, Any] = {
         "model": made["hash"] if made else base_parent(recipe).hash,
@@ -197,7 +199,7 @@ def place_of(job: Job, point: Planned) -> Path:
     if point.form == MIXED:
         depends["sensitivity"] = dataclasses.asdict(sensitivity_of(recipe))
     if recipe.rank:
-        depends["order"] = artifact.read_json(job.run_dir / RANKING / "ranking.json")["order"]
+        depends["order"] = files.read_json(job.run_dir / RANKING / "ranking.json")["order"]
     name = hashlib.sha256(json.dumps(depends).encode()).hexdigest()[:16]
     return job.cache / "sweep" / f"{point.key}-{name}"
 
@@ -217,8 +219,8 @@ def translate_and_score(job: Job, point: Planned, clips: list[Clip], directory: 
     assert recipe.translate
     directory.mkdir(parents=True, exist_ok=True)
     hypotheses, speed = translate.one(recipe, str(model), clips, point.label)
-    rows = "".join(artifact.json_line(h.to_json()) + "\n" for h in hypotheses)
-    artifact.write_text(directory / f"{recipe.translate.split}.jsonl", rows)
+    rows = "".join(files.json_line(h.to_json()) + "\n" for h in hypotheses)
+    files.write_text(directory / f"{recipe.translate.split}.jsonl", rows)
     entry = evaluate.system(recipe, clips, [h.text for h in hypotheses], groups.deal([clip.group for clip in clips]))
     audit = model / "audit.json"
     facts = {
@@ -226,9 +228,9 @@ def translate_and_score(job: Job, point: Planned, clips: list[Clip], directory: 
         "scores": entry,
         "speed": speed,
         "size": size.measure(model).to_json(),
-        "audit": artifact.read_json(audit) if audit.is_file() else None,
+        "audit": files.read_json(audit) if audit.is_file() else None,
     }
-    artifact.write_json(directory / POINT, facts)
+    files.write_json(directory / POINT, facts)
     shutil.rmtree(model)
 
 
@@ -237,13 +239,13 @@ def in_order(recipe: Recipe, made: Collection[str], directory: Path) -> list[Sys
 
     The untrained base model is left out where there is a teacher: it is as large and much worse.
     """
-    scores, sizes, speeds = (artifact.read_json(recipe.directory / SCORES / name) for name in report.FILES)
+    scores, sizes, speeds = (files.read_json(recipe.directory / SCORES / name) for name in report.FILES)
     chain = {key: (entry, sizes[key], speeds[key]) for key, entry in scores["systems"].items()}
     if evaluate.TEACHER in chain:
         chain.pop("base", None)
     teacher = scores["systems"].get(evaluate.TEACHER, {}).get("scores")
     for key in made:
-        facts = artifact.read_json(directory / key / POINT)
+        facts = files.read_json(directory / key / POINT)
         entry = facts["scores"] | {
             "label": facts["label"],
             "retention": evaluate.retention(facts["scores"]["scores"], teacher),
@@ -271,8 +273,8 @@ def row(system: System, found: Sequence[System]) -> dict[str, Any]:
 
 def build(recipe: Recipe, directory: Path) -> Report:
     """The page of a sweep, from its finished files."""
-    result = artifact.read_json(directory / "sweep.json")
-    scores, speeds = (artifact.read_json(recipe.directory / SCORES / name) for name in ("scores.json", "speed.json"))
+    result = files.read_json(directory / "sweep.json")
+    scores, speeds = (files.read_json(recipe.directory / SCORES / name) for name in ("scores.json", "speed.json"))
     made = {point["system"] for point in result["points"] if point["settings"]}
     return Report(
         title=f"{recipe.name}: size against quality",

@@ -9,17 +9,16 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from sordino import artifact
+from sordino.config.schema import Recipe, TranslateSection
 from sordino.data import manifest
 from sordino.data.clip import Clip
-from sordino.decoding import Decoding, Hypothesis, translate
-from sordino.families import registry
-from sordino.families.base import SpeechModel
-from sordino.features import Features
 from sordino.measure.speed import Meter, release_memory
-from sordino.progress import bar
-from sordino.sections import Recipe, TranslateSection
-from sordino.stages.job import (
+from sordino.models import registry
+from sordino.models.base import SpeechModel
+from sordino.models.features import Features
+from sordino.models.generation import Decoding, Hypothesis, translate
+from sordino.models.loading import open_model
+from sordino.pipeline.job import (
     DATA,
     OUTPUTS,
     Job,
@@ -32,7 +31,8 @@ from sordino.stages.job import (
     render,
     systems,
 )
-from sordino.stages.opening import open_model
+from sordino.runtime import files
+from sordino.runtime.progress import bar
 
 
 def run(job: Job) -> None:
@@ -46,9 +46,9 @@ def run(job: Job) -> None:
         directory.mkdir(exist_ok=True)
         revision = {"revision": job.recipe.revision} if on_base(job.recipe, key) else {}
         hypotheses, speed = one(job.recipe, model_path(job.recipe, key), clips, systems(job.recipe)[key], **revision)
-        rows = "".join(artifact.json_line(h.to_json()) + "\n" for h in hypotheses)
-        artifact.write_text(directory / f"{section.split}.jsonl", rows)
-        artifact.write_json(directory / "speed.json", speed)
+        rows = "".join(files.json_line(h.to_json()) + "\n" for h in hypotheses)
+        files.write_text(directory / f"{section.split}.jsonl", rows)
+        files.write_json(directory / "speed.json", speed)
         job.record["device"] = speed["device"]
 
 
@@ -86,9 +86,9 @@ def timed(
         for start in range(0, len(order), section.batch_size):
             part = order[start : start + section.batch_size]
             with meter:
-                heard = list(features.hear_each([clips[i] for i in part], prompt))
-                results = translate(speech, heard, Decoding(section.batch_size, section.max_new_tokens))
-            meter.add(audio_seconds=sum(h.seconds for h in heard), tokens=sum(h.tokens for h in results))
+                encoded = list(features.encode_each([clips[i] for i in part], prompt))
+                results = translate(speech, encoded, Decoding(section.batch_size, section.max_new_tokens))
+            meter.add(audio_seconds=sum(h.seconds for h in encoded), tokens=sum(h.tokens for h in results))
             found |= dict(zip(part, results, strict=True))
             advance(len(part))
     return [found[i] for i in range(len(clips))]

@@ -15,18 +15,18 @@ from typing import Any
 
 import torch
 
-from sordino import artifact
-from sordino.compress import vocabulary
-from sordino.compress.vocabulary import Bpe, Kept
+from sordino.checkpoint.reading import Checkpoint
+from sordino.checkpoint.writing import Writer
 from sordino.errors import FamilyError
-from sordino.families import stored
-from sordino.families.base import SpeechModel
-from sordino.families.stored import Stored
-from sordino.progress import bar, byte_bar, note
-from sordino.shards.reading import Checkpoint
-from sordino.shards.writing import Writer
-from sordino.stages import lexicon
-from sordino.stages.job import DATA, PSEUDO, Job, Stage, directory_of, trim_source
+from sordino.models import stored
+from sordino.models.base import SpeechModel
+from sordino.models.stored import Stored
+from sordino.pipeline import token_selection
+from sordino.pipeline.job import DATA, PSEUDO, Job, Stage, directory_of, trim_source
+from sordino.runtime import files
+from sordino.runtime.progress import bar, byte_bar, note
+from sordino.vocabulary import trimming
+from sordino.vocabulary.trimming import Bpe, Kept
 
 SPAN = 4096  # rows read at once
 SHOWN = 20  # dropped tokens listed, most frequent first
@@ -37,24 +37,24 @@ def run(job: Job) -> None:
     recipe = job.recipe
     key = trim_source(recipe)
     model = stored.open_model(job.path(key), recipe.revision if key == "base" else None)
-    speech = lexicon.unloaded(str(model.checkpoint.directory))
-    bpe = lexicon.bpe_of(speech)
-    configs = lexicon.sections(speech, model.speech.model.config)
+    speech = token_selection.unloaded(str(model.checkpoint.directory))
+    bpe = token_selection.bpe_of(speech)
+    configs = token_selection.sections(speech, model.speech.model.config)
     rows = configs[-1].vocab_size
-    named = lexicon.named(configs) | vocabulary.named_ids(generation_config(model), rows)
+    named = token_selection.named(configs) | trimming.named_ids(generation_config(model), rows)
     splits = splits_there(job)
-    training = lexicon.training_texts(recipe)
-    total = sum(len(lexicon.texts(recipe, name)) for name in training) + 2 * sum(map(len, splits.values()))
+    training = token_selection.training_texts(recipe)
+    total = sum(len(token_selection.texts(recipe, name)) for name in training) + 2 * sum(map(len, splits.values()))
     with bar("counting tokens", total) as advance:
-        kept = lexicon.choose(recipe, speech, bpe, named, training, advance)
+        kept = token_selection.choose(recipe, speech, bpe, named, training, advance)
         describe(model, configs, bpe, kept, job.out)
-        small = lexicon.unloaded(str(job.out))
+        small = token_selection.unloaded(str(job.out))
         check_tokenizer(bpe, kept, small)
-        found: dict[str, vocabulary.Coverage] = {}
+        found: dict[str, trimming.Coverage] = {}
         dropped: dict[str, Counter[int]] = {}
         for name, texts in splits.items():
-            before, after = (list(lexicon.tokenised(one, texts, advance)) for one in (speech, small))
-            found[name], dropped[name] = vocabulary.cover(before, after, kept)
+            before, after = (list(token_selection.tokenised(one, texts, advance)) for one in (speech, small))
+            found[name], dropped[name] = trimming.cover(before, after, kept)
     refuse_changes(found)
     write_weights(model, kept, job.out)
     job.describe(job.out)
@@ -69,7 +69,7 @@ def run(job: Job) -> None:
             "held_out": listed(speech, bpe, sum((dropped[name] for name in HELD_OUT if name in dropped), Counter())),
         },
     }
-    artifact.write_json(job.out / "coverage.json", coverage)
+    files.write_json(job.out / "coverage.json", coverage)
     job.record |= {name: coverage[name] for name in ("tokens", "rows", "weights_bytes", "counted", "splits")}
     saved = coverage["weights_bytes"]["before"] - coverage["weights_bytes"]["after"]
     note(f"  {rows} -> {len(kept.rows)} rows, {saved / 1e6:.2f} MB less; " + "; ".join(summary(found)))
@@ -77,30 +77,30 @@ def run(job: Job) -> None:
 
 def splits_there(job: Job) -> dict[str, list[str]]:
     """Texts by split, the teacher's translations as 'pseudo'."""
-    names = [name for name in ("train", "extra", *HELD_OUT) if lexicon.manifest_of(job.recipe, name).is_file()]
+    names = [name for name in ("train", "extra", *HELD_OUT) if token_selection.manifest_of(job.recipe, name).is_file()]
     names += ["pseudo"] if job.recipe.pseudolabel else []
-    return {name: lexicon.texts(job.recipe, name) for name in names}
+    return {name: token_selection.texts(job.recipe, name) for name in names}
 
 
 def generation_config(model: Stored) -> dict[str, Any]:
     file = model.checkpoint.directory / stored.GENERATION
-    return artifact.read_json(file) if file.is_file() else {}
+    return files.read_json(file) if file.is_file() else {}
 
 
 def describe(model: Stored, configs: Sequence[Any], bpe: Bpe, kept: Kept, out: Path) -> None:
     """Write everything but the weights: processor, tokenizer, configs."""
     for config in configs:
-        for name, value in vocabulary.renumber(lexicon.settings(config), kept).items():
+        for name, value in trimming.renumber(token_selection.settings(config), kept).items():
             setattr(config, name, value)
     model.describe(out)
     for stale in ("vocab.json", "merges.txt", "added_tokens.json"):  # older forms of what tokenizer.json says
         (out / stale).unlink(missing_ok=True)
-    tokenizer = json.dumps(vocabulary.trim_tokenizer(bpe, kept), ensure_ascii=False, separators=(",", ":"))
-    artifact.write_text(out / "tokenizer.json", tokenizer)
-    old = artifact.read_json(out / "tokenizer_config.json")
-    artifact.write_json(out / "tokenizer_config.json", vocabulary.trim_tokenizer_config(old, kept))
-    generation = artifact.read_json(out / stored.GENERATION)
-    artifact.write_json(out / stored.GENERATION, generation | vocabulary.renumber(generation, kept))
+    tokenizer = json.dumps(trimming.trim_tokenizer(bpe, kept), ensure_ascii=False, separators=(",", ":"))
+    files.write_text(out / "tokenizer.json", tokenizer)
+    old = files.read_json(out / "tokenizer_config.json")
+    files.write_json(out / "tokenizer_config.json", trimming.trim_tokenizer_config(old, kept))
+    generation = files.read_json(out / stored.GENERATION)
+    files.write_json(out / stored.GENERATION, generation | trimming.renumber(generation, kept))
 
 
 def check_tokenizer(bpe: Bpe, kept: Kept, small: SpeechModel) -> None:
@@ -114,7 +114,7 @@ def check_tokenizer(bpe: Bpe, kept: Kept, small: SpeechModel) -> None:
         )
 
 
-def refuse_changes(found: Mapping[str, vocabulary.Coverage]) -> None:
+def refuse_changes(found: Mapping[str, trimming.Coverage]) -> None:
     """Raise FamilyError where a text of kept tokens is cut otherwise than before: this is no BPE as we know it."""
     changed = {name: one.changed for name, one in found.items() if one.changed}
     if changed:
@@ -158,7 +158,7 @@ def listed(speech: SpeechModel, bpe: Bpe, dropped: Counter[int]) -> list[dict[st
     return [{"token": bpe.tokens[i], "text": speech.processor.tokenizer.decode([i]), "count": n} for i, n in rows]
 
 
-def summary(found: Mapping[str, vocabulary.Coverage]) -> list[str]:
+def summary(found: Mapping[str, trimming.Coverage]) -> list[str]:
     rows = {name: one.to_json() for name, one in found.items() if one.texts}
     return [f"{name} {row['tokens_inside_percent']} % of tokens inside" for name, row in rows.items()]
 

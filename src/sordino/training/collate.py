@@ -15,8 +15,8 @@ from torch import Tensor
 
 from sordino.data.audio import load_clip
 from sordino.data.clip import Clip
-from sordino.families.base import Encoded, SpeechModel, pad_left
-from sordino.features import Heard
+from sordino.models.base import AudioInputs, SpeechModel, pad_left
+from sordino.models.features import EncodedClip
 
 IGNORED = -100
 
@@ -25,12 +25,12 @@ IGNORED = -100
 class Example:
     """One training pair. answer: target ids with the stop token.
 
-    heard: the clip's features, where the audio tower is frozen; else the clip is read and encoded in its step.
+    encoded: the clip's features, where the audio tower is frozen; else the clip is read and encoded in its step.
     """
 
     clip: Clip
     answer: list[int]
-    heard: Heard | None = None
+    encoded: EncodedClip | None = None
 
     @property
     def length(self) -> float:
@@ -40,35 +40,35 @@ class Example:
 
 @dataclass(frozen=True)
 class Batch:
-    """ids, mask, labels: (B, S). tower: (sum of A, D), or encoded: mel to run through a tower that is trained."""
+    """ids, mask, labels: (B, S). tower: (sum of A, D), or inputs: mel to run through a tower that is trained."""
 
     ids: Tensor
     mask: Tensor
     labels: Tensor
     tower: Tensor | None
-    encoded: Encoded | None
+    inputs: AudioInputs | None
 
 
 def collate(speech: SpeechModel, examples: Sequence[Example], prompt: str) -> Batch:
-    """Examples -> one batch on the model's device. Either all examples were heard, or none."""
+    """Examples -> one batch on the model's device. Either all examples were encoded, or none."""
     device = speech.device
-    heard = [e.heard for e in examples if e.heard is not None]
-    encoded: Encoded | None = None
+    encoded = [e.encoded for e in examples if e.encoded is not None]
+    inputs: AudioInputs | None = None
     tower: Tensor | None = None
-    if len(heard) == len(examples):
-        prompts = [h.ids for h in heard]
-        tower = torch.cat([h.tower for h in heard]).to(device)
+    if len(encoded) == len(examples):
+        prompts = [h.ids for h in encoded]
+        tower = torch.cat([h.tower for h in encoded]).to(device)
     else:
         waves = [load_clip(e.clip) for e in examples]
-        encoded = speech.family.encode(speech.processor, waves, [prompt] * len(waves))
-        prompts = encoded.input_ids
+        inputs = speech.family.encode(speech.processor, waves, [prompt] * len(waves))
+        prompts = inputs.input_ids
     rows = [ids + e.answer for ids, e in zip(prompts, examples, strict=True)]
     ids, mask = pad_left(rows, speech.pad_id(), device)
     labels = torch.full_like(ids, IGNORED)
     for row, example in enumerate(examples):
         n = len(example.answer)
         labels[row, -n:] = ids[row, -n:]
-    return Batch(ids, mask, labels, tower, encoded)
+    return Batch(ids, mask, labels, tower, inputs)
 
 
 def epoch_batches(lengths: Sequence[float], size: int, epoch: int, seed: int) -> list[list[int]]:

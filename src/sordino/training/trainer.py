@@ -27,10 +27,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from sordino.config.schema import TrainSection
 from sordino.errors import DataError
-from sordino.families.base import SpeechModel
-from sordino.progress import bar
-from sordino.sections import TrainSection
+from sordino.models.base import SpeechModel
+from sordino.runtime.progress import bar
 from sordino.training.collate import IGNORED, Batch, Example, collate, epoch_batches
 
 CHECKPOINT = "step-"
@@ -71,8 +71,8 @@ def batch_loss(speech: SpeechModel, batch: Batch) -> tuple[Tensor, int]:
     if batch.tower is not None:
         rows = batch.tower.to(speech.dtype)
     else:
-        assert batch.encoded is not None
-        rows = torch.cat(speech.family.tower(speech.model, batch.encoded.mel, batch.encoded.frames))
+        assert batch.inputs is not None
+        rows = torch.cat(speech.family.tower(speech.model, batch.inputs.mel, batch.inputs.frames))
     embeds = speech.embed(batch.ids, speech.family.project(speech.model, rows))
     hidden = speech.model.model(inputs_embeds=embeds, attention_mask=batch.mask, use_cache=False).last_hidden_state
     wanted = batch.labels[:, 1:]

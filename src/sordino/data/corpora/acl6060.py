@@ -75,7 +75,7 @@ def load(
     """Read ACL 60/60, from whichever form lies in `path`.
 
     subsets: dev, eval, or both where empty. split: "own" (none: dev and eval are pooled) or "paper". audio_dir: where
-    the Hub copy's audio is unpacked; without it clips have their texts, but cannot be heard.
+    the Hub copy's audio is unpacked; without it clips have their texts, but cannot be encoded.
     Raises DataError for another layout (showing this one), a language that is not there, a source language that is not
     English. A missing recording and an empty translation are `problems` of the row.
     """

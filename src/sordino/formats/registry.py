@@ -1,0 +1,31 @@
+"""Export formats: name -> `write(source, directory, revision)` and LOADS_WITH, of a module or of something in one."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+FORMATS = {
+    "bf16": "sordino.formats.bf16",
+    "nf4": "sordino.formats.nf4",
+    "w4a16": "sordino.formats.w4a16",
+    "w4a16-gptq": "sordino.formats.w4a16_gptq",
+    "mixed": "sordino.formats.packed",
+    "gguf-q8_0": "sordino.formats.gguf:Q8_0",
+    "gguf-q4_k_m": "sordino.formats.gguf:Q4_K_M",
+    "gguf-q4_0": "sordino.formats.gguf:Q4_0",
+}
+
+
+def require(name: str) -> None:
+    """Raise FamilyError where a format needs a package that is not installed."""
+    needed = getattr(get(name), "require", None)
+    if needed:
+        needed()
+
+
+def get(name: str) -> Any:
+    """`write` gives what the audit should say beside sizes, or nothing."""
+    module, _, inner = FORMATS[name].partition(":")
+    found = importlib.import_module(module)
+    return getattr(found, inner) if inner else found

@@ -1,0 +1,100 @@
+"""A decoder in GGUF: llama.cpp's names, the type that each tensor gets, and the bytes that follow. No torch.
+
+What llama.cpp calls Q4_K_M is Q4_K, with Q6_K for the head and for about half of the value and down projections. A
+row that is no multiple of 256 falls back to blocks of 32, one that is no multiple of 32 to F16.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+
+from sordino.checkpoint.gguf import BLOCKS, aligned, bytes_of
+from sordino.checkpoint.reading import Tensor
+from sordino.models.shapes import Shape
+
+NARROWER = {"Q4_K": "Q5_0", "Q6_K": "Q8_0"}  # where a row is no multiple of 256, as llama.cpp does
+# names as transformers saves them -> llama.cpp's; of a layer, what follows its number
+NAMES = {"embed_tokens.weight": "token_embd.weight", "norm.weight": "output_norm.weight"}
+HEAD = "output.weight"
+LAYER_NAMES = {
+    "input_layernorm": "attn_norm", "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k",
+    "self_attn.v_proj": "attn_v", "self_attn.o_proj": "attn_output", "post_attention_layernorm": "ffn_norm",
+    "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down",
+}  # fmt: skip
+DECODER = re.compile(r"^(?:model\.)?language_model\.(?:model\.)?(?:layers\.(\d+)\.)?(.+)$")
+OURS = re.compile(r"^(?:token_embd|output|output_norm|blk\.\d+\..+)\.(?:weight|bias)$")  # names in a decoder's GGUF
+KEYS_BYTES = 604  # of the keys that formats/gguf.py writes; they vary by a few bytes
+FORMATS = {"gguf-q8_0": "Q8_0", "gguf-q4_k_m": "Q4_K_M", "gguf-q4_0": "Q4_0"}
+TITLES = {
+    "gguf-q8_0": "decoder in GGUF Q8_0 for llama.cpp, rest bf16",
+    "gguf-q4_k_m": "decoder in GGUF Q4_K_M, rest bf16",
+    "gguf-q4_0": "decoder in GGUF Q4_0, its head in Q8_0, rest bf16",
+}
+
+
+def name_of(name: str) -> str | None:
+    """llama.cpp's name for a decoder's tensor as transformers saves it; None for one of another part."""
+    if name.endswith("lm_head.weight"):
+        return HEAD
+    found = DECODER.match(name)
+    if not found:
+        return None
+    layer, rest = found.groups()
+    if layer is None:
+        return NAMES.get(rest)
+    inner, _, kind = rest.rpartition(".")
+    return f"blk.{layer}.{LAYER_NAMES[inner]}.{kind}" if inner in LAYER_NAMES else None
+
+
+def types(shapes: Mapping[str, tuple[int, ...]], layout: str) -> dict[str, tuple[str, str]]:
+    """GGUF name -> (type it is stored in, type it was meant for), in one of FORMATS. shapes: by GGUF name."""
+    scheme = FORMATS[layout]
+    layers = 1 + max((int(name.split(".")[1]) for name in shapes if name.startswith("blk.")), default=-1)
+    head = HEAD if HEAD in shapes else "token_embd.weight"  # a tied embedding is the head as well
+    found = {}
+    for name, shape in shapes.items():
+        if len(shape) < 2:
+            found[name] = ("F32", "F32")  # llama.cpp adds and multiplies norms and biases in 32 bits
+            continue
+        wanted = scheme
+        if scheme == "Q4_0" and name == head:
+            wanted = "Q8_0"
+        elif scheme == "Q4_K_M":
+            wanted = "Q6_K" if name == head or _more_bits(name, layers) else "Q4_K"
+        stored = wanted
+        if shape[-1] % BLOCKS[stored][0]:
+            stored = NARROWER.get(stored, "F16")
+        if shape[-1] % BLOCKS[stored][0]:
+            stored = "F16"
+        found[name] = (stored, wanted)
+    return found
+
+
+def _more_bits(name: str, layers: int) -> bool:
+    """Value and down projections of the first and last eighth of the layers, and every third between."""
+    parts = name.split(".")
+    if parts[0] != "blk" or parts[2] not in ("attn_v", "ffn_down"):
+        return False
+    layer, eighth = int(parts[1]), layers // 8
+    return layer < eighth or layer >= 7 * layers // 8 or (layer - eighth) % 3 == 2
+
+
+def stored(tensors: Iterable[Shape], layout: str) -> dict[str, Tensor]:
+    """What a model becomes: the decoder's tensors by their names in the GGUF file, the others in bfloat16."""
+    found, decoder = {}, {}
+    for tensor in tensors:
+        name = name_of(tensor.name)
+        if name is None:
+            found[tensor.name] = Tensor("BF16", tensor.shape, 2 * tensor.elements)
+        else:
+            decoder[name] = tensor.shape
+    for name, (dtype, _) in types(decoder, layout).items():
+        found[name] = Tensor(dtype, decoder[name], bytes_of(dtype, decoder[name]))
+    return found
+
+
+def file_bytes(tensors: Mapping[str, Tensor]) -> int:
+    """Of a decoder's GGUF file, to a few bytes."""
+    infos = sum(8 + len(name) + 4 + 8 * len(t.shape) + 4 + 8 for name, t in tensors.items())
+    return aligned(24 + KEYS_BYTES + infos) + sum(aligned(t.bytes) for t in tensors.values())

@@ -1,0 +1,164 @@
+"""Audio features of clips, computed once: the tower's output depends on the clip and the tower alone.
+
+Decoder layers come and go, the decoder is trained and quantized; as long as the audio tower's weights are the same
+bytes, a clip's features (A, D) are the same. They are kept in the run's `cache/`, one safetensors file a clip, under
+a name made of the tower's hash and the clip's place, size and age. The directory can be deleted at any time.
+
+Clips are encoded one by one, so a clip's features do not depend on what else was in its batch and a resumed stage
+sees the same numbers as an uninterrupted one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from sordino.data.audio import load_clip
+from sordino.data.clip import SAMPLE_RATE, Clip
+from sordino.errors import DataError
+from sordino.models.base import SpeechModel, Waveform
+from sordino.runtime.progress import bar
+from sordino.runtime.threads import each
+
+
+@dataclass(frozen=True)
+class EncodedClip:
+    """A clip as the decoder's input needs it. ids: `prompt` with expanded placeholders; seconds: of audio."""
+
+    clip: Clip
+    ids: list[int]
+    seconds: float
+    prompt: str
+    stored: Tensor | Path  # a cached clip's features stay on disk until they are used
+
+    @property
+    def tower(self) -> Tensor:
+        """(A, D), on the CPU. Raises DataError where the cache was deleted in between."""
+        if isinstance(self.stored, Tensor):
+            return self.stored
+        try:
+            rows: Tensor = load_file(self.stored)["tower"]
+        except FileNotFoundError as error:
+            # not encoded again here: the encoder may have been changed since
+            raise DataError(
+                f"{self.stored}: the features of {self.clip.id} were deleted while they were in use.",
+                "Run the same command again: it goes on from where it was.",
+            ) from error
+        return rows
+
+
+def encoder_hash(speech: SpeechModel) -> str:
+    """Hash of everything that decides a clip's tower output: family, weights, dtype, device type."""
+    digest = hashlib.sha256(f"{speech.family.model_type} {speech.device.type}".encode())
+    for name, tensor in speech.part("encoder").state_dict().items():
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:24]
+
+
+class Features:
+    """Tower outputs of clips by one model, kept in a directory (or only recomputed, where none is given)."""
+
+    def __init__(self, speech: SpeechModel, cache: Path | None) -> None:
+        self.speech = speech
+        self.encoding = threading.Lock()  # a tokenizer serves one thread at a time
+        self.around: dict[str, tuple[list[int], int, list[int]]] = {}  # prompt -> ids before, placeholder, ids after
+        self.directory = cache / encoder_hash(speech) if cache else None
+        if self.directory:
+            self.directory.mkdir(parents=True, exist_ok=True)
+
+    @torch.no_grad()
+    def encode(self, clip: Clip, prompt: str) -> EncodedClip:
+        """Features and prompt ids of one clip. Raises DataError for a clip that cannot be read."""
+        file = self._file(clip)
+        known = _stored(file) if file else None
+        if file and known:
+            rows, samples = known
+            return EncodedClip(clip, self._prompt_ids(prompt, rows), samples / SAMPLE_RATE, prompt, file)
+        wave = load_clip(clip)
+        encoded = self.encode_waveform(clip, wave, prompt)
+        if file is None:
+            return encoded
+        _store(encoded.tower, len(wave), file)
+        return dataclasses.replace(encoded, stored=file)
+
+    @torch.no_grad()
+    def encode_waveform(self, clip: Clip, wave: Waveform, prompt: str) -> EncodedClip:
+        """As `hear`, for samples (n,) already read. Raises DataError for a clip longer than the model's window."""
+        if len(wave) > self.speech.window_samples:
+            raise DataError(
+                f"{clip.audio} ({clip.id}): {len(wave) / SAMPLE_RATE:.1f} s, but this model hears "
+                f"{self.speech.window_samples / SAMPLE_RATE:g} s at once.",
+                "Cut the audio into shorter clips.",
+            )
+        with self.encoding:
+            inputs = self.speech.family.encode(self.speech.processor, [wave], [prompt])
+        rows = self.speech.family.tower(self.speech.model, inputs.mel, inputs.frames)[0].cpu().contiguous()
+        return EncodedClip(clip, inputs.input_ids[0], len(wave) / SAMPLE_RATE, prompt, rows)
+
+    def _prompt_ids(self, prompt: str, rows: int) -> list[int]:
+        """The prompt's ids with `rows` placeholders, which stand in a row, as encoding the audio would give them."""
+        with self.encoding:
+            if prompt not in self.around:
+                second = np.zeros(SAMPLE_RATE, dtype=np.float32)
+                ids = self.speech.family.encode(self.speech.processor, [second], [prompt]).input_ids[0]
+                audio = self.speech.family.audio_token(self.speech.model.config)
+                first, count = ids.index(audio), ids.count(audio)
+                self.around[prompt] = ids[:first], audio, ids[first + count :]
+        before, audio, after = self.around[prompt]
+        return [*before, *[audio] * rows, *after]
+
+    def encode_all(self, clips: Sequence[Clip], prompt: str, label: str = "encoding audio") -> list[EncodedClip]:
+        """Features of many clips, in order, with a progress bar. Raises DataError for the first that cannot be read."""
+        found = []
+        with bar(label, len(clips)) as advance:
+            for encoded in self.encode_each(clips, prompt):
+                found.append(encoded)
+                advance(1)
+        return found
+
+    def encode_each(self, clips: Sequence[Clip], prompt: str) -> Iterator[EncodedClip]:
+        """As `hear`, in order; on a CPU several clips at once, each in one thread."""
+        yield from each(self.speech.device, lambda clip: self.encode(clip, prompt), clips)
+
+    def _file(self, clip: Clip) -> Path | None:
+        """Where a clip's features are kept: named by its place in the audio file, that file's size and its age."""
+        if self.directory is None:
+            return None
+        try:
+            stat = Path(clip.audio).stat()
+        except OSError:
+            return None  # reading it will say what is wrong
+        identity = f"{clip.audio} {stat.st_size} {stat.st_mtime_ns} {clip.start} {clip.seconds}"
+        return self.directory / f"{hashlib.sha256(identity.encode()).hexdigest()[:32]}.safetensors"
+
+
+def _stored(file: Path) -> tuple[int, int] | None:
+    """(rows, samples encoded) of a cached file; None where it is not there or was cut by a power failure."""
+    try:
+        with safe_open(file, "pt") as stored:
+            return stored.get_slice("tower").get_shape()[0], int(stored.metadata()["samples"])
+    except (OSError, SafetensorError, KeyError, TypeError):
+        return None
+
+
+def _store(rows: Tensor, samples: int, file: Path) -> None:
+    """Atomic, so that a kill leaves no half file; not flushed, since it can be computed again."""
+    beside = file.with_suffix(f".{os.getpid()}-{threading.get_ident()}.tmp")
+    file.parent.mkdir(parents=True, exist_ok=True)  # the cache may have been deleted since
+    try:
+        save_file({"tower": rows}, beside, metadata={"samples": str(samples)})
+        beside.replace(file)
+    finally:
+        beside.unlink(missing_ok=True)

@@ -1,0 +1,159 @@
+"""A model directory without its weights in memory: its modules and configs, and where every weight lies on disk.
+
+stored = stored.open_model("model")          # refuses damaged shards and weights that config.json does not promise
+layers.prune(stored.speech, "decoder", kept) # surgery as on a loaded model: its tensors are on torch's meta device
+stored.write_16bit(Path("pruned"))           # what is left, copied
+
+A meta tensor has a shape and no data, and stays the same object whatever list its layer is moved to, so that what is
+left after surgery knows where it came from.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sordino.checkpoint.reading import Checkpoint
+from sordino.checkpoint.writing import FLOATING, Planned, Writer
+from sordino.errors import FamilyError
+from sordino.models import registry
+from sordino.models.base import SpeechModel
+from sordino.runtime.progress import byte_bar
+
+# beside the weights: what a processor is loaded from, whatever version of transformers wrote it
+PROCESSOR_FILES = (
+    "processor_config.json", "preprocessor_config.json", "tokenizer*", "special_tokens_map.json", "added_tokens.json",
+    "vocab.json", "merges.txt", "tekken.json", "chat_template*", "additional_chat_templates/*",
+)  # fmt: skip
+GENERATION = "generation_config.json"
+
+
+@dataclass(frozen=True)
+class Stored:
+    """speech: on the meta device, without a processor; checkpoint: its weights; name_of: id of a meta tensor -> name
+    in the checkpoint."""
+
+    speech: SpeechModel
+    checkpoint: Checkpoint
+    name_of: Mapping[int, str]
+
+    def sources(self) -> dict[str, str]:
+        """Name to save a weight under -> its name in the checkpoint, for all that the model still has."""
+        names: dict[int, str] = {}
+        for name, tensor in self.speech.model.state_dict(keep_vars=True).items():
+            names.setdefault(id(tensor), name)  # a tied weight once
+        return {self.speech.family.saved_name(name): self.name_of[key] for key, name in names.items()}
+
+    def describe(self, directory: Path, quantization: Any = None) -> None:
+        """Write what lies beside the weights: config.json, the generation config, and the processor's files as they
+        are. quantization: what config.json says of it, an object of transformers or a mapping."""
+        model = self.speech.model
+        model.config.dtype = "bfloat16"
+        model.config.architectures = [type(model).__name__]
+        if quantization is not None:
+            model.config.quantization_config = quantization
+        model.config.save_pretrained(str(directory))
+        registry.complete_config(directory, model)
+        copy_processor(self.checkpoint.directory, directory)
+        if (self.checkpoint.directory / GENERATION).is_file():
+            shutil.copyfile(self.checkpoint.directory / GENERATION, directory / GENERATION)
+        else:
+            model.generation_config.save_pretrained(str(directory))
+
+    def write_16bit(self, directory: Path, label: str) -> None:
+        """Write the model in bfloat16, a tensor at a time; stock `from_pretrained` loads it."""
+        tensors, sources = self.checkpoint.tensors, self.sources()
+        planned = {name: planned_16bit(self.checkpoint, source) for name, source in sources.items()}
+        self.describe(directory)
+        total = sum(tensors[source].bytes for source in sources.values())
+        with Writer(directory, planned) as out, byte_bar(label, total) as advance:
+            for name in sorted(planned):  # as they lie in the files
+                out.copy(name, self.checkpoint, sources[name])
+                advance(tensors[sources[name]].bytes)
+
+
+def planned_16bit(checkpoint: Checkpoint, name: str) -> Planned:
+    """A stored tensor, floating types in bfloat16."""
+    tensor = checkpoint.tensors[name]
+    return Planned("BF16" if tensor.dtype in FLOATING else tensor.dtype, tensor.shape)
+
+
+def open_model(path: str, revision: str | None = None) -> Stored:
+    """Look at a 16- or 32-bit model directory or Hub id, whose files are fetched.
+
+    Raises ArtifactError, naming the file, for shards that are damaged or not of one model, and FamilyError for an
+    unknown family, a quantized model, a missing processor, and weights other than config.json promises.
+    """
+    import transformers
+
+    directory = local(path, revision)
+    family = registry.family_of(str(directory))
+    if "quantization_config" in registry.read_config(str(directory)):
+        raise FamilyError(f"{path} is quantized already.", "Give the 16-bit model that it was made from.")
+    checkpoint = Checkpoint.open(directory)
+    if not any((directory / name).is_file() for name in PROCESSOR_FILES[:2]):
+        raise FamilyError(
+            f"{path} holds no {PROCESSOR_FILES[0]}.", "Copy the processor and tokenizer files of the original model."
+        )
+    model_class = getattr(transformers, family.model_class)
+    try:
+        config = model_class.config_class.from_pretrained(str(directory))
+        with torch.device("meta"):
+            model = model_class(config)
+    except Exception as error:  # transformers checks config.json with error types of its own
+        raise FamilyError(
+            f"{directory / 'config.json'} does not describe a model ({' '.join(str(error).split())}).",
+            "Copy the model again.",
+        ) from error
+    speech = SpeechModel(family, model, None, path)
+    return Stored(speech, checkpoint, _matched(speech, checkpoint))
+
+
+def _matched(speech: SpeechModel, checkpoint: Checkpoint) -> dict[int, str]:
+    """id of each of the model's tensors -> its name in the checkpoint. Raises FamilyError where the two do not fit."""
+    path, family = checkpoint.directory, speech.family
+    names = {family.live_name(name): name for name in checkpoint.tensors}
+    wanted = speech.model.state_dict(keep_vars=True)
+    found = {id(tensor): names[name] for name, tensor in wanted.items() if name in names}
+    registry.check_names(
+        path,
+        missing=[family.saved_name(name) for name, tensor in wanted.items() if id(tensor) not in found],
+        unexpected=[names[name] for name in names.keys() - wanted.keys()],
+        mismatched=[
+            f"'{names[name]}' of {checkpoint.file_of[names[name]].name}"
+            for name, tensor in wanted.items()
+            if name in names and checkpoint.tensors[names[name]].shape != tuple(tensor.shape)
+        ],
+    )
+    return found
+
+
+def local(path: str, revision: str | None = None) -> Path:
+    """A model directory; a Hub id's safetensors and the files beside them are fetched first, unless they are there.
+
+    Raises FamilyError for one that cannot be fetched.
+    """
+    if not registry.is_hub_id(path):
+        return Path(path)
+    from huggingface_hub import snapshot_download
+
+    patterns = ["*.safetensors", "*.safetensors.index.json", "config.json", GENERATION, *PROCESSOR_FILES]
+    try:
+        return Path(snapshot_download(path, revision=revision, allow_patterns=patterns))
+    except (OSError, ValueError) as error:
+        raise registry.not_fetched(path, error) from error
+
+
+def copy_processor(source: Path, directory: Path) -> None:
+    """Copy the files that a processor is loaded from, byte for byte."""
+    for pattern in PROCESSOR_FILES:
+        for file in source.glob(pattern):
+            if file.is_file():
+                target = directory / file.relative_to(source)
+                target.parent.mkdir(exist_ok=True)
+                shutil.copyfile(file, target)

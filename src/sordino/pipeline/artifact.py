@@ -1,0 +1,277 @@
+"""The run-directory contract: what a finished stage looks like, and how it gets there without ever being half there.
+
+A stage works in `<NN-name>.partial/`, then its files are flushed to disk, `stage.json` is written last with
+`complete: true`, and the directory is renamed into place. A kill at any instant leaves either the old result, or a
+`.partial` directory from which the same stage resumes (if its settings and parents are the same) or starts again;
+`settle` finishes the renames where the kill came between them.
+
+stage.json holds what made the directory: the resolved section, parents as (path, hash), versions, git commit,
+seed, device, seconds, peak memory, and the fingerprint of every file. Children record their parents' hash, so a
+change anywhere above shows.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from sordino.config.records import STAGE_FILE, read_stage
+from sordino.errors import ArtifactError
+from sordino.runtime import files
+
+REQUEST_FILE = ".request.json"
+STATE_DIR = ".state"  # resume points; not part of the finished artefact
+VERSIONED = (
+    "sordino",
+    "torch",
+    "transformers",
+    "peft",
+    "bitsandbytes",
+    "compressed-tensors",
+    "safetensors",
+    "sacrebleu",
+    "soundfile",
+)
+
+
+@dataclass(frozen=True)
+class Parent:
+    """Something a stage was made from. path is relative to the run directory where it lies inside."""
+
+    path: str
+    hash: str
+
+    def to_json(self) -> dict[str, str]:
+        return {"path": self.path, "hash": self.hash}
+
+
+def differences(directory: Path, stage: Mapping[str, Any]) -> dict[str, str]:
+    """File -> 'missing', 'changed' or 'not of this stage', for all that is not as its stage.json says; sorted."""
+    now, then = outputs(directory), stage["outputs"]
+    return {
+        name: "missing" if name not in now else "changed" if name in then else "not of this stage"
+        for name in sorted({*now, *then})
+        if now.get(name) != then.get(name)
+    }
+
+
+def outputs(directory: Path) -> dict[str, str]:
+    """Relative path -> fingerprint of every file that is part of the artefact."""
+    paths = sorted(p for p in directory.rglob("*") if p.is_file())
+    relative = ((p.relative_to(directory), p) for p in paths)
+    return {
+        r.as_posix(): files.fingerprint_file(p)
+        for r, p in relative
+        if r.name != STAGE_FILE and not r.parts[0].startswith(".")
+    }
+
+
+def fingerprint(path: Path) -> str:
+    """Hash of a directory's model or data files, or of one file."""
+    if path.is_file():
+        return files.fingerprint_file(path)
+    return files.combined(outputs(path))
+
+
+def why_stale(directory: Path, section: Mapping[str, Any], parents: Sequence[Parent]) -> str | None:
+    """Why the stage must run, in words; None where the finished artefact is of this section and these parents."""
+    stage = read_stage(directory)
+    if stage is None:
+        return "was interrupted" if partial_of(directory).exists() else "not run yet"
+    old = stage["section"]
+    changed = sorted(k for k in {*old, *section} if old.get(k) != section.get(k))
+    if changed:
+        return "settings changed: " + ", ".join(changed)
+    before = {p["path"]: p["hash"] for p in stage["parents"]}
+    now = {p.path: p.hash for p in parents}
+    if before != now:
+        return "made from other inputs: " + ", ".join(sorted(k for k in {*before, *now} if before.get(k) != now.get(k)))
+    lost = [name for name in stage["outputs"] if not (directory / name).is_file()]
+    if lost:
+        return f"{lost[0]} is missing"
+    return None
+
+
+def why_not_resumed(
+    directory: Path, section: Mapping[str, Any], parents: Sequence[Parent], resumable: Sequence[str] = ()
+) -> str | None:
+    """Why `building` would throw away the unfinished work for `directory`, in words; None where it would not."""
+    partial = partial_of(directory)
+    if not partial.exists():
+        return None
+    if not (partial / REQUEST_FILE).is_file():
+        return "is not unfinished work of sordino's"
+    old, now = files.read_json(partial / REQUEST_FILE), json.loads(json.dumps(_request(section, parents)))
+    for name in resumable:
+        old["section"].pop(name, None)
+        now["section"].pop(name, None)
+    if old == now:
+        return None
+    changed = sorted(k for k in {*old["section"], *section} if old["section"].get(k) != now["section"].get(k))
+    return "was started with other " + (f"settings: {', '.join(changed)}" if changed else "inputs")
+
+
+def partial_of(directory: Path) -> Path:
+    return directory.with_name(directory.name + ".partial")
+
+
+def old_of(directory: Path) -> Path:
+    """Where the former result waits while the new one takes its place."""
+    return directory.with_name(f".{directory.name}.old")
+
+
+@contextmanager
+def building(
+    directory: Path,
+    section: Mapping[str, Any],
+    parents: Sequence[Parent],
+    facts: Mapping[str, Any],
+    resumable: Sequence[str] = (),
+) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """Work in the partial directory; on leaving without an exception it becomes `directory`.
+
+    Yields (partial directory, extra facts to record in stage.json). A partial directory of the same section and
+    parents, settings named in `late` aside, is kept for resuming; any other is removed first. The finished directory
+    is replaced only at the end.
+    """
+    partial = partial_of(directory)
+    request = _request(section, parents)
+    if why_not_resumed(directory, section, parents, resumable):
+        shutil.rmtree(partial)
+    partial.mkdir(parents=True, exist_ok=True)
+    (partial / STAGE_FILE).unlink(missing_ok=True)
+    files.write_json(partial / REQUEST_FILE, request)
+    extra: dict[str, Any] = {}
+    start = time.perf_counter()
+    yield partial, extra
+    for left in partial.rglob(".*.tmp"):  # of a write that a kill cut short
+        left.unlink()
+    prints = outputs(partial)
+    stage = {
+        **request,
+        **facts,
+        "versions": versions(),
+        "git": git_state(),
+        "seconds": round(time.perf_counter() - start, 3),
+        "peak_memory_bytes": peak_memory(),
+        **extra,
+        "outputs": prints,
+        "hash": files.combined(prints),
+        "complete": True,
+    }
+    finish(partial, directory, stage)
+
+
+@contextmanager
+def locked(run: Path) -> Iterator[None]:
+    """Keep a run directory to this process; the lock goes with the process, however that ends.
+
+    Raises ArtifactError where another process works in it.
+    """
+    run.mkdir(parents=True, exist_ok=True)
+    handle = os.open(run, os.O_RDONLY)  # the directory itself is locked: no file to leave behind
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ArtifactError(f"another sordino is working in {run}.", "Wait for it, or set a name.") from error
+        yield
+    finally:
+        os.close(handle)
+
+
+def _request(section: Mapping[str, Any], parents: Sequence[Parent]) -> dict[str, Any]:
+    return {"section": dict(section), "parents": [p.to_json() for p in parents]}
+
+
+def finish(partial: Path, directory: Path, stage: Mapping[str, Any]) -> None:
+    """Flush every file, write stage.json last, rename into place; the resume state goes after that, not before."""
+    for file in partial.rglob("*"):
+        if file.is_file():
+            with file.open("rb") as data:
+                os.fsync(data.fileno())
+    files.write_json(partial / STAGE_FILE, stage)
+    _put_in_place(partial, directory)
+
+
+def _put_in_place(partial: Path, directory: Path) -> None:
+    old = old_of(directory)
+    if directory.exists():
+        shutil.rmtree(old, ignore_errors=True)
+        directory.rename(old)
+    partial.rename(directory)
+    _clear(directory)
+
+
+def _clear(directory: Path) -> None:
+    """Remove what a finished stage no longer needs."""
+    (directory / REQUEST_FILE).unlink(missing_ok=True)
+    shutil.rmtree(directory / STATE_DIR, ignore_errors=True)
+    shutil.rmtree(old_of(directory), ignore_errors=True)
+
+
+def settle(directory: Path) -> None:
+    """Finish what a kill interrupted while a finished stage was put into place; nothing is run again for it.
+
+    Raises ArtifactError where another process is just doing so.
+    """
+    partial, old = partial_of(directory), old_of(directory)
+    whole = read_stage(partial) is not None
+    left = [path for path in (directory / REQUEST_FILE, directory / STATE_DIR, old) if path.exists()]
+    if not whole and not left:
+        return
+    with locked(directory.parent):
+        if whole:  # stage.json is written last: nothing but the renames was missing
+            _put_in_place(partial, directory)
+        elif not directory.exists() and old.exists():
+            old.rename(directory)
+        if read_stage(directory) is not None:
+            _clear(directory)
+
+
+def versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for name in VERSIONED:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def git_state() -> dict[str, Any] | None:
+    """Commit and dirty flag of the source tree that runs; None where it is no git checkout."""
+    here = Path(__file__).parent
+
+    def git(*words: str) -> str:
+        return subprocess.run(["git", *words], cwd=here, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        if "site-packages" in here.parts:
+            return None
+        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "-uno"))}
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def peak_memory() -> int:
+    """Peak bytes of this process: on CUDA what torch allocated, else resident memory."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        return int(torch.cuda.max_memory_allocated())
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return int(peak if sys.platform == "darwin" else peak * 1024)

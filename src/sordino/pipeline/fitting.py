@@ -1,0 +1,91 @@
+"""What finetune, distil and qlora share: clips to examples, the training mix, and saving in 16 bits."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from sordino.config.schema import MixSection, TrainSection
+from sordino.data import manifest
+from sordino.data.clip import Clip
+from sordino.models import registry
+from sordino.models.base import SpeechModel
+from sordino.models.features import Features
+from sordino.pipeline.job import DATA, PSEUDO, Job
+from sordino.runtime import files
+from sordino.training.collate import Example
+from sordino.training.trainer import Trained, train
+
+# a resume point goes on with others of these: the steps are the same
+RESUMABLE = ("accumulate", "gradient_checkpointing", "checkpoint_steps")
+
+
+def fit(
+    job: Job, speech: SpeechModel, clips: Sequence[Clip], section: TrainSection, label: str, round_name: str = ""
+) -> Trained:
+    """Train `speech` in place on clips with target texts; resumes; records losses; writes log.jsonl."""
+    prompt = job.prompt(speech)
+    frozen = not any(p.requires_grad for p in speech.part("encoder").parameters())
+    features = Features(speech, job.cache) if frozen else None
+    dev_clips = manifest.read(job.run_dir / DATA / "dev.jsonl") if (job.run_dir / DATA / "dev.jsonl").exists() else []
+    result = train(
+        speech,
+        examples(job, speech, clips, features, prompt),
+        section,
+        prompt=prompt,
+        seed=job.recipe.seed,
+        state=job.state / f"train{round_name}",
+        label=label,
+        dev=examples(job, speech, dev_clips, features, prompt),
+    )
+    lines = "".join(files.json_line(row) + "\n" for row in result.log)
+    files.write_text(job.out / f"log{round_name}.jsonl", lines)
+    last = result.log[-1]
+    job.record |= {"steps": result.steps, "loss": last["loss"], "dev_loss": last.get("dev_loss")}
+    trained = [p.numel() for p in speech.model.parameters() if p.requires_grad]
+    job.record |= {"trained_parameters": sum(trained), "device": str(speech.device)}
+    return result
+
+
+def examples(
+    job: Job, speech: SpeechModel, clips: Sequence[Clip], features: Features | None, prompt: str
+) -> list[Example]:
+    """Clips with target texts -> training examples; encoded beforehand where the audio tower is frozen."""
+    style = job.recipe.prompt.style
+    answers = [speech.answer_ids(clip.target_text or "", style) for clip in clips]
+    if features is None or not clips:
+        return [Example(clip, answer) for clip, answer in zip(clips, answers, strict=True)]
+    unique = {(c.audio, c.start, c.seconds): c for c in clips}
+    encoded = dict(zip(unique, features.encode_all(list(unique.values()), prompt), strict=True))
+    return [
+        Example(clip, answer, encoded[clip.audio, clip.start, clip.seconds])
+        for clip, answer in zip(clips, answers, strict=True)
+    ]
+
+
+def mixed(job: Job, mix: MixSection) -> list[Clip]:
+    """The student's training clips: authentic and teacher's pairs without duplicates, repeated, plus extra ones."""
+    found: list[Clip] = []
+    if mix.authentic:
+        found += manifest.read(job.run_dir / DATA / "train.jsonl")
+    if mix.pseudo:
+        found += manifest.read(job.run_dir / PSEUDO / "train.jsonl")
+    unique = list({(c.audio, c.start, c.target_text): c for c in found}.values())
+    counts = {"in_domain_pairs": len(found), "without_duplicates": len(unique)}
+    clips = unique * mix.oversample
+    if mix.extra:
+        pool = manifest.read(job.run_dir / DATA / "extra.jsonl")
+        extra = random.Random(job.recipe.seed).sample(pool, min(mix.extra, len(pool)))
+        clips += extra
+        counts["extra"] = len(extra)
+    job.record["mix"] = counts | {"total": len(clips)}
+    return clips
+
+
+def save_16bit(speech: SpeechModel, directory: Path) -> None:
+    """Write the checkpoint in bfloat16, whatever type it was trained in: nothing is stored wider than needed."""
+    speech.model.to(torch.bfloat16)
+    registry.save(speech, directory)

@@ -1,0 +1,165 @@
+"""Format mixed: bits for every part of a model under a budget of bytes, by what rounding each part costs.
+
+Costs are measured once for a model and kept in the run's cache, one line a measurement: a killed stage goes on from the
+last one, and further budgets for the same model (a sweep) are chosen in a moment.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from sordino.config import records
+from sordino.config.schema import Recipe, SensitivitySection
+from sordino.errors import ArtifactError
+from sordino.formats import bf16, packed
+from sordino.layouts import tables
+from sordino.models import registry, shapes, stored
+from sordino.models.features import Features
+from sordino.pipeline import artifact
+from sordino.pipeline.forecast import budget_bytes, config_of
+from sordino.pipeline.job import RANKING, Job, base_parent, directory_of, qlora_start, trim_source
+from sordino.pruning import layers
+from sordino.pruning.scoring import position
+from sordino.pruning.search import Layer, parse_layer
+from sordino.pruning.speculative import default_memory
+from sordino.quantization import allocation, mixture, sensitivity
+from sordino.quantization.sensitivity import Change, Cost, Sensitivity
+from sordino.runtime import files
+from sordino.runtime.progress import bar, note
+
+MIXED = "mixed"  # the format's name
+
+
+class MixedPrecision:
+    """One model of the chain: measure what its parts cost, choose bits for a budget, write the choice."""
+
+    def __init__(self, job: Job, key: str, section: SensitivitySection) -> None:
+        self.job, self.key, self.section = job, key, section
+        self.model = shapes.model(registry.read_config(job.path(key)))
+        spare = self.model.dims["decoder_layers"] - 1  # one layer stays
+        self.order = ranked_next(job, key)[:spare] if section.drop else []
+        self.costs: dict[Change, Cost] = {}
+
+    def measure(self) -> None:
+        """Fill `costs`; a line in the cache for each. Raises DataError without a select split, FamilyError."""
+        job = self.job
+        clips = job.select_clips("export.sensitivity", self.section.clips)
+        changes = mixture.changes(self.model, len(self.order))
+        file = job.cache / "sensitivity" / f"{self._identity([clip.id for clip in clips])}.jsonl"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        self.costs = {cost.change: cost for cost in map(Cost.from_json, files.read_jsonl(file))}
+        if all(change in self.costs for change in changes):
+            return
+        speech = job.load(self.key)
+        if job.recipe.attention == "flash_attention_2":  # forced passes need masks of their own
+            speech.model.set_attn_implementation("sdpa")
+        prompt = job.prompt(speech)
+        encoded = Features(speech, job.cache).encode_all(clips, prompt, "encoding the select clips")
+        answers = [speech.answer_ids(clip.target_text or "", job.recipe.prompt.style) for clip in clips]
+        features = Features(speech, None)  # a rounded encoder's are of no use to anything else
+        asker = Sensitivity(
+            speech,
+            encoded,
+            answers,
+            self.section.measure,
+            default_memory(speech),
+            lambda h: features.encode(h.clip, h.prompt),
+        )
+        with bar(f"what fewer bits cost {self.key}", len(changes), sum(c in self.costs for c in changes)) as advance:
+            self.costs = sensitivity.measure(
+                asker,
+                changes,
+                self.order,
+                self.costs,
+                lambda cost: files.append_jsonl(file, cost.to_json()),
+                advance,
+            )
+
+    def _identity(self, clips: list[str]) -> str:
+        """Of everything that the costs depend on."""
+        recipe = self.job.recipe
+        made = records.read_stage(self.job.run_dir / directory_of(self.key)) if self.key != "base" else None
+        facts = {
+            "model": made["hash"] if made else base_parent(recipe).hash,
+            "asked": repr((recipe.prompt, recipe.source, recipe.target)),
+            "order": [str(layer) for layer in self.order],
+            "measure": self.section.measure,
+            "clips": clips,
+            "computed": [recipe.dtype, recipe.device, recipe.attention],
+            "sordino": artifact.versions().get("sordino"),
+        }
+        return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:24]
+
+    def choose(self, limit: int) -> allocation.Choice:
+        """Bits for at most so many bytes of weights files. Raises RecipeError where that cannot be."""
+        parts, fixed, drops = mixture.problem(self.model, self.costs, self.order)
+        return allocation.choose(parts, limit, fixed, drops)
+
+    def write(self, choice: allocation.Choice, directory: Path, limit: int) -> dict[str, Any]:
+        """Write the chosen model; what was chosen, for its audit. Raises ArtifactError for a file above the limit."""
+        gone = self.order[: choice.dropped]
+        left = [i for i in range(self.model.dims["decoder_layers"]) if Layer("decoder", i) not in gone]
+        source, model = self.job.path(self.key), self.model
+        shorter = self.job.state / "dropped"
+        if gone:
+            shutil.rmtree(shorter, ignore_errors=True)
+            model_on_disk = stored.open_model(source, self.job.recipe.revision if self.key == "base" else None)
+            layers.prune(model_on_disk.speech, "decoder", left)
+            shorter.mkdir()
+            model_on_disk.write_16bit(shorter, "copying what is left")
+            source, model = str(shorter), shapes.model(registry.read_config(str(shorter)))
+        bits = mixture.by_name(model, choice.bits, left)
+        if bits:
+            packed.write(source, directory, bits)
+        else:  # a budget that leaves everything as it is, but for dropped layers
+            bf16.write(source, directory)
+        shutil.rmtree(shorter, ignore_errors=True)
+        predicted = tables.safetensors_bytes(tables.mixed(model.tensors, bits))
+        note(f"  bits: {described(choice.bits)}" + (f"; without {', '.join(map(str, gone))}" if gone else ""))
+        return {
+            "budget_bytes": limit,
+            "predicted_bytes": predicted,
+            "predicted_cost": choice.cost,
+            "measure": self.section.measure,
+            "clips": self.section.clips,
+            "bits": choice.bits,
+            "dropped": [str(layer) for layer in gone],
+            "costs": [cost.to_json() for cost in self.costs.values()],
+        }
+
+
+def described(bits: Mapping[str, int]) -> str:
+    """'2 bits decoder.1.mlp; 3 bits encoder.0 encoder.4; ...'."""
+    widths = sorted(set(bits.values()))
+    return "; ".join(f"{width} bits {' '.join(part for part in bits if bits[part] == width)}" for width in widths)
+
+
+def ranked_next(job: Job, key: str) -> list[Layer]:
+    """Decoder layers that the ranking would remove next from this model, by their index in it."""
+    recipe = job.recipe
+    if not recipe.rank:
+        return []
+    order = [parse_layer(text) for text in files.read_json(job.run_dir / RANKING / "ranking.json")["order"]]
+    start = trim_source(recipe) if key == "trimmed" else key
+    start = qlora_start(recipe) if start == "merged" else start
+    count = (recipe.prune.remove or len(order)) if recipe.prune and start in ("pruned", "student") else 0
+    gone, found = order[:count], []
+    for layer in order[count:]:
+        index = position(gone, layer)
+        if layer.scope != "decoder" or index is None:  # an encoder layer's turn: what comes after it must wait
+            break
+        found.append(Layer("decoder", index))
+    return found
+
+
+def limit_of(recipe: Recipe, gigabytes: float | None, ratio: float | None) -> int:
+    """A budget in bytes, see forecast.budget_bytes. Raises ArtifactError where the unpruned model's config is lost."""
+    config = config_of(recipe)
+    if config is None:
+        raise ArtifactError(f"the config of {recipe.model} is not on this machine.", "Fetch its config.json.")
+    return budget_bytes(shapes.model(config), gigabytes, ratio)

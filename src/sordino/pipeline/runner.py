@@ -1,0 +1,216 @@
+"""PIPELINE: the whole method, top to bottom; and how a recipe is run, planned and checked against it.
+
+corpus ─ prepare ─ finetune ─ rank ─ prune ─┐
+                      └─ pseudolabel ───────┴─ distil ─ qlora ─ merge ─ trim ─ export
+translate ─ evaluate ─ report: every model of the chain
+sweep: smaller forms of them, bytes against quality
+"""
+
+from __future__ import annotations
+
+import difflib
+import errno
+import functools
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sordino.config import records
+from sordino.config.schema import Recipe
+from sordino.errors import ArtifactError, RecipeError, SordinoError, is_out_of_memory
+from sordino.pipeline import artifact, preflight
+from sordino.pipeline.forecast import Forecast, forecast
+from sordino.pipeline.job import Job, Stage, device_of, parents_of, resolved
+from sordino.runtime.progress import note
+
+# in the order in which they run; a stage file defines STAGE
+STAGES = (
+    "prepare", "finetune", "rank", "prune", "pseudolabel", "distil", "qlora", "merge", "trim", "export", "translate",
+    "evaluate", "report", "sweep",
+)  # fmt: skip
+
+
+@functools.cache
+def pipeline() -> tuple[Stage, ...]:
+    """Every stage. Imported when asked for, since stages stand above what runs them."""
+    return tuple(importlib.import_module(f"sordino.stages.{name}").STAGE for name in STAGES)
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One line of the plan. why: None where the stage is done; bytes: of the finished directory.
+
+    forecast: what the stage will write and take, None where no config was given or nothing is predicted.
+    """
+
+    stage: str
+    directory: str
+    why: str | None
+    bytes: int
+    seconds: float | None
+    forecast: Forecast | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "stage": self.stage,
+            "directory": self.directory,
+            "runs": self.why is not None,
+            "why": self.why,
+            "bytes": self.bytes,
+            "seconds": self.seconds,
+            "forecast": self.forecast.to_json() if self.forecast else None,
+        }
+
+
+def plan(recipe: Recipe, config: Mapping[str, Any] | None = None, device: str | None = None) -> list[Planned]:
+    """What `run` would do and why, without loading weights. Raises on inputs that are not there.
+
+    config: of the base model, for the forecasts (`forecast.config_of`); device: of the forecasts, cuda or cpu.
+    """
+    preflight.refuse(recipe)
+    ahead = forecast(recipe, config, device) if config else {}
+    found: list[Planned] = []
+    renewed: set[str] = set()
+    for stage, settings in stages_of(recipe):
+        directory = recipe.directory / stage.directory
+        waiting = [p for p in stage.parents(recipe) if p in renewed]
+        if waiting:
+            why: str | None = f"after {max(waiting)}"
+        else:
+            why = artifact.why_stale(directory, settings, parents_of(stage, recipe))
+        if why is not None:
+            renewed.add(stage.directory)
+        done = records.read_stage(directory)
+        size = sum(f.stat().st_size for f in directory.rglob("*") if f.is_file()) if directory.is_dir() else 0
+        seconds = done["seconds"] if done else None
+        found.append(Planned(stage.name, stage.directory, why, size, seconds, ahead.get(stage.name)))
+    return found
+
+
+def stages_of(recipe: Recipe) -> list[tuple[Stage, dict[str, Any]]]:
+    """The stages a recipe asks for, with the settings each depends on."""
+    pairs = ((stage, resolved(stage, recipe)) for stage in pipeline())
+    return [(stage, settings) for stage, settings in pairs if settings is not None]
+
+
+def run(recipe: Recipe, options: Mapping[str, Any] | None = None) -> list[str]:
+    """Run every stage that is missing or out of date, in order. Returns the names of the stages that ran."""
+    preflight.refuse(recipe)
+    settle(recipe)
+    ran = []
+    for stage, _ in stages_of(recipe):
+        if run_stage(stage, recipe, options or {}):
+            ran.append(stage.name)
+    return ran
+
+
+def run_one(name: str, recipe: Recipe, options: Mapping[str, Any]) -> bool:
+    """Run one stage by name. Raises RecipeError where the recipe lacks it, ArtifactError where a parent is missing."""
+    stage = by_name(name)
+    if resolved(stage, recipe) is None:
+        raise RecipeError(f"this recipe has no {name} section.", f"Add `{name}:` to it.")
+    preflight.refuse(recipe)
+    settle(recipe)
+    return run_stage(stage, recipe, options)
+
+
+def settle(recipe: Recipe) -> None:
+    """Put finished stages into place where a kill came in between."""
+    for stage, _ in stages_of(recipe):
+        artifact.settle(recipe.directory / stage.directory)
+
+
+def run_stage(stage: Stage, recipe: Recipe, options: Mapping[str, Any]) -> bool:
+    """Run a stage if it is not done. Returns whether it ran.
+
+    Raises ArtifactError where disk or memory is full, keeping progress.
+    """
+    settings = resolved(stage, recipe)
+    assert settings is not None
+    directory = recipe.directory / stage.directory
+    parents = parents_of(stage, recipe)
+    why = artifact.why_stale(directory, settings, parents)
+    if why is None:
+        note(f"{stage.name}: done ({directory})")
+        return False
+    note(f"{stage.name}: {why}; writing {directory}")
+    device = str(device_of(recipe.device))
+    facts = {"stage": stage.name, "recipe": recipe.name, "seed": recipe.seed, "device": device}
+    try:
+        with (
+            artifact.locked(recipe.directory),
+            artifact.building(directory, settings, parents, facts, stage.resumable) as (out, extra),
+        ):
+            stage.run(Job(recipe, out, extra, options))
+    except Exception as error:
+        said = None if isinstance(error, SordinoError) else explained(error, stage, settings, directory, device)
+        if said is None:
+            raise
+        raise said from error
+    return True
+
+
+def explained(
+    error: Exception, stage: Stage, settings: Mapping[str, Any], directory: Path, device: str
+) -> ArtifactError | None:
+    """What the user can do about an error of the machine; None for any other error."""
+    if is_out_of_memory(error):
+        return short_of_memory(stage, settings, device)
+    if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EROFS):
+        return ArtifactError(f"{error.filename}: {error.strerror}.", "Change its rights, or `out`.")
+    # libraries wrap a full disk in errors of their own
+    if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left on device" in str(error):
+        return ArtifactError(
+            f"the disk is full while writing {artifact.partial_of(directory)}.",
+            "Free some space (the run's cache/ can go) and run the same command again: it goes on from there.",
+        )
+    return None
+
+
+def short_of_memory(stage: Stage, settings: Mapping[str, Any], device: str) -> ArtifactError:
+    """Names the settings of this stage that take less memory for the same result."""
+    name, ways = stage.name, []
+    if settings.get("accumulate", settings.get("batch_size")) != settings.get("batch_size"):
+        now = f"{settings['accumulate']}, batch_size {settings['batch_size']}"
+        ways.append(f"raise {name}.accumulate (now {now}): fewer clips at once, the same steps")
+    elif "accumulate" not in settings and settings.get("batch_size", 1) > 1:
+        ways.append(f"lower {name}.batch_size (now {settings['batch_size']})")
+    if settings.get("gradient_checkpointing") is False:
+        ways.append(f"set {name}.gradient_checkpointing=true")
+    if "memory_mb" in settings:
+        now = settings["memory_mb"] or "a quarter of the model"
+        ways.append(f"lower {name}.memory_mb (now {now})")
+    if "precision" in settings and settings["precision"] != "bfloat16":
+        ways.append(f"set {name}.precision=bfloat16 (other results, from the start)")
+    ways.append("take a device with more memory")
+    # translate has none: its speeds are of one batch size
+    kept = "What is done is kept." if stage.resumable else "The stage begins again with other settings."
+    return ArtifactError(
+        f"{name}: the memory of {device} is not enough.",
+        f"What helps: {'; or '.join(ways)}. {kept} `sordino plan` says what a stage takes.",
+    )
+
+
+def by_name(name: str) -> Stage:
+    """Raises RecipeError for an unknown stage, with the near match."""
+    for stage in pipeline():
+        if stage.name == name:
+            return stage
+    names = [stage.name for stage in pipeline()]
+    near = difflib.get_close_matches(name, names, 1)
+    raise RecipeError(f"there is no stage '{name}'.", f"Did you mean {near[0]}?" if near else f"There are: {names}.")
+
+
+def check(recipe: Recipe) -> list[str]:
+    """Compare every finished artefact with its stage.json. Returns problems in words; empty where all is well."""
+    problems = []
+    for stage, _ in stages_of(recipe):
+        directory = recipe.directory / stage.directory
+        done = records.read_stage(directory)
+        if done is None:
+            continue
+        found = artifact.differences(directory, done)
+        problems += [f"{directory / name}: {state}" for name, state in found.items()]
+    return problems

@@ -1,0 +1,102 @@
+"""Files that are whole or not there: JSON and text written beside and renamed, JSON Lines appended and flushed, hashes.
+
+What a kill or a power cut interrupts leaves the old file, or whole lines of a progress file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from sordino.errors import ArtifactError
+
+WHOLE_FILE_BYTES = 256 * 2**20  # files up to this size are hashed whole
+SAMPLE_BYTES = 2**20
+SAMPLES = 64
+
+
+def write_json(file: Path, value: Any) -> None:
+    """Write JSON so that the file is either the old one or the whole new one, also after a power cut."""
+    write_text(file, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_text(file: Path, text: str) -> None:
+    """Write text beside, flush it to disk, rename. Raises ArtifactError where the disk is full."""
+    beside = file.with_name(f".{file.name}.{os.getpid()}.tmp")
+    try:
+        with beside.open("w", encoding="utf-8") as out:
+            out.write(text)
+            out.flush()
+            os.fsync(out.fileno())
+        beside.replace(file)
+    except OSError:
+        beside.unlink(missing_ok=True)
+        raise
+
+
+def read_json(file: Path) -> Any:
+    """Raises ArtifactError for a missing or damaged file."""
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ArtifactError(f"{file} is missing.", "Run the stage that makes it again.") from error
+    except ValueError as error:
+        raise ArtifactError(f"{file} is damaged: {error}.", "Delete its directory and run the stage again.") from error
+
+
+def fingerprint_file(file: Path) -> str:
+    """SHA-256 of a file; above 256 MiB, of its size and 64 evenly spaced samples of 1 MiB, first and last included.
+
+    Whole-file hashes of 16 GB checkpoints would cost minutes at every look; the samples see every truncation,
+    every other file and every retraining, though not a few flipped bits in between.
+    """
+    digest = hashlib.sha256()
+    size = file.stat().st_size
+    with file.open("rb") as data:
+        if size <= WHOLE_FILE_BYTES:
+            while block := data.read(SAMPLE_BYTES):
+                digest.update(block)
+        else:
+            digest.update(f"sampled {size}".encode())
+            for i in range(SAMPLES):
+                data.seek((size - SAMPLE_BYTES) * i // (SAMPLES - 1))
+                digest.update(data.read(SAMPLE_BYTES))
+    return digest.hexdigest()
+
+
+def combined(prints: Mapping[str, str]) -> str:
+    """One hash of many fingerprints."""
+    text = json.dumps(dict(sorted(prints.items())))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def append_jsonl(file: Path, *rows: Mapping[str, Any]) -> None:
+    """Append lines and flush them to disk: a long stage's progress."""
+    with file.open("a", encoding="utf-8") as out:
+        out.write("".join(json_line(row) + "\n" for row in rows))
+        out.flush()
+        os.fsync(out.fileno())
+
+
+def read_jsonl(file: Path) -> list[dict[str, Any]]:
+    """Finished lines of a progress file; a last line torn by a kill is cut off the file."""
+    if not file.is_file():
+        return []
+    data = file.read_bytes()
+    whole, torn, rest = data.rpartition(b"\n")
+    if rest:
+        with file.open("r+b") as out:
+            out.truncate(len(whole) + len(torn))
+    try:
+        return [json.loads(line) for line in whole.decode("utf-8").split("\n") if line]
+    except ValueError as error:
+        raise ArtifactError(f"{file} is damaged: {error}.", "Delete its directory and run the stage again.") from error
+
+
+def json_line(row: Mapping[str, Any]) -> str:
+    """One JSON object on one line, as all of sordino's JSONL files have them."""
+    return json.dumps(row, ensure_ascii=False)

@@ -1,0 +1,134 @@
+"""Features of clips: computed once, kept by the tower's weights, never of a clip that does not fit."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from sordino.errors import DataError
+from sordino.models.base import SpeechModel
+from sordino.models.features import Features, encoder_hash
+from sordino.pruning import layers
+from tests.data import sounds
+from tests.tiny import QUESTION, clip, fresh
+
+
+@pytest.fixture(scope="module")
+def speech(pico: Callable[[str], SpeechModel]) -> SpeechModel:
+    return pico("qwen2_audio")
+
+
+@pytest.fixture(scope="module")
+def prompt(speech: SpeechModel) -> str:
+    return speech.family.render(speech.processor, QUESTION)
+
+
+def count_calls(speech: SpeechModel) -> list[Any]:
+    calls: list[Any] = []
+    speech.part("encoder").get_submodule("conv1").register_forward_hook(lambda *seen: calls.append(1))
+    return calls
+
+
+def files(cache: Path) -> list[Path]:
+    return sorted(p for p in cache.rglob("*") if p.is_file())
+
+
+def test_a_clip_is_encoded_once(speech: SpeechModel, prompt: str, tmp_path: Path) -> None:
+    own = fresh(speech)
+    calls = count_calls(own)
+    clips = [sounds.clip(f"c{i}", sounds.save(tmp_path / f"{i}.flac", clip(i, 0.5))) for i in range(2)]
+    fresh_rows = [Features(own, None).encode(c, prompt).tower for c in clips]
+    assert len(calls) == 2
+    cache = tmp_path / "cache"
+    first = Features(own, cache).encode_all(clips, prompt)
+    assert len(calls) == 4
+    again = Features(own, cache).encode_all([*clips, clips[0]], "another " + prompt)
+    assert len(calls) == 4
+    assert len(files(cache)) == 2
+    for rows, one, other in zip(fresh_rows, first, again, strict=False):
+        assert torch.equal(rows, one.tower)
+        assert torch.equal(rows, other.tower)
+        assert len(other.ids) > len(one.ids)  # the prompt is not part of what is kept
+        assert one.seconds == 0.5
+    assert not torch.equal(first[0].tower[:5], first[1].tower[:5])
+
+
+def test_the_cache_is_of_these_weights(speech: SpeechModel, prompt: str, tmp_path: Path) -> None:
+    changed, pruned, decoder, half = (fresh(speech) for _ in range(4))
+    with torch.no_grad():
+        changed.part("encoder").get_submodule("conv1").weight[0, 0, 0] += 1e-3  # type: ignore[index, operator]
+    layers.prune(pruned, "encoder", [0, 2])
+    layers.prune(decoder, "decoder", [0, 1])
+    half.model.to(torch.bfloat16)
+    keys = [encoder_hash(s) for s in (speech, changed, pruned, half)]
+    assert len(set(keys)) == 4
+    assert encoder_hash(decoder) == keys[0]  # decoder layers do not matter
+    one, cache = sounds.clip("a", sounds.save(tmp_path / "a.wav", clip(1, 0.4))), tmp_path / "cache"
+    rows = [Features(s, cache).encode(one, prompt).tower for s in (speech, changed, speech)]
+    assert len(files(cache)) == 2
+    assert torch.equal(rows[0], rows[2])
+    assert not torch.equal(rows[0], rows[1])
+
+
+@pytest.mark.parametrize("damage", [b"", b"\0" * 64, None])
+def test_a_torn_cache_file_is_made_again(
+    speech: SpeechModel, prompt: str, tmp_path: Path, damage: bytes | None
+) -> None:
+    one, cache = sounds.clip("a", sounds.save(tmp_path / "a.wav", clip(2, 0.4))), tmp_path / "cache"
+    rows = Features(speech, cache).encode(one, prompt).tower
+    file = files(cache)[0]
+    data = file.read_bytes()
+    file.unlink()  # `rows` is a map of the old file
+    file.write_bytes(data[:-8] if damage is None else damage)
+    assert torch.equal(Features(speech, cache).encode(one, prompt).tower, rows)
+    assert files(cache) == [file]
+
+
+def test_what_is_kept_answers_as_what_was_heard(speech: SpeechModel, prompt: str, tmp_path: Path) -> None:
+    talk = sounds.save(tmp_path / "talk.wav", clip(3, 2.0))
+    slices = [sounds.clip(f"s{start}", talk, start=start, seconds=0.5 + start) for start in (0.0, 0.3, 0.7)]
+    fresh_ones = Features(speech, None).encode_all(slices, prompt)
+    Features(speech, tmp_path / "cache").encode_all(slices, prompt)
+    talk_again = Features(speech, tmp_path / "cache").encode_all(slices, prompt)
+    assert len(files(tmp_path / "cache")) == 3
+    for one, kept in zip(fresh_ones, talk_again, strict=True):
+        assert (one.ids, one.seconds) == (kept.ids, kept.seconds)
+        assert torch.equal(one.tower, kept.tower)
+
+
+def test_another_recording_under_the_same_name_is_heard_anew(speech: SpeechModel, prompt: str, tmp_path: Path) -> None:
+    file = tmp_path / "a.wav"
+    one = sounds.clip("a", sounds.save(file, clip(3, 0.4)))
+    before = Features(speech, tmp_path / "cache").encode(one, prompt).tower
+    sounds.save(file, clip(4, 0.4))
+    os.utime(file, ns=(1, 1))
+    assert not torch.equal(before, Features(speech, tmp_path / "cache").encode(one, prompt).tower)
+
+
+def test_a_clip_longer_than_the_window_is_refused(speech: SpeechModel, prompt: str) -> None:
+    features = Features(speech, None)
+    fits = clip(4, 4.0)  # the pico model's window
+    assert len(fits) == speech.window_samples
+    features.encode_waveform(sounds.clip("a"), fits, prompt)
+    with pytest.raises(DataError, match=r"a\.wav \(b\): 5\.0 s, but this model hears 4 s at once"):
+        features.encode_waveform(sounds.clip("b"), clip(4, 5.0), prompt)
+
+
+def test_the_cache_may_be_deleted_at_any_time(speech: SpeechModel, prompt: str, tmp_path: Path) -> None:
+    one, two = (sounds.clip(f"c{i}", sounds.save(tmp_path / f"{i}.wav", clip(i, 0.4))) for i in range(2))
+    cache = tmp_path / "cache"
+    features = Features(speech, cache)
+    first = features.encode(one, prompt)
+    rows = first.tower.clone()
+    shutil.rmtree(cache)
+    features.encode(two, prompt)
+    assert len(files(cache)) == 1
+    with pytest.raises(DataError, match="c0 were deleted while they were in use"):
+        _ = first.tower
+    assert torch.equal(features.encode(one, prompt).tower, rows)
