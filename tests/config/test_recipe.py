@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 import yaml
 
+from sordino.config import recipe
 from sordino.config.recipe import load
 from sordino.config.schema import Recipe
 from sordino.errors import RecipeError
 
-SHIPPED = sorted((Path(__file__).parents[1] / "recipes").glob("*.yaml"))
+SHIPPED = sorted(recipe.SHIPPED.glob("*.yaml"))
 SMALL: dict[str, Any] = {"model": "m", "data": {"path": "d"}}
 
 
@@ -104,11 +105,11 @@ def test_wrong_types(tmp_path: Path, changes: dict[str, Any], said: str) -> None
         ({"data": {"path": "d", "splits": {"select": -5}}}, "data.splits.select: must be at least 0"),
         ({"translate": {"batch_size": 0}}, "translate.batch_size: must be at least 1"),
         ({"pseudolabel": {"samples": 4}}, "pseudolabel.samples: not used by method 'greedy'"),
-        ({"pseudolabel": {"method": "mbr", "samples": 1}}, "pseudolabel.samples: mbr compares samples"),
+        ({"pseudolabel": {"method": "mbr", "samples": 1}}, "pseudolabel.samples: must be at least 2, found 1"),
         ({"pseudolabel": {"method": "mbr", "epsilon": 1.0}}, "pseudolabel.epsilon: must be below 1"),
         ({"pseudolabel": {"method": "mbr", "temperature": 0}}, "pseudolabel.temperature: must be above 0"),
         ({"pseudolabel": {"filter": {"max_ratio": 0.5}}}, "pseudolabel.filter.max_ratio: must be at least 1"),
-        ({"pseudolabel": {"filter": {"min_chrf": 101}}}, "pseudolabel.filter.min_chrf: chrF is 0 to 100"),
+        ({"pseudolabel": {"filter": {"min_chrf": 101}}}, "pseudolabel.filter.min_chrf: must be at most 100, found 101"),
         ({"pseudolabel": {"filter": {"comet": "comet:d"}}}, "pseudolabel.filter.comet: not used without min_comet"),
         ({"name": "{speaker}"}, "name: '{speaker}' may use {source} and {target} only"),
         ({"name": "{source.x}"}, "name: '{source.x}' may use"),
