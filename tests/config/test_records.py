@@ -93,8 +93,13 @@ def test_what_only_a_stage_knows_has_no_default() -> None:
     assert changed_settings("distil", {"heal": "each"}, {"heal": "each", "remove": None}) == []
     assert changed_settings("distil", {"heal": "each"}, {"heal": "each", "remove": 2}) == ["remove"]
     assert changed_settings("translate", {}, {"device": "cpu"}) == ["device"]
-    assert changed_settings("talks", {"pause": 0.5}, {}) == ["pause"]  # no stage of the pipeline
     assert changed_settings(None, {"remove": 8}, {}) == ["remove"]
+
+
+def test_records_of_other_work_share_the_recipe_s_settings() -> None:
+    """A translated talk records its options, the languages and the prompt."""
+    assert changed_settings("talks", {"pause": 0.5}, {}) == ["pause"]
+    assert changed_settings("talks", {"prompt": {"style": "chat"}}, {"prompt": {"style": "chat", "example": []}}) == []
 
 
 def test_every_stage_has_a_section_in_the_order_of_the_pipeline() -> None:

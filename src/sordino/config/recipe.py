@@ -38,7 +38,9 @@ def load(file: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path} is not valid YAML: {error}.") from error
     if not isinstance(raw, dict):
-        raise RecipeError(f"{path} holds no settings.", "A recipe is a YAML mapping; see docs/settings.md.")
+        raise RecipeError(
+            f"{path} holds no settings.", "A recipe is a YAML mapping; `sordino settings` lists what it may say."
+        )
     problems: list[str] = []
     for override in overrides:
         parsing.override(Recipe, raw, override, problems)

@@ -39,15 +39,14 @@ def changed_settings(
 def completed(stage: str | None, section: Mapping[str, Any]) -> dict[str, Any]:
     """What a record holds of a stage's settings, with today's default for every one that is not there.
 
-    The stage's own settings and those of the whole recipe are side by side, as stages record them. What only a stage
-    itself can know has no default, and a section of anything but a stage is taken as it is.
+    A stage's own settings and those of the whole recipe lie side by side, as stages record them. What only a stage
+    itself can know has no default.
     """
     plain: dict[str, Any] = json.loads(json.dumps(section))  # tuples are lists, as in a file
-    if stage not in stage_sections():
-        return plain
-    _, own = stage_sections()[stage]
-    shared = {key: value for key, value in plain.items() if key not in hints(own)}
-    return _completed(Recipe, shared) | _completed(own, {k: v for k, v in plain.items() if k in hints(own)})
+    _, own = stage_sections().get(stage or "", ("", None))
+    names = hints(own) if own else {}
+    full = _completed(Recipe, {key: value for key, value in plain.items() if key not in names})
+    return full | _completed(own, {key: value for key, value in plain.items() if key in names}) if own else full
 
 
 def _completed(section: type, values: Mapping[str, Any]) -> dict[str, Any]:

@@ -76,7 +76,9 @@ def _of(stage: str, section: type, prefix: str) -> Iterator[Setting]:
         if inner is None:
             yield Setting(stage, key, _type(hint), field.default, str(limits_of(field)), meaning_of(field))
         else:
-            yield Setting(stage, key, "section", None if is_optional(hint) else {}, "", about(inner))
+            yield Setting(
+                stage, key, "section", None if is_optional(hint) else {}, "", meaning_of(field) or about(inner)
+            )
             yield from _of(stage, inner, f"{key}.")
 
 
@@ -113,8 +115,9 @@ def markdown() -> str:
         "Every setting of a recipe. This page is made from `src/sordino/config/schema.py`:",
         "`python -m sordino.config.reference > docs/settings.md`. `sordino settings [STAGE]` prints the same.",
         "",
-        "A recipe is a YAML file; `key=value` on the command line replaces a setting (`finetune.lr=1e-4`). A section that",
-        "is there is a stage that runs; translate, evaluate and report run unless they are `false`. `null` is no value.",
+        "A recipe is a YAML file; `key=value` on the command line replaces a setting (`finetune.lr=1e-4`). A section",
+        "that is there is a stage that runs; translate, evaluate and report run unless they are `false`. `null` is",
+        "no value.",
     ]
     for name, (key, section) in sections().items():
         lines += ["", f"## {name}" + (f": section `{key}`" if key not in ("", name) else ""), "", about(section)]

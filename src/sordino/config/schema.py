@@ -62,7 +62,7 @@ class DataSection(CorpusSection):
     """The corpus, its splits, and out-of-domain clips."""
 
     splits: SplitSection = SplitSection()
-    extra: CorpusSection | None = None
+    extra: CorpusSection | None = setting(None, "out-of-domain training clips, e.g. CoVoST 2")
 
 
 @dataclass(frozen=True)

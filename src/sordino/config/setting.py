@@ -65,7 +65,7 @@ def other_default(section: type, name: str, default: Value) -> Value:
 
 
 def meaning_of(field: dataclasses.Field[Any]) -> str:
-    """Empty for a field that is a section: its class says what it is."""
+    """Empty for most fields that are sections: the docstring of their class says what they are."""
     return str(field.metadata.get("meaning", ""))
 
 
