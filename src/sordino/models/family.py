@@ -116,6 +116,7 @@ class Chat:
     stop_tokens: tuple[str, ...]  # any of them ends an answer
     answers_end_with: Mapping[str, str]  # prompt style -> stop token of training answers
     takes_system: bool  # whether a system prompt may stand beside audio
+    takes_example: bool = True  # whether a text turn and its answer may stand before the question
 
 
 @dataclass(frozen=True)
@@ -150,7 +151,8 @@ class Tensors:
 
     saved: module path -> what stands for it in the names of checkpoints. fixed: tables that no training changes.
     tables: prefix in checkpoints -> rows, or empty where nobody has written them down: sizes are then not predicted.
-    fields: letter -> (sub-config, field, default): a config leaves out what equals its class's default.
+    fields: letter -> (sub-config, field, default): a config leaves out what equals its class's default; derived: letters
+    that follow from others. tied: whether head and embedding are one tensor where a config does not say.
     window_seconds: of the fields. pads_audio: whether a shorter clip costs the whole window.
     states_per_second: of audio; states_per_token: encoder states that one audio token stands for.
     """
@@ -160,6 +162,8 @@ class Tensors:
     ignored: tuple[str, ...] = ()  # prefixes of weights that checkpoints hold and this model does not use
     tables: Mapping[str, Table] = field(default_factory=dict)
     fields: Mapping[str, tuple[str, str, int]] = field(default_factory=dict)
+    derived: Callable[[Mapping[str, int]], Mapping[str, int]] = lambda dims: {}
+    tied: bool = False
     window_seconds: Callable[[Mapping[str, int]], float] = lambda dims: 30.0
     pads_audio: bool = False
     states_per_second: float = 50.0

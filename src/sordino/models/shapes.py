@@ -13,7 +13,7 @@ from typing import Any, Literal
 from sordino.errors import FamilyError
 from sordino.models import registry
 from sordino.models.family import Family, Table
-from sordino.models.parts import is_tied, part_of
+from sordino.models.parts import part_of
 
 Kind = Literal["linear", "head", "embedding", "other"]
 
@@ -44,7 +44,7 @@ class Shape:
 class Model:
     """A model as its config describes it. tensors: sorted by name; a tied head is not among them.
 
-    dims: the letters of the family's fields, encoder_layers, decoder_layers, heads, kv_heads, Q and K.
+    dims: the letters of the family's fields, encoder_layers, decoder_layers, heads, kv_heads, head_dim, Q and K.
     """
 
     family: Family
@@ -86,7 +86,7 @@ def model(
     dims = _dims(family, config)
     changed = {"V": vocabulary, "decoder_layers": decoder_layers, "encoder_layers": encoder_layers}
     dims |= {name: value for name, value in changed.items() if value is not None}
-    tied = is_tied(config)
+    tied = registry.is_tied(config)
     tensors = [
         Shape(name, shape, kind, family.gguf_name(name))
         for prefix, table in family.tensors.tables.items()
@@ -148,7 +148,8 @@ def _dims(family: Family, config: Mapping[str, Any]) -> dict[str, int]:
     if not dims["heads"]:
         raise FamilyError("config.json: text_config.num_attention_heads is 0.", "Copy the model again.")
     head = dims["head_dim"] or dims["H"] // dims["heads"]
-    return dims | {"Q": dims["heads"] * head, "K": dims["kv_heads"] * head}
+    dims |= {"head_dim": head, "Q": dims["heads"] * head, "K": dims["kv_heads"] * head}
+    return dims | dict(family.tensors.derived(dims))
 
 
 def _kind(name: str, shape: tuple[int, ...]) -> Kind:
