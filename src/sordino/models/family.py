@@ -145,6 +145,11 @@ class Gguf:
     interleaved: bool = False
 
 
+def _kept_by_whisper(dims: Mapping[str, int], states: int) -> tuple[float, float]:
+    """Two convolutions; layers of attention, with a mask of all states, and an MLP."""
+    return 2 * dims["M"] + 6 * dims["D"], 9 * dims["D"] + 2 * dims["F"] + states
+
+
 @dataclass(frozen=True)
 class Tensors:
     """Names and shapes of the weights, so that sizes are known from config.json alone.
@@ -154,7 +159,8 @@ class Tensors:
     fields: letter -> (sub-config, field, default): a config leaves out what equals its class's default; derived: letters
     that follow from others. tied: whether head and embedding are one tensor where a config does not say.
     window_seconds: of the fields. pads_audio: whether a shorter clip costs the whole window.
-    states_per_second: of audio; states_per_token: encoder states that one audio token stands for.
+    states_per_second: of audio; states_per_token: encoder states that one audio token stands for. kept: (fields, states
+    of a clip) -> elements that going back needs of a state: before the encoder's layers, and in each of them.
     """
 
     saved: Mapping[str, str]
@@ -168,6 +174,7 @@ class Tensors:
     pads_audio: bool = False
     states_per_second: float = 50.0
     states_per_token: float = 2.0
+    kept: Callable[[Mapping[str, int], int], tuple[float, float]] = _kept_by_whisper
     gguf: Gguf | None = None
 
     def saved_name(self, name: str) -> str:

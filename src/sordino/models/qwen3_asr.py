@@ -9,7 +9,7 @@ The stock layout is that of the repositories whose names end in -hf.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from sordino.errors import FamilyError
@@ -118,12 +118,12 @@ def audio_tokens(samples: int) -> int:
 
 def encoded(frames: int) -> int:
     """Valid mel frames -> audio tokens; each second goes through the convolutions by itself."""
-    return frames // CHUNK_FRAMES * CHUNK_TOKENS + eighth(frames % CHUNK_FRAMES)
+    return frames // CHUNK_FRAMES * CHUNK_TOKENS + halved(frames % CHUNK_FRAMES)
 
 
-def eighth(size: int) -> int:
-    """What three convolutions of stride 2 leave."""
-    for _ in range(3):
+def halved(size: int, times: int = 3) -> int:
+    """What so many convolutions of stride 2 leave."""
+    for _ in range(times):
         size = (size - 1) // 2 + 1
     return size
 
@@ -183,6 +183,15 @@ def tiny(directory: str, decoder_layers: int, encoder_layers: int, seed: int) ->
     Qwen3ASRProcessor(extractor, tokenizer, chat_template=TEMPLATE).save_pretrained(directory)
 
 
+def kept(dims: Mapping[str, int], states: int) -> tuple[float, float]:
+    """Of a second: the mel, what each convolution gives before and after its activation, and its last, rearranged."""
+    convolved = sum(
+        2 * dims["C"] * halved(dims["M"], times) * halved(CHUNK_FRAMES, times) for times in (1, 2, 3)
+    )
+    front = (CHUNK_FRAMES * dims["M"] + convolved) / CHUNK_TOKENS + dims["B"]
+    return front, 9 * dims["D"] + 2 * dims["F"]
+
+
 ENCODER = """
 conv2d1.bias C
 conv2d1.weight C 1 3 3
@@ -191,6 +200,7 @@ conv2d2.weight C C 3 3
 conv2d3.bias C
 conv2d3.weight C C 3 3
 conv_out.weight D B
+layers.#.self_attn.k_proj.bias D
 ln_post.bias D
 ln_post.weight D
 """
@@ -256,9 +266,10 @@ QWEN3_ASR = Family(
             "kv_heads": ("text_config", "num_key_value_heads", 8),
             "head_dim": ("text_config", "head_dim", 128),
         },
-        derived=lambda dims: {"B": dims["C"] * eighth(dims["M"])},
+        derived=lambda dims: {"B": dims["C"] * halved(dims["M"])},
         states_per_second=13.0,
         states_per_token=1.0,
+        kept=kept,
         gguf=LLAMA_GGUF["qwen3"],
     ),
     load_processor=load_processor,
