@@ -163,7 +163,9 @@ def test_another_kind_of_quantization_is_noticed(model_dir: Path, speech: Speech
         quantize.check_nf4(speech.family, speech.model)
 
 
-def test_where_the_class_ties_no_heads_a_tied_one_is_not_saved(stored: tuple[SpeechModel, Path], tmp_path: Path) -> None:
+def test_where_the_class_ties_no_heads_a_tied_one_is_not_saved(
+    stored: tuple[SpeechModel, Path], tmp_path: Path
+) -> None:
     """A class that names no tied weights: the flag alone ties nothing, and one shared tensor cannot be stored."""
     if stored[0].model.all_tied_weights_keys:
         assert tiny.is_tied(stored[0])

@@ -197,6 +197,7 @@ class Family:
     parts: encoder, projector, decoder, embeddings, head -> module path; an encoder-free family has no encoder, neither
     here nor among `stacks`.
     tiny: writes a random model of under a million parameters: (directory, decoder layers, encoder layers, seed).
+    check: (config.json, its path) -> raises FamilyError for a checkpoint of this type in a layout that is not read.
     """
 
     model_type: str  # config.json's
@@ -209,6 +210,7 @@ class Family:
     tensors: Tensors
     load_processor: Callable[[str, str | None], Any]  # directory or Hub id, revision
     tiny: Callable[[str, int, int, int], None]
+    check: Callable[[Mapping[str, Any], str], None] = lambda config, path: None
 
     def gguf_name(self, name: str) -> str | None:
         """llama.cpp's name for a decoder's tensor, by its name in the model or in a checkpoint; None for another's."""

@@ -55,6 +55,18 @@ TEMPLATE = """\
 """
 
 
+def check(config: Mapping[str, Any], path: str) -> None:
+    """Raise FamilyError for the layout of the package qwen-asr, and for the aligner."""
+    thinker = config.get("thinker_config") or {}
+    if "classify_num" in thinker or "ForTokenClassification" in str(config.get("architectures")):
+        raise FamilyError(f"{path} is of a forced aligner, which writes no text.", "Use Qwen/Qwen3-ASR-1.7B-hf.")
+    if thinker:
+        raise FamilyError(
+            f"{path} is of Qwen3-ASR in the layout of the package qwen-asr, which transformers does not load.",
+            "Use the repository whose name ends in -hf, e.g. Qwen/Qwen3-ASR-1.7B-hf.",
+        )
+
+
 def load_processor(path: str, revision: str | None = None) -> Any:
     from transformers import AutoProcessor
 
@@ -185,9 +197,7 @@ def tiny(directory: str, decoder_layers: int, encoder_layers: int, seed: int) ->
 
 def kept(dims: Mapping[str, int], states: int) -> tuple[float, float]:
     """Of a second: the mel, what each convolution gives before and after its activation, and its last, rearranged."""
-    convolved = sum(
-        2 * dims["C"] * halved(dims["M"], times) * halved(CHUNK_FRAMES, times) for times in (1, 2, 3)
-    )
+    convolved = sum(2 * dims["C"] * halved(dims["M"], times) * halved(CHUNK_FRAMES, times) for times in (1, 2, 3))
     front = (CHUNK_FRAMES * dims["M"] + convolved) / CHUNK_TOKENS + dims["B"]
     return front, 9 * dims["D"] + 2 * dims["F"]
 
@@ -274,4 +284,5 @@ QWEN3_ASR = Family(
     ),
     load_processor=load_processor,
     tiny=tiny,
+    check=check,
 )

@@ -78,7 +78,7 @@ def model(
 
     Raises FamilyError for a family whose tables are not written down or a config that makes no sense.
     """
-    family = registry.get(str(config.get("model_type")))
+    family = registry.of_config(config)
     if not family.tensors.tables:
         raise FamilyError(
             f"the shapes of '{family.model_type}' models are not written down.", "Inspect the weights themselves."
@@ -129,7 +129,7 @@ def count(tensors: Iterable[Shape]) -> int:
 
 def layer_counts(config: Mapping[str, Any]) -> dict[str, int]:
     """Scope -> number of layers by config.json. Raises FamilyError."""
-    family = registry.get(str(config.get("model_type")))
+    family = registry.of_config(config)
     return {scope: _dims(family, config)[f"{scope}_layers"] for scope in family.scopes}
 
 
