@@ -215,7 +215,7 @@ def _activations(
     if any(tensor.name.endswith(".q_norm.weight") for tensor in model.tensors):  # norms of queries and keys
         layer += (4 + b) * (q + k)
     front, inside = model.family.tensors.kept(dims, states)
-    encoded = b * inside  # bytes an encoder state
+    encoded = round(b * inside)  # bytes an encoder state
     if adapter:  # peft casts the input of every adapted layer to the adapter's float32
         layer += 4 * (3 * width + q + 2 * width + inner)
         encoded += 4 * (5 * dims["D"] + dims["F"]) if encoder else 0

@@ -156,8 +156,8 @@ class Tensors:
 
     saved: module path -> what stands for it in the names of checkpoints. fixed: tables that no training changes.
     tables: prefix in checkpoints -> rows, or empty where nobody has written them down: sizes are then not predicted.
-    fields: letter -> (sub-config, field, default): a config leaves out what equals its class's default; derived: letters
-    that follow from others. tied: whether head and embedding are one tensor where a config does not say.
+    fields: letter -> (sub-config, field, default): a config leaves out what equals its class's default. derived:
+    letters that follow from others. tied: whether head and embedding are one tensor where a config does not say.
     window_seconds: of the fields. pads_audio: whether a shorter clip costs the whole window.
     states_per_second: of audio; states_per_token: encoder states that one audio token stands for. kept: (fields, states
     of a clip) -> elements that going back needs of a state: before the encoder's layers, and in each of them.

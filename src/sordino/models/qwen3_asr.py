@@ -93,7 +93,7 @@ def render(processor: Any, prompt: Prompt) -> str:
 
 
 def prepare(processor: Any, clips: Sequence[Waveform], prompts: Sequence[str]) -> AudioInputs:
-    """Waveforms (n,) at 16 kHz and rendered prompts -> ids with expanded placeholders; mel (B, M, T) and its mask (B, T).
+    """Waveforms (n,) at 16 kHz and rendered prompts -> ids with expanded placeholders; mel (B, M, T), its mask (B, T).
 
     Each clip goes through the processor alone: in a batch it counts a frame more for some lengths.
     Raises ValueError for a clip longer than the window.
