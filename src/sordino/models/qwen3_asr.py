@@ -276,7 +276,7 @@ QWEN3_ASR = Family(
             "kv_heads": ("text_config", "num_key_value_heads", 8),
             "head_dim": ("text_config", "head_dim", 128),
         },
-        derived=lambda dims: {"B": dims["C"] * halved(dims["M"])},
+        letters=lambda config, dims: {"B": dims["C"] * halved(dims["M"])},
         states_per_second=13.0,
         states_per_token=1.0,
         kept=kept,

@@ -16,6 +16,7 @@ from sordino.errors import FamilyError
 from sordino.models.family import Family, Scope
 
 FAMILIES = {
+    "gemma4_unified": "sordino.models.gemma4_unified:GEMMA4_UNIFIED",
     "qwen2_audio": "sordino.models.qwen2_audio:QWEN2_AUDIO",
     "qwen3_asr": "sordino.models.qwen3_asr:QWEN3_ASR",
     "voxtral": "sordino.models.voxtral:VOXTRAL",
@@ -103,15 +104,6 @@ def layer_count(config: Any, scope: Scope) -> int:
 def sub_config(config: Any, name: str) -> Any:
     """The part of a config object at a dotted name; the whole at ""."""
     return functools.reduce(getattr, filter(None, name.split(".")), config)
-
-
-def is_tied(config: Mapping[str, Any]) -> bool:
-    """Whether head and embedding are one tensor by config.json: the text model's flag, else the model's, else the
-    default of the family's class."""
-    inner = config.get("text_config") or {}
-    model_type = str(config.get("model_type"))
-    default = model_type in FAMILIES and get(model_type).tensors.tied
-    return bool(inner.get("tie_word_embeddings", config.get("tie_word_embeddings", default)))
 
 
 def is_gguf(path: str) -> bool:

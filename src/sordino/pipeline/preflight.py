@@ -38,13 +38,26 @@ def refuse(recipe: Recipe) -> None:
 
 
 def refuse_layers(recipe: Recipe) -> None:
-    """Raise RecipeError for layers that are named wrongly, or that the base model does not have."""
+    """Raise RecipeError for layers and parts that are named wrongly, or that the base model does not have or cannot do
+    without; FamilyError for a format that its family has not."""
     order = [search.parse_layer(text) for text in recipe.rank.layers] if recipe.rank else []
-    config = registry.local_config(recipe.model, recipe.revision) if order else None
+    config = registry.local_config(recipe.model, recipe.revision)
     if config is None:
         return
-    for scope in search.SCOPES["both"]:
-        search.kept(registry.layer_count(config, scope), scope, order)
+    family = registry.get(str(config.model_type))
+    search.refuse_removals(family, config, order)
+    if recipe.rank and recipe.rank.method != "explicit":
+        search.stacks_of(family, recipe.rank.scope)
+    for name in ("finetune", "distil", "qlora"):
+        section = getattr(recipe, name)
+        for part in section.freeze if section else ():
+            if part not in family.parts:
+                raise RecipeError(f"{name}.freeze: a {family.model_type} model has no {part}.", "Leave it out.")
+    for name in recipe.export.formats if recipe.export else ():
+        if name.startswith("gguf") and family.tensors.gguf is None:
+            raise FamilyError(
+                f"export.formats: {name} is not written of {family.model_type} models.", "Export another format."
+            )
 
 
 def refuse_tokenizer(recipe: Recipe) -> None:

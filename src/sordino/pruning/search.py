@@ -24,10 +24,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sordino.errors import RecipeError
-from sordino.models.family import Scope
-from sordino.models.registry import sub_config
+from sordino.models.family import Family, Scope
+from sordino.models.registry import layer_count, sub_config
 from sordino.models.speech import SpeechModel
-from sordino.pruning.layers import check_keep, only
+from sordino.pruning.layers import check_keep, check_removable, only
 
 SCOPES: dict[str, tuple[Scope, ...]] = {
     "decoder": ("decoder",),
@@ -135,7 +135,7 @@ def parse_layer(text: str) -> Layer:
 def candidates(speech: SpeechModel, scope: str, protect_first: int, protect_last: int) -> list[Layer]:
     """The layers of a scope that may be removed. Raises RecipeError where the protection leaves none."""
     layers: list[Layer] = []
-    for each in stacks_of(speech, scope):
+    for each in stacks_of(speech.family, scope):
         stack, total = speech.family.stacks[each], speech.layer_count(each)
         removable = stack.removable(sub_config(speech.model.config, stack.config), total)
         layers += [Layer(each, i) for i in range(protect_first, total - protect_last) if i in removable]
@@ -144,12 +144,12 @@ def candidates(speech: SpeechModel, scope: str, protect_first: int, protect_last
     return layers
 
 
-def stacks_of(speech: SpeechModel, scope: str) -> list[Scope]:
+def stacks_of(family: Family, scope: str) -> list[Scope]:
     """The layer lists that a scope means. Raises RecipeError for the encoder of a model that has none."""
-    lacking = [each for each in SCOPES[scope] if each not in speech.family.stacks]
+    lacking = [each for each in SCOPES[scope] if each not in family.stacks]
     if lacking:
         raise RecipeError(
-            f"rank.scope: a {speech.family.model_type} model has no {lacking[0]} layers.", "Use rank.scope: decoder."
+            f"rank.scope: a {family.model_type} model has no {lacking[0]} layers.", "Use rank.scope: decoder."
         )
     return list(SCOPES[scope])
 
@@ -157,7 +157,7 @@ def stacks_of(speech: SpeechModel, scope: str) -> list[Scope]:
 def middle(speech: SpeechModel, scope: str, remove: int) -> list[Layer]:
     """A block of `remove` layers around the middle of each list of the scope (the paper's 12-19 of 32 for 8)."""
     block: list[Layer] = []
-    for each in stacks_of(speech, scope):
+    for each in stacks_of(speech.family, scope):
         total = speech.layer_count(each)
         if remove >= total:
             raise RecipeError(f"rank.remove: {remove} of {total} {each} layers would leave none.", "Remove fewer.")
@@ -172,11 +172,27 @@ def renumbered(layer: Layer, removed: Sequence[Layer]) -> Layer:
 
 
 def kept(total: int, scope: Scope, removed: Sequence[Layer]) -> list[int]:
-    """Indices of a scope's `total` layers that stay. Raises RecipeError: out of range, twice, or none left."""
+    """Indices of a scope's `total` layers that stay; none where the model has no such stack.
+
+    Raises RecipeError: out of range, twice, or none left.
+    """
     gone = [layer.index for layer in removed if layer.scope == scope]
+    if total == 0:
+        if gone:
+            raise RecipeError(f"{scope} layer {gone[0]}: this model has no {scope} layers.", "Name other layers.")
+        return []
     if gone:
         check_keep(gone, total, scope)
     return check_keep([i for i in range(total) if i not in gone], total, scope)
+
+
+def refuse_removals(family: Family, config: Any, removed: Sequence[Layer]) -> None:
+    """Raise RecipeError for layers that a model with this config does not have or cannot do without."""
+    for scope in SCOPES["both"]:
+        stack, total = family.stacks.get(scope), layer_count(config, scope)
+        left = kept(total, scope, removed)
+        if stack:
+            check_removable(family, scope, sub_config(config, stack.config), total, left)
 
 
 @contextmanager

@@ -44,10 +44,11 @@ def removal_order(job: Job) -> list[search.Layer]:
 
 def prune(speech: SpeechModel, removed: list[search.Layer]) -> dict[str, list[int]]:
     """Prune in place. Returns, per scope, the old index of every layer that is left (position = new index)."""
-    kept = {}
+    kept: dict[str, list[int]] = {}
     for scope in search.SCOPES["both"]:
-        kept[str(scope)] = search.kept(len(speech.layers(scope)), scope, removed)
-        layers.prune(speech, scope, kept[str(scope)])
+        kept[scope] = search.kept(speech.layer_count(scope), scope, removed)
+        if kept[scope]:
+            layers.prune(speech, scope, kept[scope])
     return kept
 
 

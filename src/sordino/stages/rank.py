@@ -35,13 +35,12 @@ def run(job: Job) -> None:
     removals: list[Removal] = []
     if section.method == "explicit":
         order = [search.parse_layer(text) for text in section.layers]
-        for scope in search.SCOPES["both"]:
-            search.kept(len(speech.layers(scope)), scope, order)  # refuses what this model cannot follow
     elif section.method == "middle":
         order = search.middle(speech, section.scope, section.remove)
     else:
         removals = _search(job, speech, section)
         order = [removal.layer for removal in removals]
+    search.refuse_removals(speech.family, speech.model.config, order)
     ranking = {
         "method": section.method,
         "scope": section.scope,
@@ -49,7 +48,7 @@ def run(job: Job) -> None:
         "search": section.search if removals else None,
         "order": [str(layer) for layer in order],
         "removals": [_describe(removal) for removal in removals],
-        "layers": {"decoder": len(speech.layers("decoder")), "encoder": len(speech.layers("encoder"))},
+        "layers": {scope: speech.layer_count(scope) for scope in search.SCOPES["both"]},
     }
     files.write_json(job.out / "ranking.json", ranking)
     for removal in removals:
