@@ -24,10 +24,12 @@ from sordino.models.answers import AnswerBatch, SpeechLM
 from sordino.models.family import AudioInputs, Prompt
 from sordino.models.speech import SpeechModel, pad_left
 from sordino.training.objectives import cross_entropy
+from tests.models.torchaudio_formula import stock_extractor
 
 RATE = 16_000  # Hz
 QUESTION = Prompt("Translate into German.")
 DECODER_LAYERS, ENCODER_LAYERS = 4, 3
+MEL_TOLERANCE = {"granite_speech": 1e-5}  # its stock features are torchaudio's, which rounds its filters otherwise
 
 
 def clip(seed: int, seconds: float) -> Waveform:
@@ -149,8 +151,17 @@ def _gemma4_unified(processor: Any, wave: Waveform, instruction: str) -> dict[st
     return dict(stock.apply_chat_template([{"role": "user", "content": content}], enable_thinking=False, **options))
 
 
+def _granite_speech(processor: Any, wave: Waveform, instruction: str) -> dict[str, Tensor]:
+    text = processor.tokenizer.apply_chat_template(
+        [{"role": "user", "content": f"<|audio|>{instruction}"}], tokenize=False, add_generation_prompt=True
+    )
+    stock = transformers.GraniteSpeechProcessor(stock_extractor(processor.mels), processor.tokenizer)
+    return dict(stock(text, torch.from_numpy(wave)[None], return_tensors="pt"))
+
+
 _STOCK_INPUTS = {
     "gemma4_unified": _gemma4_unified,
+    "granite_speech": _granite_speech,
     "qwen2_audio": _qwen2_audio,
     "qwen3_asr": _qwen3_asr,
     "voxtral": _voxtral,

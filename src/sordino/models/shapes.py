@@ -6,6 +6,7 @@ A family's file has them as tables (`family.Tensors`); tests/models/test_shapes.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -15,12 +16,14 @@ from sordino.models import registry
 from sordino.models.family import Family, Table
 from sordino.models.parts import is_tied, part_of
 
-Kind = Literal["linear", "head", "embedding", "other"]
+Kind = Literal["linear", "head", "embedding", "counter", "other"]
+TABLE = re.compile(r"\bembed_\w+\.weight$|_emb\.weight$")  # matrices of which rows are looked up
 
 
 @dataclass(frozen=True)
 class Shape:
-    """One tensor. kind: linear (the weight of a linear layer but the head), head, embedding, other.
+    """One tensor. kind: linear (the weight of a linear layer but the head), head, embedding, counter (a whole number in
+    64 bits), other.
 
     gguf: llama.cpp's name for it, None for a tensor that is not of the decoder.
     """
@@ -164,4 +167,6 @@ def _kind(name: str, shape: tuple[int, ...]) -> Kind:
         return "head"
     if "embed_tokens" in name:
         return "embedding"
-    return "linear" if len(shape) == 2 and not name.split(".")[-2].startswith("embed_") else "other"
+    if name.endswith(".num_batches_tracked"):
+        return "counter"
+    return "linear" if len(shape) == 2 and not TABLE.search(name) else "other"
