@@ -13,7 +13,7 @@ import torch
 import transformers
 
 from sordino.checkpoint.reading import INDEX, Checkpoint
-from sordino.checkpoint.writing import Planned, Writer
+from sordino.checkpoint.writing import FLOATING, Planned, Writer
 from sordino.errors import ArtifactError, FamilyError
 from sordino.models import loading, registry, saving, stored
 from sordino.models.family import Scope
@@ -22,7 +22,7 @@ from tests import tiny
 
 KEPT: dict[str, dict[Scope, list[int]]] = {
     "decoder": {"decoder": [0, 3]},
-    "encoder": {"encoder": [1, 2]},
+    "encoder": {"encoder": [0, 1]},
     "both": {"decoder": [1, 2, 3], "encoder": [0, 2]},
     "all": {},
 }
@@ -46,7 +46,11 @@ def reshard(directory: Path, dtype: str, most: int, rename: Callable[[str], str]
     shutil.copytree(directory, old)
     before = Checkpoint.open(old)
     names = {rename(name): name for name in before.tensors}
-    planned = {new: Planned(dtype, before.tensors[name].shape) for new, name in names.items()}
+    planned = {
+        new: Planned(dtype if before.tensors[name].dtype in FLOATING else before.tensors[name].dtype, shape)
+        for new, name in names.items()
+        for shape in [before.tensors[name].shape]
+    }
     with Writer(directory, planned, shard_bytes=most) as out:
         for new, name in names.items():
             out.copy(new, before, name)
