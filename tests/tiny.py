@@ -26,10 +26,12 @@ from sordino.models.family import AudioInputs, Prompt, Scope
 from sordino.models.speech import SpeechModel, pad_left
 from sordino.pruning.layers import sizes
 from sordino.training.objectives import cross_entropy
+from tests.models.torchaudio_formula import stock_extractor
 
 RATE = 16_000  # Hz
 QUESTION = Prompt("Translate into German.")
 DECODER_LAYERS, ENCODER_LAYERS = 4, 3
+MEL_TOLERANCE = {"granite_speech": 1e-5}  # its stock features are torchaudio's, which rounds its filters otherwise
 
 
 def clip(seed: int, seconds: float) -> Waveform:
@@ -45,6 +47,11 @@ def clip(seed: int, seconds: float) -> Waveform:
 def fresh(speech: SpeechModel) -> SpeechModel:
     """A copy whose weights and configs can be changed."""
     return dataclasses.replace(speech, model=copy.deepcopy(speech.model))
+
+
+def is_tied(speech: SpeechModel) -> bool:
+    """Whether head and embedding are one tensor."""
+    return speech.model.get_output_embeddings().weight is speech.model.get_input_embeddings().weight
 
 
 def stock(speech: SpeechModel, directory: Any, **options: Any) -> SpeechModel:
@@ -138,6 +145,10 @@ def _voxtral(processor: Any, wave: Waveform, instruction: str) -> dict[str, Tens
     return dict(processor.apply_chat_template([[{"role": "user", "content": content}]]))
 
 
+def _qwen3_asr(processor: Any, wave: Waveform, instruction: str) -> dict[str, Tensor]:
+    return dict(processor.apply_transcription_request(wave, prompt=instruction, sampling_rate=RATE))
+
+
 def _gemma4_unified(processor: Any, wave: Waveform, instruction: str) -> dict[str, Tensor]:
     from transformers.models.gemma4_unified.processing_gemma4_unified import Gemma4UnifiedProcessor
 
@@ -152,7 +163,21 @@ def _gemma4_unified(processor: Any, wave: Waveform, instruction: str) -> dict[st
     return dict(stock.apply_chat_template([{"role": "user", "content": content}], enable_thinking=False, **options))
 
 
-_STOCK_INPUTS = {"gemma4_unified": _gemma4_unified, "qwen2_audio": _qwen2_audio, "voxtral": _voxtral}
+def _granite_speech(processor: Any, wave: Waveform, instruction: str) -> dict[str, Tensor]:
+    text = processor.tokenizer.apply_chat_template(
+        [{"role": "user", "content": f"<|audio|>{instruction}"}], tokenize=False, add_generation_prompt=True
+    )
+    stock = transformers.GraniteSpeechProcessor(stock_extractor(processor.mels), processor.tokenizer)
+    return dict(stock(text, torch.from_numpy(wave)[None], return_tensors="pt"))
+
+
+_STOCK_INPUTS = {
+    "gemma4_unified": _gemma4_unified,
+    "granite_speech": _granite_speech,
+    "qwen2_audio": _qwen2_audio,
+    "qwen3_asr": _qwen3_asr,
+    "voxtral": _voxtral,
+}
 
 
 def answer_loss(speech: SpeechModel, batch: AnswerBatch) -> tuple[Tensor, int]:

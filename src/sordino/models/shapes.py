@@ -6,6 +6,7 @@ A family's file has them as tables (`family.Tensors`); tests/models/test_shapes.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -15,12 +16,14 @@ from sordino.models import registry
 from sordino.models.family import Family, Table
 from sordino.models.parts import is_tied, part_of
 
-Kind = Literal["linear", "head", "embedding", "other"]
+Kind = Literal["linear", "head", "embedding", "counter", "other"]
+TABLE = re.compile(r"\bembed_\w+\.weight$|_emb\.weight$")  # matrices of which rows are looked up
 
 
 @dataclass(frozen=True)
 class Shape:
-    """One tensor. kind: linear (the weight of a linear layer but the head), head, embedding, other.
+    """One tensor. kind: linear (the weight of a linear layer but the head), head, embedding, counter (a whole number in
+    64 bits), other.
 
     gguf: llama.cpp's name for it, None for a tensor that is not of the decoder.
     """
@@ -44,8 +47,8 @@ class Shape:
 class Model:
     """A model as its config describes it. tensors: sorted by name; a tied head is not among them.
 
-    dims: the letters of the family's fields, encoder_layers, decoder_layers, heads, kv_heads, Q and K (of the widest
-    layer); D, F and M are 0 without an encoder.
+    dims: the letters of the family's fields, encoder_layers, decoder_layers, heads, kv_heads, head_dim, Q and K (of the
+    widest layer); D, F and M are 0 without an encoder.
     """
 
     family: Family
@@ -79,7 +82,7 @@ def model(
 
     Raises FamilyError for a family whose tables are not written down or a config that makes no sense.
     """
-    family = registry.get(str(config.get("model_type")))
+    family = registry.of_config(config)
     if not family.tensors.tables:
         raise FamilyError(
             f"the shapes of '{family.model_type}' models are not written down.", "Inspect the weights themselves."
@@ -131,7 +134,7 @@ def count(tensors: Iterable[Shape]) -> int:
 
 def layer_counts(config: Mapping[str, Any]) -> dict[str, int]:
     """Scope -> number of layers by config.json. Raises FamilyError."""
-    family = registry.get(str(config.get("model_type")))
+    family = registry.of_config(config)
     return {scope: _dims(family, config)[f"{scope}_layers"] for scope in family.scopes}
 
 
@@ -150,7 +153,7 @@ def _dims(family: Family, config: Mapping[str, Any]) -> dict[str, int]:
     if not dims["heads"]:
         raise FamilyError("config.json: text_config.num_attention_heads is 0.", "Copy the model again.")
     head = dims["head_dim"] or dims["H"] // dims["heads"]
-    dims |= {"Q": dims["heads"] * head, "K": dims["kv_heads"] * head}
+    dims |= {"head_dim": head, "Q": dims["heads"] * head, "K": dims["kv_heads"] * head}
     dims |= family.tensors.letters(config, dims)
     for table in family.tensors.tables.values():
         if table.per_layer and table.layers:
@@ -164,4 +167,6 @@ def _kind(name: str, shape: tuple[int, ...]) -> Kind:
         return "head"
     if "embed_tokens" in name:
         return "embedding"
-    return "linear" if len(shape) == 2 and not name.split(".")[-2].startswith("embed_") else "other"
+    if name.endswith(".num_batches_tracked"):
+        return "counter"
+    return "linear" if len(shape) == 2 and not TABLE.search(name) else "other"

@@ -16,7 +16,7 @@ from torch import nn
 from sordino.errors import RecipeError
 from sordino.models.family import Family, Scope, Stack
 from sordino.models.registry import sub_config
-from sordino.models.speech import SpeechModel
+from sordino.models.speech import SpeechModel, module_at
 
 
 def check_keep(keep: Sequence[int], total: int, scope: Scope) -> list[int]:
@@ -35,12 +35,18 @@ def check_keep(keep: Sequence[int], total: int, scope: Scope) -> list[int]:
 
 
 def check_removable(family: Family, scope: Scope, config: Any, total: int, keep: Sequence[int]) -> None:
-    """Raise RecipeError where a layer goes that the family cannot do without. config: the stack's sub-config."""
+    """Raise RecipeError where layers go that the family cannot do without. config: the stack's sub-config."""
     protected = sorted(set(range(total)) - {*family.stacks[scope].removable(config, total), *keep})
     if protected:
         raise RecipeError(
             f"{scope} layer {protected[0]} cannot be removed from a {family.model_type} model.",
             "Leave it out of the layers to remove.",
+        )
+    problem = family.stacks[scope].fits(config, keep)
+    if problem:
+        raise RecipeError(
+            f"these {scope} layers cannot be removed from a {family.model_type} model: {problem}.",
+            "Name others, or leave the list whole.",
         )
 
 
@@ -53,7 +59,9 @@ def _configs(speech: SpeechModel, scope: Scope) -> list[Any]:
 
 def _install(speech: SpeechModel, scope: Scope, layers: Sequence[nn.Module]) -> None:
     """Make `layers` the layer list: modules and their indices."""
-    module_list = speech.layers(scope)
+    module_list, stack = speech.layers(scope), speech.family.stacks[scope]
+    if stack.counted:
+        setattr(module_at(speech.model, stack.path.rpartition(".")[0]), stack.counted, len(layers))
     module_list._modules.clear()  # the same ModuleList object: others may hold it
     module_list.extend(layers)
     for index, layer in enumerate(layers):
