@@ -26,7 +26,9 @@ KEEP = {"decoder": [0, 2, 3], "encoder": [0, 2]}
 
 # each family with each list of layers that it has
 EACH_STACK = pytest.mark.parametrize(
-    ("speech", "scope"), [(name, scope) for name in FAMILIES for scope in registry.get(name).scopes], indirect=["speech"]
+    ("speech", "scope"),
+    [(name, scope) for name in FAMILIES for scope in registry.get(name).scopes],
+    indirect=["speech"],
 )
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")

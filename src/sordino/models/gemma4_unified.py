@@ -107,7 +107,13 @@ def tiny(directory: str, decoder_layers: int, encoder_layers: int, seed: int) ->
         "global_head_dim": 32, "num_global_key_value_heads": 1, "attention_k_eq_v": True, "layer_types": types,
         "sliding_window": 24, "final_logit_softcapping": 30.0, "max_position_embeddings": 1024,
     }  # fmt: skip
-    vision = {"patch_size": 4, "pooling_kernel_size": 2, "mm_embed_dim": 64, "mm_posemb_size": 8, "output_proj_dims": 64}
+    vision = {
+        "patch_size": 4,
+        "pooling_kernel_size": 2,
+        "mm_embed_dim": 64,
+        "mm_posemb_size": 8,
+        "output_proj_dims": 64,
+    }
     config = Gemma4UnifiedConfig(
         text_config=text,
         vision_config=vision,

@@ -13,7 +13,9 @@ from sordino.models import registry
 PARTS = {
     "adapter": re.compile(r"\blora_"),
     "projector": re.compile(r"projector|\bembed_audio\b|\baudio_adapter\b"),
-    "audio_encoder": re.compile(r"\baudio_tower\b|^(?:model\.)?encoder\.|\baudio_encoder\b|\baudio_model\b|\bspeech_encoder\b"),
+    "audio_encoder": re.compile(
+        r"\baudio_tower\b|^(?:model\.)?encoder\.|\baudio_encoder\b|\baudio_model\b|\bspeech_encoder\b"
+    ),
     "head": re.compile(r"\blm_head\b|^output\.weight$"),
     "embedding": re.compile(r"\bembed_tokens(?:_per_layer)?\b|^token_embd\b|\btok_embeddings\b|\bwte\b"),
     "other": re.compile(r"\bvision_tower\b|\bembed_vision\b"),

@@ -6,6 +6,7 @@ search goes on from its last batch.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from sordino.config.schema import RankSection
@@ -101,7 +102,7 @@ def _search(job: Job, speech: SpeechModel, section: RankSection) -> list[Removal
         def record(trial: Trial) -> None:
             files.append_jsonl(job.out / TRIALS, trial.to_json())
 
-        return search.search(pool, section.remove, judge, known, record, racing)
+        return search.search(pool, section.remove, judge, known, record, racing, partial(search.allows, speech))
 
 
 def _row(pair: tuple[Key, list[int]]) -> dict[str, Any]:
