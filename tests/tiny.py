@@ -20,9 +20,11 @@ import transformers
 from torch import Tensor
 
 from sordino.data.audio import Waveform
+from sordino.models import registry
 from sordino.models.answers import AnswerBatch, SpeechLM
-from sordino.models.family import AudioInputs, Prompt
+from sordino.models.family import AudioInputs, Prompt, Scope
 from sordino.models.speech import SpeechModel, pad_left
+from sordino.pruning.layers import sizes
 from sordino.training.objectives import cross_entropy
 from tests.models.torchaudio_formula import stock_extractor
 
@@ -60,6 +62,16 @@ def stock(speech: SpeechModel, directory: Any, **options: Any) -> SpeechModel:
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
     return dataclasses.replace(speech, model=model)
+
+
+def recount(directory: Any, scope: Scope, counted: Sequence[int]) -> None:
+    """Let config.json count other layers than the weights are of, each as the layer of this index was."""
+    family = registry.family_of(str(directory))
+    config = getattr(transformers, family.model_class).config_class.from_pretrained(directory)
+    stack = family.stacks[scope]
+    for name, value in sizes(stack, registry.sub_config(config, stack.config), counted).items():
+        setattr(registry.sub_config(config, stack.config), name, value)
+    config.save_pretrained(directory)
 
 
 def ask(speech: SpeechModel, clips: Sequence[Waveform], prompt: Prompt = QUESTION) -> AudioInputs:

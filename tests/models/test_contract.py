@@ -315,11 +315,7 @@ def test_truncated_weights_are_refused(copied: Path) -> None:
 def test_a_wrong_layer_count_is_refused(
     speech: SpeechModel, copied: Path, scope: Scope, change: int, message: str
 ) -> None:
-    stack, config = speech.family.stacks[scope], type(speech.model.config).from_pretrained(copied)
-    counted = [*range(COUNTS[scope]), COUNTS[scope] - 1][: COUNTS[scope] + change]
-    for name, value in layers.sizes(stack, registry.sub_config(config, stack.config), counted).items():
-        setattr(registry.sub_config(config, stack.config), name, value)
-    config.save_pretrained(copied)
+    tiny.recount(copied, scope, [*range(COUNTS[scope]), COUNTS[scope] - 1][: COUNTS[scope] + change])
     with pytest.raises(FamilyError, match=message) as caught:
         loading.load_checkpoint(str(copied), device="cpu")
     assert f"layers.{COUNTS[scope] + min(change, 0)}." in str(caught.value)

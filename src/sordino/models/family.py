@@ -168,6 +168,7 @@ class Tensors:
     fields: letter -> (sub-config, field, default): a config leaves out what equals its class's default. letters:
     (config.json, those of the fields) -> further letters, and other values.
     window_seconds: of the fields. pads_audio: whether a shorter clip costs the whole window.
+    norm_bytes: (letters, bytes of an activation) -> bytes a token that a decoder layer's norms keep for training.
     states_per_second: of audio; states_per_token: encoder states that one audio token stands for. kept: (fields, states
     of a clip) -> elements that going back needs of a state: before the encoder's layers, and in each of them.
     """
@@ -182,6 +183,7 @@ class Tensors:
     letters: Callable[[Mapping[str, Any], Mapping[str, int]], Mapping[str, int]] = lambda config, dims: {}
     window_seconds: Callable[[Mapping[str, int]], float] = lambda dims: 30.0
     pads_audio: bool = False
+    norm_bytes: Callable[[Mapping[str, int], int], int] = lambda dims, b: 2 * (4 + b) * dims["H"]
     states_per_second: float = 50.0
     states_per_token: float = 2.0
     kept: Callable[[Mapping[str, int], int], tuple[float, float]] = _kept_by_whisper

@@ -101,3 +101,8 @@ LLAMA_GGUF = {
 def positions_window(dims: Mapping[str, int]) -> float:
     """Seconds that the encoder's table of positions reaches, at 50 a second."""
     return dims["P"] / 50
+
+
+def normed_heads(dims: Mapping[str, int], b: int) -> int:
+    """`Tensors.norm_bytes` where queries and keys are normed too."""
+    return (4 + b) * (2 * dims["H"] + dims["Q"] + dims["K"])

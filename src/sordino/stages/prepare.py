@@ -31,7 +31,7 @@ def run(job: Job) -> None:
     assert recipe.data
     family = registry.family_of(recipe.model, recipe.revision)
     processor = registry.load_processor(family, recipe.model, recipe.revision)
-    window = processor.feature_extractor.n_samples / SAMPLE_RATE
+    window = family.audio.window(processor) / SAMPLE_RATE
     bad: list[dict[str, str]] = []
     clips, given = _read(job, recipe.data, window, bad, AUDIO, "hearing the corpus")
     extra: list[Clip] = []
