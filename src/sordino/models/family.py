@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
@@ -106,11 +107,13 @@ class Decoder:
 
     logits: (model, normed hidden states) -> logits, with the scaling and soft-capping that the model was trained with.
     scaling: of a model, what transformers' generation leaves its logits undivided by; it matters where one samples.
+    forget: takes out of a model what a generation leaves in it.
     """
 
     line: str | None = None
     logits: Callable[[Any, Tensor], Tensor] = head_logits
     scaling: Callable[[Any], float] = lambda model: 1.0
+    forget: Callable[[Any], None] = lambda model: None
 
 
 @dataclass(frozen=True)
@@ -214,6 +217,17 @@ def _renamed(name: str, prefixes: Iterable[tuple[str, str]]) -> str:
 
 
 @dataclass(frozen=True)
+class Wrapping:
+    """A configuration around the model's own in config.json, as engines want it.
+
+    key: where the model's own lies there; around: what stands beside it.
+    """
+
+    key: str
+    around: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
 class Family:
     """One audio LLM architecture, as transformers implements it.
 
@@ -237,6 +251,7 @@ class Family:
     tiny: Callable[[str, int, int, int], None]
     check: Callable[[Mapping[str, Any], str], None] = lambda config, path: None
     adapter_flag: str = ""
+    wrapping: Wrapping | None = None
     ready: Callable[[Any], None] = lambda model: None
 
     def gguf_name(self, name: str) -> str | None:
@@ -254,6 +269,13 @@ class Family:
             module, _, kind = inner.rpartition(".")
             return f"blk.{index}.{gguf.names[module]}.{kind}" if module in gguf.names else None
         return gguf.outside.get(live.removeprefix(decoder)) if live.startswith(decoder) else None
+
+    def core(self, config: Any) -> Any:
+        """The model's own configuration, of config.json or of an object that holds it: `sub-config` means one of its."""
+        if self.wrapping is None:
+            return config
+        get = config.get if isinstance(config, Mapping) else partial(getattr, config)
+        return get(self.wrapping.key, None) or config
 
     @property
     def scopes(self) -> tuple[Scope, ...]:

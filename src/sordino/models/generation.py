@@ -137,6 +137,7 @@ def generate(
         out = speech.model.generate(inputs_embeds=embeds, attention_mask=mask, logits_processor=shaping)
     finally:
         speech.model.generation_config = stored
+        speech.family.decoder.forget(speech.model)
     return [cut(row, stops) for row in out.tolist()]
 
 

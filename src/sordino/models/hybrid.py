@@ -75,7 +75,7 @@ def load(
     if not file.is_file():
         raise FamilyError(f"{path} lacks {DECODER_FILE}, its decoder.", "Copy or export the model again.")
     processor = registry.load_processor(family, path)
-    config = transformers.AutoConfig.from_pretrained(path)
+    config = getattr(transformers, family.model_class).config_class.from_pretrained(path)
     options: dict[str, Any] = {"dtype": floating, "device_map": {"": str(where)}, "use_safetensors": True}
     if attention:
         options["attn_implementation"] = attention

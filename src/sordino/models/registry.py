@@ -19,13 +19,18 @@ FAMILIES = {
     "gemma4_unified": "sordino.models.gemma4_unified:GEMMA4_UNIFIED",
     "granite_speech": "sordino.models.granite_speech:GRANITE_SPEECH",
     "qwen2_audio": "sordino.models.qwen2_audio:QWEN2_AUDIO",
+    "qwen2_5_omni": "sordino.models.qwen2_5_omni:QWEN2_5_OMNI",
     "qwen3_asr": "sordino.models.qwen3_asr:QWEN3_ASR",
     "voxtral": "sordino.models.voxtral:VOXTRAL",
 }
 
+# other names of the same, as bare configurations have them
+ALIASES = {"qwen2_5_omni_thinker": "qwen2_5_omni"}
+
 
 def get(model_type: str) -> Family:
     """The family of a config.json's model_type. Raises FamilyError for one that sordino does not know."""
+    model_type = ALIASES.get(model_type, model_type)
     if model_type not in FAMILIES:
         raise FamilyError(
             f"models of type '{model_type}' are not supported; supported: {', '.join(sorted(FAMILIES))}.",
@@ -44,7 +49,7 @@ def of_config(config: Mapping[str, Any], path: str = "config.json") -> Family:
     model_type = config.get("model_type")
     if not isinstance(model_type, str):
         raise FamilyError(f"{path} names no model_type.", "Give a transformers model.")
-    if model_type not in FAMILIES and "auto_map" in config:
+    if model_type not in {*FAMILIES, *ALIASES} and "auto_map" in config:
         raise FamilyError(
             f"{path}: models of type '{model_type}' bring code of their own (auto_map), which is never run.",
             f"Use a checkpoint in transformers' own layout; supported: {', '.join(sorted(FAMILIES))}.",
@@ -87,13 +92,15 @@ def family_of(path: str, revision: str | None = None) -> Family:
 
 
 def local_config(path: str, revision: str | None = None) -> Any | None:
-    """The config of a local directory, or of a Hub id that has been fetched before; None where it is not here."""
+    """A model's own config, of a local directory or of a Hub id that has been fetched before; None where it is not
+    here."""
     from transformers import AutoConfig
 
     try:
-        return AutoConfig.from_pretrained(path, revision=revision, local_files_only=True)
+        config = AutoConfig.from_pretrained(path, revision=revision, local_files_only=True)
     except (OSError, ValueError):
         return None  # loading the model will say what is wrong
+    return get(str(config.model_type)).core(config)
 
 
 def layer_count(config: Any, scope: Scope) -> int:

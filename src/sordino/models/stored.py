@@ -59,7 +59,7 @@ class Stored:
         if quantization is not None:
             model.config.quantization_config = quantization
         model.config.save_pretrained(str(directory))
-        saving.complete_config(directory, model)
+        saving.complete_config(self.speech.family, directory, model)
         copy_processor(self.checkpoint.directory, directory)
         if (self.checkpoint.directory / GENERATION).is_file():
             shutil.copyfile(self.checkpoint.directory / GENERATION, directory / GENERATION)
@@ -126,7 +126,7 @@ def _matched(speech: SpeechModel, checkpoint: Checkpoint) -> dict[int, str]:
     check_names(
         path,
         missing=[family.tensors.saved_name(name) for name, tensor in wanted.items() if id(tensor) not in found],
-        unexpected=[names[name] for name in names.keys() - wanted.keys()],
+        unexpected=[names[n] for n in names.keys() - wanted.keys() if not n.startswith(family.tensors.ignored)],
         mismatched=[
             f"'{names[name]}' of {checkpoint.file_of[names[name]].name}"
             for name, tensor in wanted.items()

@@ -116,8 +116,6 @@ def rows_left(recipe: Recipe) -> int | None:
     training = [name for name in training_texts(recipe) if manifest_of(recipe, name).is_file()]
     if not training or registry.is_hub_id(recipe.model):
         return None
-    from transformers import AutoConfig
-
     speech = unloaded(recipe.model)
-    named_there = named(sections(speech, AutoConfig.from_pretrained(recipe.model)))
+    named_there = named(sections(speech, registry.local_config(recipe.model)))
     return len(choose(recipe, speech, bpe_of(speech), named_there, training).rows)
