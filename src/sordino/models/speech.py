@@ -53,6 +53,13 @@ class SpeechModel:
         """A named part: encoder, projector, decoder, embeddings, head."""
         return module_at(self.model, self.family.parts[name])
 
+    def tensors_of(self, name: str) -> dict[str, Tensor]:
+        """Weights and buffers of a part, without those of other parts that lie inside it."""
+        path = f"{self.family.parts[name]}."
+        inside = tuple(f"{part.removeprefix(path)}." for part in self.family.parts.values() if part.startswith(path))
+        tensors = self.part(name).state_dict(keep_vars=True)
+        return {inner: tensor for inner, tensor in tensors.items() if not inner.startswith(inside)}
+
     def layers(self, scope: Scope) -> nn.ModuleList:
         layers = module_at(self.model, self.family.stacks[scope].path)
         assert isinstance(layers, nn.ModuleList)

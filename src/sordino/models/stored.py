@@ -24,7 +24,7 @@ from sordino.checkpoint.writing import FLOATING, Planned, Writer
 from sordino.errors import FamilyError
 from sordino.models import embedded, registry, saving
 from sordino.models.speech import SpeechModel
-from sordino.runtime.progress import byte_bar
+from sordino.runtime.progress import byte_bar, note
 
 # beside the weights: what a processor is loaded from, whatever version of transformers wrote it
 PROCESSOR_FILES = (
@@ -50,6 +50,16 @@ class Stored:
             names.setdefault(id(tensor), name)  # a tied weight once
         return {self.speech.family.tensors.saved_name(name): self.name_of[key] for key, name in names.items()}
 
+    @property
+    def ignored(self) -> dict[str, tuple[int, int]]:
+        """Prefix of weights that the family leaves aside -> how many there are, and their bytes."""
+        found = {}
+        for prefix in self.speech.family.tensors.ignored:
+            sizes = [tensor.bytes for name, tensor in self.checkpoint.tensors.items() if name.startswith(prefix)]
+            if sizes:
+                found[prefix] = len(sizes), sum(sizes)
+        return found
+
     def describe(self, directory: Path, quantization: Any = None) -> None:
         """Write what lies beside the weights: config.json, the generation config, and the processor's files as they
         are. quantization: what config.json says of it, an object of transformers or a mapping."""
@@ -72,6 +82,9 @@ class Stored:
         planned = {name: planned_16bit(self.checkpoint, source) for name, source in sources.items()}
         self.describe(directory)
         total = sum(tensors[source].bytes for source in sources.values())
+        if self.ignored:
+            aside = (f"{p.rstrip('.')} ({n} weights, {size / 1e9:.2f} GB)" for p, (n, size) in self.ignored.items())
+            note(f"  left out: {', '.join(aside)}")
         with Writer(directory, planned) as out, byte_bar(label, total) as advance:
             for name in sorted(planned):  # as they lie in the files
                 out.copy(name, self.checkpoint, sources[name])

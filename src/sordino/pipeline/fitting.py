@@ -28,8 +28,8 @@ def fit(
 ) -> Trained:
     """Train `speech` in place on clips with target texts; resumes; records losses; writes log.jsonl."""
     prompt = job.prompt(speech)
-    cached = [speech.part(name) for name in speech.family.audio.cached_parts]
-    frozen = not any(p.requires_grad for part in cached for p in part.parameters())
+    cached = speech.family.audio.cached_parts
+    frozen = not any(tensor.requires_grad for part in cached for tensor in speech.tensors_of(part).values())
     features = Features(speech, job.cache) if frozen else None
     dev_clips = manifest.read(job.run_dir / DATA / "dev.jsonl") if (job.run_dir / DATA / "dev.jsonl").exists() else []
     result = train(
