@@ -133,9 +133,7 @@ def test_a_bare_thinker_is_read_too(omni: SpeechModel, tmp_path: Path) -> None:
     assert torch.equal(tiny.logits(loaded, inputs), tiny.logits(omni, inputs))
     (tmp_path / "copy").mkdir()
     stored.open_model(str(tmp_path)).write_16bit(tmp_path / "copy", "test")
-    assert set(load_file(tmp_path / "copy/model.safetensors")) == set(
-        load_file(Path(omni.path) / "model.safetensors")
-    )
+    assert set(load_file(tmp_path / "copy/model.safetensors")) == set(load_file(Path(omni.path) / "model.safetensors"))
     assert shapes.model(config_of(tmp_path)).parameters == shapes.model(config_of(Path(omni.path))).parameters
 
 

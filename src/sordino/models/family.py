@@ -271,7 +271,7 @@ class Family:
         return gguf.outside.get(live.removeprefix(decoder)) if live.startswith(decoder) else None
 
     def core(self, config: Any) -> Any:
-        """The model's own configuration, of config.json or of an object that holds it: `sub-config` means one of its."""
+        """The model's own configuration, of config.json or of an object that holds it; sub-configs are those of it."""
         if self.wrapping is None:
             return config
         get = config.get if isinstance(config, Mapping) else partial(getattr, config)

@@ -50,7 +50,7 @@ def open_tokenizer(directory: Path) -> Any:
 
 
 def settings(directory: Path, inside: str, names: dict[str, str]) -> dict[str, Any]:
-    """What prepares the audio, by its file or the processor's. inside: its key there; names: key -> class that is meant.
+    """What prepares the audio, by its file or the processor's. inside: its key there; names: key -> class expected.
 
     Raises FileNotFoundError where neither file is there, FamilyError for another class.
     """

@@ -95,8 +95,6 @@ def prepare(processor: OmniProcessor, clips: Sequence[Waveform], prompts: Sequen
     which is all that the last valid frame reaches: the same numbers.
     Raises ValueError for a clip longer than the window and for a prompt without exactly one audio placeholder.
     """
-    import torch
-
     limit, texts = window(processor), []
     for clip, prompt in zip(clips, prompts, strict=True):
         if len(clip) > limit:
@@ -141,7 +139,7 @@ def states(model: Any, inputs: AudioInputs) -> list[Tensor]:
         encoder(together, feature_lens=frames, aftercnn_lens=(frames - 1) // 2 + 1)
     finally:
         hook.remove()
-    return list(given[0].split([pooled(int(n)) for n in frames]))
+    return list(torch.split(given[0], [pooled(int(n)) for n in frames]))
 
 
 def project(model: Any, clips: list[Tensor]) -> list[Tensor]:
