@@ -105,11 +105,11 @@ def _without_decoder(config: Any, family: Family) -> Any:
     small = copy.deepcopy(config)
     del small.quantization_config
     text = small.get_text_config()
-    text.num_hidden_layers, text.vocab_size, text.pad_token_id = 0, 1, None
+    text.num_hidden_layers, text.vocab_size, text.pad_token_id = 0, 1, 0
     if getattr(text, "layer_types", None):
         text.layer_types = []
     resize = family.stacks["decoder"].resize
     for name, value in (resize(text, []) if resize else {}).items():
         setattr(text, name, value)
-    small.pad_token_id = None
+    small.pad_token_id = 0
     return small

@@ -30,6 +30,11 @@ def part_of(name: str) -> str:
     return next((part for part, pattern in PARTS.items() if pattern.search(name)), "other")
 
 
+def is_counter(name: str) -> bool:
+    """Whether it is a batch norm's number of batches: a whole number in 64 bits, in every format."""
+    return name.endswith(".num_batches_tracked")
+
+
 def is_tied(config: Mapping[str, Any]) -> bool:
     """Whether head and embedding are one tensor: the model's flag, which transformers 5 goes by, else the text model's,
     else what its family has."""

@@ -16,14 +16,13 @@ from sordino.models import registry
 from sordino.models.family import Family, Table
 from sordino.models.parts import is_tied, part_of
 
-Kind = Literal["linear", "head", "embedding", "counter", "other"]
+Kind = Literal["linear", "head", "embedding", "other"]
 TABLE = re.compile(r"\bembed_\w+\.weight$|_emb\.weight$")  # matrices of which rows are looked up
 
 
 @dataclass(frozen=True)
 class Shape:
-    """One tensor. kind: linear (the weight of a linear layer but the head), head, embedding, counter (a whole number in
-    64 bits), other.
+    """One tensor. kind: linear (the weight of a linear layer but the head), head, embedding, other.
 
     gguf: llama.cpp's name for it, None for a tensor that is not of the decoder.
     """
@@ -167,6 +166,4 @@ def _kind(name: str, shape: tuple[int, ...]) -> Kind:
         return "head"
     if "embed_tokens" in name:
         return "embedding"
-    if name.endswith(".num_batches_tracked"):
-        return "counter"
     return "linear" if len(shape) == 2 and not TABLE.search(name) else "other"

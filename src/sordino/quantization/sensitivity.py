@@ -83,7 +83,7 @@ def weights(speech: SpeechModel) -> dict[str, list[Tensor]]:
         if not isinstance(module, (nn.Linear, nn.Embedding)) or id(module.weight) in seen:
             continue
         part = part_of_weight(f"{name}.weight")
-        if part:
+        if part and (part == "embedding" or isinstance(module, nn.Linear)):  # no tables of positions
             seen.add(id(module.weight))
             found.setdefault(part, []).append(module.weight)
     return found

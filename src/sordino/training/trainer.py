@@ -107,7 +107,7 @@ def train(
     done = run.resume()
     mixed = precision_of(section, speech.device) == "bfloat16-mixed"
     if section.gradient_checkpointing:
-        speech.model.gradient_checkpointing_enable({"use_reentrant": False})
+        speech.recomputing.gradient_checkpointing_enable({"use_reentrant": False})
     speech.model.train()
     part = section.batch_size // section.accumulate
     try:
@@ -131,7 +131,7 @@ def train(
     finally:
         speech.model.eval()
         if section.gradient_checkpointing:
-            speech.model.gradient_checkpointing_disable()
+            speech.recomputing.gradient_checkpointing_disable()
     tokens = sum(len(examples[i].answer) for batch in steps for i in batch)
     return Trained(len(steps), tuple(run.log), tokens)
 
