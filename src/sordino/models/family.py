@@ -82,7 +82,7 @@ class Stack:
     (sub-config, count) -> layers that may go at all. resize: (sub-config, old indices that stay) -> the other attributes
     that follow, with their values then; it changes nothing, and with all indices gives what a view puts back. fits:
     (sub-config, indices that stay) -> why they cannot stay without the others, or nothing. counted: attribute of the
-    module around the list that holds the number of layers too.
+    module around the list that holds the number of layers too. whole: why no layer may go, where that is so.
     """
 
     path: str
@@ -93,6 +93,7 @@ class Stack:
     resize: Callable[[Any, Sequence[int]], Mapping[str, Any]] | None = None
     fits: Callable[[Any, Sequence[int]], str] = lambda config, keep: ""
     counted: str = ""
+    whole: str = ""
 
 
 def head_logits(model: Any, hidden: Tensor) -> Tensor:
@@ -108,12 +109,14 @@ class Decoder:
     logits: (model, normed hidden states) -> logits, with the scaling and soft-capping that the model was trained with.
     scaling: of a model, what transformers' generation leaves its logits undivided by; it matters where one samples.
     forget: takes out of a model what a generation leaves in it.
+    beside: (model, ids with the pad token in place of audio (B, S)) -> what it wants beside the embeddings, by name.
     """
 
     line: str | None = None
     logits: Callable[[Any, Tensor], Tensor] = head_logits
     scaling: Callable[[Any], float] = lambda model: 1.0
     forget: Callable[[Any], None] = lambda model: None
+    beside: Callable[[Any, Tensor], Mapping[str, Tensor]] = lambda model, ids: {}
 
 
 @dataclass(frozen=True)
@@ -171,7 +174,7 @@ class Tensors:
 
     saved: module path -> what stands for it in the names of checkpoints. fixed: tables that no training changes; idle:
     parts that speech never runs, which are neither trained nor adapted. tied: whether head and embedding are one tensor
-    where a config leaves it out.
+    where a config leaves it out; rows: further tables with a row for every token.
     tables: prefix in checkpoints -> rows, or empty where nobody has written them down: sizes are then not predicted.
     fields: letter -> (sub-config, field, default): a config leaves out what equals its class's default. letters:
     (config.json, those of the fields) -> further letters, and other values.
@@ -187,6 +190,7 @@ class Tensors:
     idle: tuple[str, ...] = ()
     ignored: tuple[str, ...] = ()  # prefixes of weights that checkpoints hold and this model does not use
     tied: bool = False
+    rows: tuple[str, ...] = ()
     tables: Mapping[str, Table] = field(default_factory=dict)
     fields: Mapping[str, tuple[str, str, int]] = field(default_factory=dict)
     letters: Callable[[Mapping[str, Any], Mapping[str, int]], Mapping[str, int]] = lambda config, dims: {}
@@ -280,4 +284,4 @@ class Family:
     @property
     def scopes(self) -> tuple[Scope, ...]:
         """The stacks that layers may be removed from: decoder first."""
-        return tuple(self.stacks)
+        return tuple(scope for scope, stack in self.stacks.items() if not stack.whole)

@@ -19,7 +19,7 @@ PARTS = {
     "head": re.compile(r"\blm_head\b|^output\.weight$"),
     "embedding": re.compile(r"\bembed_tokens(?:_per_layer)?\b|^token_embd\b|\btok_embeddings\b|\bwte\b"),
     "other": re.compile(r"\bvision_tower\b|\bembed_vision\b"),
-    "decoder": re.compile(r"\blayers\.\d+\.|^blk\.\d+\."),
+    "decoder": re.compile(r"\blayers\.\d+\.|^blk\.\d+\.|\bper_layer_model_projection\b"),
 }
 
 LAYER = re.compile(r"\b(?:layers|blk)\.(\d+)\.")  # of either stack

@@ -16,6 +16,7 @@ from sordino.errors import FamilyError
 from sordino.models.family import Family, Scope
 
 FAMILIES = {
+    "gemma4": "sordino.models.gemma4:GEMMA4",
     "gemma4_unified": "sordino.models.gemma4_unified:GEMMA4_UNIFIED",
     "granite_speech": "sordino.models.granite_speech:GRANITE_SPEECH",
     "qwen2_audio": "sordino.models.qwen2_audio:QWEN2_AUDIO",

@@ -135,7 +135,7 @@ def count(tensors: Iterable[Shape]) -> int:
 def layer_counts(config: Mapping[str, Any]) -> dict[str, int]:
     """Scope -> number of layers by config.json. Raises FamilyError."""
     family = registry.of_config(config)
-    return {scope: _dims(family, family.core(config))[f"{scope}_layers"] for scope in family.scopes}
+    return {scope: _dims(family, family.core(config))[f"{scope}_layers"] for scope in family.stacks}
 
 
 def _dims(family: Family, config: Mapping[str, Any]) -> dict[str, int]:

@@ -124,6 +124,18 @@ class SpeechModel:
         embeds: Tensor = self.model.get_input_embeddings()(input_ids)
         return embeds.masked_scatter(is_audio[..., None], rows.to(embeds.dtype))
 
+    def inputs(
+        self, input_ids: Tensor, mask: Tensor, features: Sequence[Tensor], among: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """What the decoder and `generate` take: embeddings as `embed` makes them, the attention mask (B, S), and what else
+        the family's decoder wants."""
+        embeds = self.embed(input_ids, features, among)
+        is_audio = input_ids == self.placeholder_id()
+        if among is not None:
+            is_audio = is_audio & among
+        beside = self.family.decoder.beside(self.model, input_ids.masked_fill(is_audio, self.pad_id()))
+        return {"inputs_embeds": embeds, "attention_mask": mask, **beside}
+
 
 def module_at(root: nn.Module, path: str) -> nn.Module:
     """The submodule at a dotted path."""

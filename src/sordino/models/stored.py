@@ -136,10 +136,15 @@ def _matched(speech: SpeechModel, checkpoint: Checkpoint) -> dict[int, str]:
     names = {family.tensors.live_name(name): name for name in checkpoint.tensors}
     wanted = speech.model.state_dict(keep_vars=True)
     found = {id(tensor): names[name] for name, tensor in wanted.items() if name in names}
+    unused = re.compile("|".join(ignored_by_class(speech.model)) or r"(?!)")
     check_names(
         path,
         missing=[family.tensors.saved_name(name) for name, tensor in wanted.items() if id(tensor) not in found],
-        unexpected=[names[n] for n in names.keys() - wanted.keys() if not n.startswith(family.tensors.ignored)],
+        unexpected=[
+            names[name]
+            for name in names.keys() - wanted.keys()
+            if not unused.search(name) and not name.startswith(family.tensors.ignored)
+        ],
         mismatched=[
             f"'{names[name]}' of {checkpoint.file_of[names[name]].name}"
             for name, tensor in wanted.items()
@@ -147,6 +152,12 @@ def _matched(speech: SpeechModel, checkpoint: Checkpoint) -> dict[int, str]:
         ],
     )
     return found
+
+
+def ignored_by_class(model: Any) -> list[str]:
+    """Expressions of weights that a transformers class expects in files and does not use."""
+    lists = (getattr(module, "_keys_to_ignore_on_load_unexpected", None) for module in model.modules())
+    return [expression for found in lists for expression in found or ()]
 
 
 def local(path: str, revision: str | None = None) -> Path:

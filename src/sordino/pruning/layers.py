@@ -36,6 +36,9 @@ def check_keep(keep: Sequence[int], total: int, scope: Scope) -> list[int]:
 
 def check_removable(family: Family, scope: Scope, config: Any, total: int, keep: Sequence[int]) -> None:
     """Raise RecipeError where layers go that the family cannot do without. config: the stack's sub-config."""
+    whole = family.stacks[scope].whole
+    if whole and len(keep) < total:
+        raise RecipeError(f"no {scope} layer can be removed from a {family.model_type} model: {whole}.")
     protected = sorted(set(range(total)) - {*family.stacks[scope].removable(config, total), *keep})
     if protected:
         raise RecipeError(

@@ -151,6 +151,13 @@ def stacks_of(family: Family, scope: str) -> list[Scope]:
         raise RecipeError(
             f"rank.scope: a {family.model_type} model has no {lacking[0]} layers.", "Use rank.scope: decoder."
         )
+    for each in SCOPES[scope]:
+        if family.stacks[each].whole:
+            raise RecipeError(
+                f"rank.scope: no {each} layer can be removed from a {family.model_type} model: "
+                f"{family.stacks[each].whole}.",
+                "Leave rank: and prune: out.",
+            )
     return list(SCOPES[scope])
 
 

@@ -19,7 +19,7 @@ from sordino.checkpoint.reading import Checkpoint
 from sordino.checkpoint.writing import Writer
 from sordino.errors import FamilyError
 from sordino.models import stored
-from sordino.models.speech import SpeechModel
+from sordino.models.speech import SpeechModel, module_at
 from sordino.models.stored import Stored
 from sordino.pipeline import token_selection
 from sordino.pipeline.job import DATA, PSEUDO, Job, Stage, directory_of, trim_source
@@ -124,9 +124,10 @@ def refuse_changes(found: Mapping[str, trimming.Coverage]) -> None:
 
 
 def write_weights(model: Stored, kept: Kept, out: Path) -> None:
-    """The checkpoint with the kept rows of embedding and head alone."""
+    """The checkpoint with the kept rows of embedding, head and other tables of tokens alone."""
     checkpoint, sources = model.checkpoint, model.sources()
-    parts = (model.speech.part(name) for name in ("embeddings", "head"))
+    parts = [model.speech.part(name) for name in ("embeddings", "head")]
+    parts += [module_at(model.speech.model, path) for path in model.speech.family.tensors.rows]
     cut = {model.name_of[id(tensor)] for part in parts for tensor in part.parameters()}
     planned = {name: stored.planned_16bit(checkpoint, source) for name, source in sources.items()}
     for name, source in sources.items():
