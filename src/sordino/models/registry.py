@@ -10,29 +10,35 @@ import json
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Literal
-
-import torch
+from typing import TYPE_CHECKING, Any, Literal
 
 from sordino.checkpoint.reading import Checkpoint
 from sordino.errors import FamilyError
-from sordino.models.base import Family, Scope, SpeechModel, module_at
+
+if TYPE_CHECKING:  # torch is imported by what loads: a plan looks at config.json alone
+    import torch
+
+    from sordino.models.base import Family, Scope, SpeechModel
 
 FAMILIES = {
     "qwen2_audio": "sordino.models.qwen2_audio:QWEN2_AUDIO",
     "voxtral": "sordino.models.voxtral:VOXTRAL",
 }
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
-def get(model_type: str) -> Family:
-    """The family of a config.json's model_type. Raises FamilyError for one that sordino does not know."""
+def check_type(model_type: str) -> str:
+    """The same model_type. Raises FamilyError for one that sordino does not know."""
     if model_type not in FAMILIES:
         raise FamilyError(
             f"models of type '{model_type}' are not supported; supported: {', '.join(sorted(FAMILIES))}.",
             "docs/add_a_family.md shows how to add one.",
         )
-    module, name = FAMILIES[model_type].split(":")
+    return model_type
+
+
+def get(model_type: str) -> Family:
+    """The family of a config.json's model_type. Raises FamilyError for one that sordino does not know."""
+    module, name = FAMILIES[check_type(model_type)].split(":")
     family: Family = getattr(importlib.import_module(module), name)
     return family
 
@@ -65,20 +71,15 @@ def family_of(path: str, revision: str | None = None) -> Family:
             return get(str(AutoConfig.from_pretrained(path, revision=revision).model_type))
         except (OSError, ValueError) as error:
             raise not_fetched(path, error) from error
+    return get(model_type_of(path))
+
+
+def model_type_of(path: str) -> str:
+    """model_type of a local directory; its family is not imported. Raises FamilyError for one that is not supported."""
     model_type = read_config(path).get("model_type")
     if not isinstance(model_type, str):
         raise FamilyError(f"{Path(path) / 'config.json'} names no model_type.", "Give a transformers model.")
-    return get(model_type)
-
-
-def local_config(path: str, revision: str | None = None) -> Any | None:
-    """The config of a local directory, or of a Hub id that has been fetched before; None where it is not here."""
-    from transformers import AutoConfig
-
-    try:
-        return AutoConfig.from_pretrained(path, revision=revision, local_files_only=True)
-    except (OSError, ValueError):
-        return None  # loading the model will say what is wrong
+    return check_type(model_type)
 
 
 def layer_count(config: Any, scope: Scope) -> int:
@@ -97,6 +98,8 @@ def is_gguf(path: str) -> bool:
 
 def default_device(wanted: str = "auto") -> torch.device:
     """'auto' takes the accelerator torch reports, else the CPU."""
+    import torch
+
     if wanted != "auto":
         return torch.device(wanted)
     accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
@@ -109,8 +112,11 @@ def default_dtype(wanted: str, device: torch.device) -> torch.dtype:
     Not every CPU multiplies bfloat16 fast (with AVX2 alone it is about five times slower than float32), and
     one rule for all of them keeps a recipe's results the same from machine to machine.
     """
+    import torch
+
     if wanted != "auto":
-        return DTYPES[wanted]
+        named: torch.dtype = getattr(torch, wanted)
+        return named
     return torch.float32 if device.type == "cpu" else torch.bfloat16
 
 
@@ -144,7 +150,10 @@ def load(
     Raises FamilyError for an unknown family, weights that do not load and a model whose decoder is not transformers',
     ArtifactError for damaged shards, by name.
     """
+    import torch
     import transformers
+
+    from sordino.models.base import SpeechModel, module_at
 
     family = family_of(path, revision)
     if is_gguf(path):

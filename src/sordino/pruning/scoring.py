@@ -26,17 +26,8 @@ from sordino.metrics import registry as metrics
 from sordino.models.base import SpeechModel
 from sordino.models.features import EncodedClip
 from sordino.pruning import criteria
-from sordino.pruning.search import (
-    Layer,
-    Trial,
-    renumbered,
-    rungs,
-    schedule,
-    screened_in,
-    screening_clips,
-    survivors,
-    without,
-)
+from sordino.pruning.layer import Layer, renumbered
+from sordino.pruning.search import Trial, rungs, schedule, screened_in, screening_clips, survivors, without
 from sordino.pruning.speculative import SpeculativeDecoder
 from sordino.runtime.threads import each, workers_on
 

@@ -27,7 +27,8 @@ from sordino.models.base import SpeechModel
 from sordino.models.features import EncodedClip
 from sordino.models.parts import LAYER, part_of
 from sordino.pruning import criteria
-from sordino.pruning.search import Layer, without
+from sordino.pruning.layer import Layer
+from sordino.pruning.search import without
 from sordino.pruning.speculative import SpeculativeDecoder
 from sordino.quantization.integer import Scheme, quantize
 
