@@ -10,7 +10,7 @@ from sordino.config.schema import CorpusSection, Recipe
 from sordino.data import corpora
 from sordino.data.checks import BadClip, check_audio
 from sordino.data.choose import choose
-from sordino.data.clip import SAMPLE_RATE, Clip
+from sordino.data.clip import Clip
 from sordino.errors import DataError
 from sordino.models import registry
 from sordino.runtime.progress import bar
@@ -29,7 +29,7 @@ def window_of(recipe: Recipe) -> float:
     """Seconds of audio that the base model hears at once."""
     family = registry.family_of(recipe.model, recipe.revision)
     processor = registry.load_processor(family, recipe.model, recipe.revision)
-    return float(processor.feature_extractor.n_samples / SAMPLE_RATE)
+    return family.audio.window(processor) / family.audio.sampling_rate
 
 
 def read(

@@ -19,10 +19,10 @@ def device_of(name: str) -> torch.device:
     """The device to run on. Raises RecipeError for one that torch does not know or this machine does not have."""
     import torch
 
-    from sordino.models import registry
+    from sordino.models import devices
 
     try:
-        device = registry.default_device(name)
+        device = devices.default_device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0].rstrip(".")

@@ -10,9 +10,9 @@ import torch
 from sordino.config.schema import MixSection, TrainSection
 from sordino.data import manifest
 from sordino.data.clip import Clip
-from sordino.models import registry
-from sordino.models.base import SpeechModel
+from sordino.models import saving
 from sordino.models.features import Features
+from sordino.models.speech import SpeechModel
 from sordino.pipeline.device import device_of
 from sordino.pipeline.stage import Job
 from sordino.runtime import files
@@ -32,7 +32,8 @@ def fit(
 ) -> Trained:
     """Train `speech` in place on clips with target texts; resumes; records losses; writes log.jsonl."""
     prompt = job.prompt(speech)
-    frozen = not any(p.requires_grad for p in speech.part("encoder").parameters())
+    cached = (speech.part(name) for name in speech.family.audio.cached_parts)
+    frozen = not any(p.requires_grad for part in cached for p in part.parameters())
     features = Features(speech, job.layout.cache) if frozen else None
     dev_clips = job.clips("dev") if job.layout.manifest("dev").exists() else []
     result = train(
@@ -92,5 +93,5 @@ def mixed(job: Job, mix: MixSection) -> list[Clip]:
 def save(job: Job, speech: SpeechModel) -> None:
     """Write the stage's model in bfloat16, whatever type it was trained in: nothing is stored wider than needed."""
     speech.model.to(torch.bfloat16)
-    registry.save(speech, job.out)
+    saving.save(speech, job.out)
     job.describe(job.out)

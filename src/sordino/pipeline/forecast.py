@@ -162,7 +162,7 @@ class _Stages:
     def lora(self, model: shapes.Model) -> tuple[shapes.Shape, ...]:
         section = self.recipe.qlora
         assert section
-        return shapes.lora(model.tensors, section.rank, decoder_only=section.scope == "decoder")
+        return shapes.lora(model, section.rank, decoder_only=section.scope == "decoder")
 
     def export(self) -> Forecast:
         assert self.recipe.export

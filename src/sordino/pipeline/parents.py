@@ -44,7 +44,7 @@ def base_parent(recipe: Recipe) -> Parent:
     """
     if registry.is_hub_id(recipe.model):
         return Parent(recipe.model, f"hub:{recipe.revision or 'main'}")
-    registry.model_type_of(recipe.model)
+    registry.family_of(recipe.model)
     return Parent(recipe.model, artifact.fingerprint(Path(recipe.model)))
 
 

@@ -46,14 +46,11 @@ def refuse_layers(recipe: Recipe) -> None:
     """Raise RecipeError for layers that are named wrongly, or that the base model does not have."""
     order = [parse_layer(text) for text in recipe.rank.layers] if recipe.rank else []
     config = config_of(recipe) if order else None
-    if config is None:
+    if config is None or not shapes.known(config):  # then ranking will say
         return
-    try:
-        dims = shapes.model(config).dims
-    except FamilyError:  # a family without a table of shapes, or a damaged config: loading the model will say
-        return
+    dims = shapes.model(config).dims
     for scope in SCOPES["both"]:
-        kept(dims[f"{scope}_layers"], scope, order)
+        kept(dims.get(f"{scope}_layers", 0), scope, order)
 
 
 def refuse_tokenizer(recipe: Recipe) -> None:

@@ -17,9 +17,9 @@ from sordino.config.schema import PseudolabelSection
 from sordino.data.clip import Clip
 from sordino.metrics import mbr
 from sordino.metrics.filters import Translation
-from sordino.models.base import SpeechModel
 from sordino.models.features import EncodedClip, Features
 from sordino.models.generation import EpsilonSampling, batches, generate, uniform
+from sordino.models.speech import SpeechModel
 from sordino.pipeline.stage import Job
 from sordino.runtime import files
 from sordino.runtime.progress import bar

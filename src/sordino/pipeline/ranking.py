@@ -15,8 +15,8 @@ from sordino.data.clip import Clip
 from sordino.errors import DataError
 from sordino.languages import language_code, language_name
 from sordino.models import prompts
-from sordino.models.base import SpeechModel
 from sordino.models.features import Features
+from sordino.models.speech import SpeechModel
 from sordino.pipeline.stage import Job
 from sordino.pruning import search
 from sordino.pruning.layer import SCOPES, kept, parse_layer
@@ -36,7 +36,7 @@ def rank_layers(job: Job, section: RankSection, speech: SpeechModel) -> Ranking:
     if section.method == "explicit":
         order = [parse_layer(text) for text in section.layers]
         for scope in SCOPES["both"]:
-            kept(len(speech.layers(scope)), scope, order)  # refuses what this model cannot follow
+            kept(speech.layer_count(scope), scope, order)  # refuses what this model cannot follow
     elif section.method == "middle":
         order = search.middle(speech, section.scope, section.remove)
     else:
@@ -49,7 +49,7 @@ def rank_layers(job: Job, section: RankSection, speech: SpeechModel) -> Ranking:
         search=section.search if removals else None,
         order=tuple(order),
         removals=tuple(map(ranked, removals)),
-        layers={"decoder": len(speech.layers("decoder")), "encoder": len(speech.layers("encoder"))},
+        layers={scope: speech.layer_count(scope) for scope in SCOPES["both"]},
     )
 
 

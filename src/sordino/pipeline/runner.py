@@ -20,6 +20,7 @@ from typing import Any
 from sordino.config import records
 from sordino.config.schema import Recipe
 from sordino.errors import ArtifactError, RecipeError, SordinoError, is_out_of_memory
+from sordino.models import registry
 from sordino.pipeline import artifact, preflight
 from sordino.pipeline.device import device_of
 from sordino.pipeline.forecast import Forecast, forecast
@@ -72,7 +73,9 @@ def plan(recipe: Recipe, config: Mapping[str, Any] | None = None, device: str | 
     config: of the base model, for the forecasts (`forecast.config_of`); device: of the forecasts, cuda or cpu.
     """
     preflight.refuse(recipe)
-    ahead = forecast(recipe, config, device) if config else {}
+    # a family whose shapes nobody has written down is planned without a forecast
+    described = config is not None and registry.get(str(config.get("model_type"))).tensors.tables
+    ahead = forecast(recipe, config, device) if config and described else {}
     lines: list[Planned] = []
     renewed: set[str] = set()
     for stage, settings in stages_of(recipe):

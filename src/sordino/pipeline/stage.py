@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     import torch
     from _typeshed import DataclassInstance
 
-    from sordino.models.base import SpeechModel
+    from sordino.models.speech import SpeechModel
 
     Section = TypeVar("Section", bound=DataclassInstance)
 else:
@@ -108,10 +108,10 @@ class Job:
 
         own_masks: its layers will be run with attention masks of ours, which flash attention does not take.
         """
-        from sordino.models import registry
+        from sordino.models import loading
 
         recipe, model = self.recipe, self.model(key)
-        speech = registry.load(
+        speech = loading.load_checkpoint(
             model.path,
             device=device_of(recipe.device),
             dtype=dtype or recipe.dtype,

@@ -20,7 +20,7 @@ from sordino.vocabulary.tokenizer import bpe_of, named_ids, quietly, token_confi
 from sordino.vocabulary.trimming import Bpe, Kept
 
 if TYPE_CHECKING:
-    from sordino.models.base import SpeechModel
+    from sordino.models.speech import SpeechModel
 
 PSEUDO = "pseudo"  # the teacher's translations, among the names of texts
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from sordino.errors import RecipeError
 
 if TYPE_CHECKING:
-    from sordino.models.base import Scope
+    from sordino.models.family import Scope
 
 # name of a scope in recipes -> the layer lists it means
 SCOPES: dict[str, tuple[Scope, ...]] = {
@@ -47,8 +47,13 @@ def renumbered(layer: Layer, removed: Sequence[Layer]) -> Layer:
 
 
 def kept(total: int, scope: Scope, removed: Sequence[Layer]) -> list[int]:
-    """Indices of a scope's `total` layers that stay. Raises RecipeError: out of range, twice, or none left."""
+    """Indices of a scope's `total` layers that stay; none of a model without such layers.
+
+    Raises RecipeError for a layer out of range or twice, and where none would be left.
+    """
     gone = [layer.index for layer in removed if layer.scope == scope]
+    if not total and not gone:
+        return []
     if gone:
         check_keep(gone, total, scope)
     return check_keep([i for i in range(total) if i not in gone], total, scope)
@@ -58,8 +63,9 @@ def check_keep(keep: Sequence[int], total: int, scope: Scope) -> list[int]:
     """Sorted copy of the layers to keep. Raises RecipeError for an index out of range, twice, or an empty list."""
     wrong = [i for i in keep if not 0 <= i < total]
     if wrong:
+        there = f"{scope} layers 0 to {total - 1}" if total else f"no {scope} layers"
         raise RecipeError(
-            f"{scope} layer {wrong[0]} is out of range: this model has {scope} layers 0 to {total - 1}.",
+            f"{scope} layer {wrong[0]} is out of range: this model has {there}.",
             "Name layers by their index in the unpruned model.",
         )
     if len(set(keep)) != len(keep):

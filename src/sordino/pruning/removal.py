@@ -6,18 +6,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sordino.models import stored
-from sordino.models.base import SpeechModel
+from sordino.models.speech import SpeechModel
 from sordino.pruning import layers
 from sordino.pruning.layer import SCOPES, Layer, kept
 
 
 def remove(speech: SpeechModel, removed: Sequence[Layer]) -> dict[str, list[int]]:
     """Prune in place. Returns, per scope, the old index of every layer that stays (position = new index)."""
-    staying: dict[str, list[int]] = {}
-    for scope in SCOPES["both"]:
-        staying[scope] = kept(len(speech.layers(scope)), scope, removed)
+    staying = {scope: kept(speech.layer_count(scope), scope, removed) for scope in SCOPES["both"]}
+    for scope in speech.family.scopes:
         layers.prune(speech, scope, staying[scope])
-    return staying
+    return {str(scope): indices for scope, indices in staying.items()}
 
 
 def write_without(source: str, revision: str | None, removed: Sequence[Layer], directory: Path) -> dict[str, list[int]]:

@@ -23,7 +23,7 @@ from sordino.vocabulary.tokenizer import tokenized
 from sordino.vocabulary.trimming import Bpe, Coverage
 
 if TYPE_CHECKING:
-    from sordino.models.base import SpeechModel
+    from sordino.models.speech import SpeechModel
 
 SHOWN = 20  # dropped tokens listed, most frequent first
 HELD_OUT = ("select", "dev", "test")

@@ -7,11 +7,12 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from sordino.errors import FamilyError
+from sordino.models import registry
 from sordino.vocabulary import trimming
 from sordino.vocabulary.trimming import Bpe
 
 if TYPE_CHECKING:
-    from sordino.models.base import SpeechModel
+    from sordino.models.speech import SpeechModel
 
 BLOCK = 1000  # texts tokenized between two steps of a bar
 
@@ -22,8 +23,7 @@ def quietly(_: int) -> None:
 
 def without_weights(path: str, revision: str | None = None) -> SpeechModel:
     """A model's family and processor alone."""
-    from sordino.models import registry
-    from sordino.models.base import SpeechModel
+    from sordino.models.speech import SpeechModel
 
     family = registry.family_of(path, revision)
     return SpeechModel(family, None, registry.load_processor(family, path, revision), path)
@@ -54,8 +54,7 @@ def tokenized(
 def token_configs(speech: SpeechModel, config: Any) -> tuple[Any, Any]:
     """The config objects that count or name tokens: the whole and the decoder's. The audio encoder's may name some too,
     but of a vocabulary that it had before."""
-    name, _ = speech.family.layer_counts["decoder"]
-    return config, getattr(config, name)
+    return config, registry.sub_config(config, speech.family.stacks["decoder"].config)
 
 
 def named_ids(configs: Sequence[Any]) -> set[int]:

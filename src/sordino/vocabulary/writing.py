@@ -17,7 +17,7 @@ from sordino.checkpoint.reading import Checkpoint
 from sordino.checkpoint.writing import Writer
 from sordino.errors import FamilyError
 from sordino.models import stored
-from sordino.models.base import SpeechModel
+from sordino.models.speech import SpeechModel
 from sordino.models.stored import Stored
 from sordino.runtime import files
 from sordino.runtime.progress import byte_bar
