@@ -16,7 +16,9 @@ class ToyConfig(PretrainedConfig):
     model_type = "toy"
     sub_configs = {"text_config": LlamaConfig}
 
-    def __init__(self, text_config: Any = None, audio_token_id: int = 0, encoder_layers: int = 0, **kwargs: Any) -> None:
+    def __init__(
+        self, text_config: Any = None, audio_token_id: int = 0, encoder_layers: int = 0, **kwargs: Any
+    ) -> None:
         self.text_config = LlamaConfig(**text_config) if isinstance(text_config, dict) else text_config or LlamaConfig()
         self.audio_token_id, self.encoder_layers = audio_token_id, encoder_layers
         super().__init__(**{"tie_word_embeddings": False, **kwargs})
