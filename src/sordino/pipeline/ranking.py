@@ -90,7 +90,7 @@ def search_layers(job: Job, section: RankSection, speech: SpeechModel) -> list[R
             languages,
             options,
             lambda encoded: features.encode(encoded.clip, encoded.prompt),
-            found=translations,
+            translations=translations,
             remember=lambda rows: files.append_jsonl(job.state / TRANSLATIONS, *map(_row, rows)),
             advance=advance,
         )
