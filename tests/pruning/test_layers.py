@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import copy
 
-import pytest
-
-from sordino.errors import RecipeError
 from sordino.models.speech import SpeechModel
 from sordino.pruning import layers
 from tests import tiny

@@ -27,7 +27,7 @@ from sordino.pruning.speculative import default_memory
 from sordino.runtime import files
 from sordino.runtime.progress import bar
 
-TRANSLATIONS = "found.jsonl"  # resume state: translations by candidates so far
+TRANSLATIONS = "found.jsonl"  # resume state: translations by candidates so far; named as in old runs
 
 
 def rank_layers(job: Job, section: RankSection, speech: SpeechModel) -> Ranking:
