@@ -63,3 +63,17 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     from tests.stages.runs import Made
 
     return Made.in_directory(tmp_path_factory.mktemp("made"))
+
+
+@pytest.fixture
+def speech(pico: Callable[[str], SpeechModel]) -> SpeechModel:
+    """A pico model for each test; the families' own behaviour is tested in models/test_contract.py."""
+    from tests import tiny
+
+    return tiny.fresh(pico("qwen2_audio"))
+
+
+@pytest.fixture
+def model_dir(pico_dir: Callable[[str], Path]) -> Path:
+    """Never write into it."""
+    return pico_dir("qwen2_audio")

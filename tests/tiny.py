@@ -44,7 +44,11 @@ def fresh(speech: SpeechModel) -> SpeechModel:
 def stock(speech: SpeechModel, directory: Any, **options: Any) -> SpeechModel:
     """What stock `from_pretrained` makes of a directory."""
     model_class = getattr(transformers, speech.family.model_class)
-    return dataclasses.replace(speech, model=model_class.from_pretrained(str(directory), **options).eval())
+    model = model_class.from_pretrained(str(directory), **options).eval()
+    for module in model.modules():  # a fault of bitsandbytes on some processors, see nf4.set_compute_dtype
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+    return dataclasses.replace(speech, model=model)
 
 
 def ask(speech: SpeechModel, clips: Sequence[Waveform], prompt: Prompt = QUESTION) -> AudioInputs:
@@ -58,19 +62,19 @@ def features(speech: SpeechModel, inputs: AudioInputs) -> Tensor:
     return speech.family.project(speech.model, torch.cat(rows))
 
 
-def inputs(
-    speech: SpeechModel, inputs: AudioInputs, answers: Sequence[Sequence[int]] | None = None
+def embedded(
+    speech: SpeechModel, audio: AudioInputs, answers: Sequence[Sequence[int]] | None = None
 ) -> dict[str, Tensor]:
     """Left-padded embeddings and mask; `answers` are appended to the prompts."""
-    rows = [[*ids, *(answers[i] if answers else [])] for i, ids in enumerate(inputs.input_ids)]
+    rows = [[*ids, *(answers[i] if answers else [])] for i, ids in enumerate(audio.input_ids)]
     ids, mask = pad_left(rows, speech.pad_id(), speech.device)
-    return {"inputs_embeds": speech.embed(ids, features(speech, inputs)), "attention_mask": mask}
+    return {"inputs_embeds": speech.embed(ids, features(speech, audio)), "attention_mask": mask}
 
 
 @torch.no_grad()
 def logits(speech: SpeechModel, inputs: AudioInputs) -> Tensor:
     """(B, S, V), left-padded."""
-    out: Tensor = speech.model(**inputs(speech, inputs), use_cache=False).logits
+    out: Tensor = speech.model(**embedded(speech, inputs), use_cache=False).logits
     return out
 
 
@@ -78,7 +82,7 @@ def logits(speech: SpeechModel, inputs: AudioInputs) -> Tensor:
 def greedy(speech: SpeechModel, inputs: AudioInputs, tokens: int, *, cached: bool) -> tuple[Tensor, Tensor]:
     """Ids (B, tokens) and their logits (B, tokens, V)."""
     out = speech.model.generate(
-        **inputs(speech, inputs),
+        **embedded(speech, inputs),
         do_sample=False,
         min_new_tokens=tokens,
         max_new_tokens=tokens,

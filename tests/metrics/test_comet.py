@@ -23,7 +23,8 @@ GOLDENS = json.loads((Path(__file__).parent / "comet_goldens.json").read_text(en
 TEXTS = GOLDENS["texts"]
 ROWS = (TEXTS["hypotheses"], TEXTS["references"], "de")
 # the goldens' processor and another one round the last bits of a sum differently
-FLOAT32, FLOAT16 = 1e-5, 1e-3
+FLOAT32 = 1e-5
+FLOAT16 = 2**-9  # two roundings: processors with float16 arithmetic add up in it, others in float32
 
 
 @pytest.fixture(scope="module")
@@ -219,7 +220,7 @@ def test_the_check_compares_every_segment(models, files, capsys, monkeypatch):
     half = [float(line.rsplit(" ", 1)[1]) for line in GOLDENS["variants"]["wmt22"]["comet-score"][:-1]]
     monkeypatch.setattr(comet_check, "install", lambda directory: directory)
     monkeypatch.setattr(comet_check, "_original", lambda python, where, columns, halved: half if halved else gold)
-    monkeypatch.setattr(comet_check, "TOLERANCE", 1e-3)
+    monkeypatch.setattr(comet_check, "TOLERANCE", 4e-3)  # goldens of another processor, see FLOAT16
     place = str(files / "environment")
     assert check_command(files, models, "--comet-check", place) == 0
     assert "comet of hypotheses agrees with the original" in capsys.readouterr().out

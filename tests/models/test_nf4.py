@@ -59,7 +59,7 @@ def test_a_matrix_is_packed_as_bitsandbytes_packs_it(shape: tuple[int, int], mon
     weight = torch.randn(shape, generator=torch.Generator().manual_seed(0)).bfloat16()
     packed, state = bnb.quantize_4bit(weight, blocksize=64, compress_statistics=True, quant_type="nf4")
     expected = {"": packed, **{f".{name}": tensor for name, tensor in state.as_dict(packed=True).items()}}
-    monkeypatch.setattr(nf4, "PIECE", 1024)
+    monkeypatch.setattr(quantize, "PIECE", 1024)
     found = quantize.nf4_tensors(weight)
     assert found.keys() == expected.keys() == quantize.nf4_shapes(shape).keys()
     for name, tensor in expected.items():
@@ -105,7 +105,7 @@ def test_the_original_is_near(stored: tuple[SpeechModel, Path], pico: Callable[[
     got, expected = tiny.logits(loaded, inputs), tiny.logits(reference, inputs)
     assert got.dtype == torch.float32
     torch.testing.assert_close(got, expected, atol=1e-3, rtol=1e-3)
-    batch = tiny.inputs(loaded, inputs)
+    batch = tiny.embedded(loaded, inputs)
     batch["inputs_embeds"].requires_grad_()  # bitsandbytes unpacks on another path where gradients flow
     torch.testing.assert_close(loaded.model(**batch).logits, expected, atol=1e-3, rtol=1e-3)
 
@@ -187,7 +187,7 @@ def test_training_goes_through_4_bit_weights(stored: tuple[SpeechModel, Path], t
     optimizer = torch.optim.AdamW(trained, lr=1e-2)
     losses = []
     for _ in range(5):
-        batch = tiny.inputs(speech, inputs, [answer])
+        batch = tiny.embedded(speech, inputs, [answer])
         predicted = speech.model(**batch, use_cache=False).logits[0, -len(answer) - 1 : -1]
         loss = nn.functional.cross_entropy(predicted, torch.tensor(answer))
         optimizer.zero_grad()

@@ -116,7 +116,8 @@ def test_a_translation_seen_before_is_verified_in_few_steps(
 ) -> None:
     speech, clips = pico("qwen2_audio"), encoded("qwen2_audio")
     right = plain(speech, clips, 1)
-    wrong = [[(ids[0] + 1) % 256, *ids[1:]] for ids in right]
+    wrong = [[(ids[0] + 1) % 256, *ids[1:]] if ids else [1] for ids in right]
+    assert sum(map(len, right)) > len(clips)
     steps = {}
     for name, known in (("alone", {i: [w] for i, w in enumerate(wrong)}),
                         ("seen", {i: [w, r] for i, (w, r) in enumerate(zip(wrong, right, strict=True))})):  # fmt: skip

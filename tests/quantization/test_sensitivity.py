@@ -43,7 +43,7 @@ def logits(speech: SpeechModel) -> list[torch.Tensor]:
         answer = speech.answer_ids(REFERENCES[i])
         encoded = tiny.ask(speech, [tiny.clip(i, SECONDS[i])])
         with torch.no_grad():
-            out = speech.model(**tiny.inputs(speech, encoded, [answer[:-1]]), use_cache=False).logits
+            out = speech.model(**tiny.embedded(speech, encoded, [answer[:-1]]), use_cache=False).logits
         found.append(out[0, -len(answer) :].float())
     return found
 

@@ -136,7 +136,9 @@ def forced(speech: SpeechModel, text: str) -> Tensor:
     """Logits after a prompt with audio and an answer, (B, S, V)."""
     with torch.no_grad():
         encoded = tiny.ask(speech, [tiny.clip(5, 0.7)])
-        found: Tensor = speech.model(**tiny.inputs(speech, encoded, [speech.answer_ids(text)]), use_cache=False).logits
+        found: Tensor = speech.model(
+            **tiny.embedded(speech, encoded, [speech.answer_ids(text)]), use_cache=False
+        ).logits
     return found
 
 

@@ -80,7 +80,7 @@ def test_accumulation_changes_nothing(
     assert loss == pytest.approx(loss2, abs=1e-6)
     assert logged == pytest.approx(logged2, abs=1e-6)
     assert gradients.keys() == gradients2.keys()
-    assert max(float((gradients[n] - gradients2[n]).abs().max()) for n in gradients) < 1e-6
+    assert max(float((gradients[n] - gradients2[n]).abs().max()) for n in gradients) < 2e-6  # of sums in another order
     assert max(float((after[n] - after2[n]).abs().max()) for n in after) < 0.2 * section.lr
 
 

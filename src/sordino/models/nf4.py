@@ -3,8 +3,7 @@
 Every linear layer but the head is quantized, the audio tower's and the projector's too; scales are quantized
 once more (double quantization). Norms, convolutions, embedding and head stay in 16 bits.
 
-What is written is written before the first forward pass: a pass on a CPU may repack the weights, lossily, and
-turns biases into the type it computes in.
+What is written is written before the first forward pass, which turns biases into the type it computes in.
 """
 
 from __future__ import annotations
@@ -144,9 +143,14 @@ def set_compute_dtype(model: nn.Module, dtype: torch.dtype) -> None:
     The 4-bit layers are unpacked to it and multiply in it; left alone, training rounds unpacked weights to the
     type they once had and generating does not. The other weights are held in it: transformers leaves some of
     them in the type they are stored in when it loads a quantized checkpoint, and two types do not multiply.
+
+    On processors with AVX512-BF16, bitsandbytes 0.50 packs a layer anew in its first pass: its scales are rounded, rows
+    that are no whole blocks fail, and two threads that come first together break it. That is switched off, so that a
+    model computes the same on every processor.
     """
     for module in model.modules():
         if is_quantized(module) and hasattr(module, "compute_dtype"):
+            module.support_avx512bf16_for_cpu = False  # type: ignore[assignment]
             module.compute_dtype = dtype  # type: ignore[assignment]  # a plain attribute
             module.compute_type_is_set = True  # type: ignore[assignment]
             state: Any = getattr(module.weight, "quant_state", None)

@@ -125,14 +125,14 @@ def tiny(directory: str, decoder_layers: int, encoder_layers: int, seed: int) ->
     )
     seconds = 4  # window of the tiny model
     text = {
-        "model_type": "qwen2", "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": decoder_layers,
+        "model_type": "qwen2", "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": decoder_layers,
         "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": len(tokenizer),
         "max_position_embeddings": 1024, "tie_word_embeddings": False, "bos_token_id": None,
         "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id,
     }  # fmt: skip
     audio = {
         "model_type": "qwen2_audio_encoder", "num_mel_bins": 80, "d_model": 64, "encoder_layers": encoder_layers,
-        "encoder_attention_heads": 4, "encoder_ffn_dim": 96, "max_source_positions": seconds * 50,
+        "encoder_attention_heads": 4, "encoder_ffn_dim": 128, "max_source_positions": seconds * 50,
     }  # fmt: skip
     torch.manual_seed(seed)
     config = Qwen2AudioConfig(

@@ -157,9 +157,9 @@ def tiny(directory: str, decoder_layers: int, encoder_layers: int, seed: int) ->
     folder = Path(directory)
     folder.mkdir(parents=True, exist_ok=True)
     vocabulary = _write_tiny_tekken(folder / "tekken.json")
-    width = 32
+    width = 64
     text = {
-        "model_type": "llama", "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": decoder_layers,
+        "model_type": "llama", "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": decoder_layers,
         "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16, "vocab_size": vocabulary,
         "max_position_embeddings": 1024, "tie_word_embeddings": False, "bos_token_id": 1, "eos_token_id": 2,
         "pad_token_id": 11,
