@@ -4,6 +4,9 @@ Every mistake that a user can make becomes one of these; the command line prints
 and exits with 2. Anything else that escapes is a bug of ours and exits with 1 and a traceback.
 """
 
+import difflib
+from collections.abc import Iterable
+
 
 class SordinoError(Exception):
     """A mistake the user can fix.
@@ -34,6 +37,11 @@ def is_out_of_memory(error: BaseException) -> bool:
         or type(error).__name__ == "OutOfMemoryError"
         or (isinstance(error, (RuntimeError, OSError)) and any(s in str(error).lower() for s in OUT_OF_MEMORY))
     )
+
+
+def near_match(word: str, names: Iterable[str]) -> str | None:
+    """The name that was probably meant; None where none is close."""
+    return next(iter(difflib.get_close_matches(word, list(names), 1)), None)
 
 
 class RecipeError(SordinoError):
