@@ -108,6 +108,7 @@ def test_a_shipped_recipe_is_planned_by_its_name(run: Run, tmp_path: Path) -> No
     assert forecast["finetune"]["size"] == pytest.approx(16.8e9, rel=0.01)
 
 
+@pytest.mark.xfail(strict=True, reason="README has no Python example yet: this line goes with it")
 def test_the_readmes_python_runs(run: Run, tmp_path: Path, pico_dir: Callable[[str], Path]) -> None:
     """The first block of Python in README.md, with a pico model and a corpus of tones where it names its own."""
     from tests.test_readme import prepare
