@@ -4,6 +4,9 @@ Every mistake that a user can make becomes one of these; the command line prints
 and exits with 2. Anything else that escapes is a bug of ours and exits with 1 and a traceback.
 """
 
+import difflib
+from collections.abc import Iterable
+
 
 class SordinoError(Exception):
     """A mistake the user can fix.
@@ -36,6 +39,11 @@ def is_out_of_memory(error: BaseException) -> bool:
     )
 
 
+def near_match(word: str, names: Iterable[str]) -> str | None:
+    """The name that was probably meant; None where none is close."""
+    return next(iter(difflib.get_close_matches(word, list(names), 1)), None)
+
+
 class RecipeError(SordinoError):
     """An unknown key, a wrong type, or settings that contradict each other."""
 
@@ -50,3 +58,7 @@ class FamilyError(SordinoError):
 
 class ArtifactError(SordinoError):
     """A run directory whose contents are missing, incomplete or of another recipe."""
+
+
+class UsageError(SordinoError):
+    """A command line, or a call of the Python API, that cannot be followed."""

@@ -1,0 +1,247 @@
+"""Commands that take a recipe: the whole chain, and each of its stages."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sordino.cli.command import Command, Parser, Result, output
+from sordino.config import records
+from sordino.runtime import files
+
+if TYPE_CHECKING:
+    from sordino.config.schema import Recipe
+
+# what a stage is called on the command line where its own name is a command for files
+STAGE_OF = {"translate-test": "translate"}
+
+
+def _recipe(parser: Parser) -> None:
+    parser.add_argument("recipe", metavar="RECIPE", help="a YAML file, see recipes/")
+    parser.rest("overrides", "key=value", "settings that replace the recipe's")
+
+
+def _working(parser: Parser) -> None:
+    _recipe(parser)
+    parser.add_argument("--skip-bad", action="store_true", help="leave unusable clips out and list them")
+
+
+def _planning(parser: Parser) -> None:
+    _recipe(parser)
+    parser.add_argument("--config", type=Path, metavar="FILE", help="the model's config.json, to predict sizes from")
+    parser.add_argument("--predict-for", choices=["cuda", "cpu"], help="device of the predictions (default: recipe's)")
+    parser.add_argument("--formulas", action="store_true", help="print how sizes and memory are predicted")
+
+
+def _evaluating(parser: Parser) -> None:
+    _recipe(parser)
+    note = "compare COMET with the original, which is installed in DIR (1.4 GB; default: in the run)"
+    parser.add_argument("--comet-check", type=Path, nargs="?", const=Path(), metavar="DIR", help=note)
+
+
+def _load(args: argparse.Namespace) -> Recipe:
+    from sordino.config import recipe
+
+    return recipe.load(args.recipe, args.overrides)
+
+
+def _run(args: argparse.Namespace) -> Result:
+    from sordino.pipeline import runner
+
+    recipe = _load(args)
+    ran = runner.run(recipe, {"skip_bad": args.skip_bad})
+    if not ran:
+        print("nothing to do: every stage is done", file=sys.stderr)
+    return {"run": str(recipe.directory), "ran": ran} | _results(recipe, args.json)
+
+
+def _results(recipe: Recipe, quiet: bool) -> Result:
+    """Print the table of all systems where the run has got that far; the scores for --json."""
+    from sordino.pipeline.job import REPORT
+    from sordino.stages import report as report_stage
+
+    directory = recipe.directory / REPORT
+    if report_stage.STAGE.section(recipe) is None or records.read_stage(directory) is None:
+        return {}
+    if not quiet:
+        from sordino.report.table import table
+
+        output().print(table(report_stage.build(recipe).systems))
+        print(f"report: {directory / 'report.html'}")
+    return {"report": str(directory / "report.html"), "scores": files.read_json(directory / "scores.json")}
+
+
+def _plan(args: argparse.Namespace) -> Result:
+    from sordino.measure import predict, show
+    from sordino.pipeline import runner
+    from sordino.pipeline.forecast import config_of
+
+    recipe = _load(args)
+    config = config_of(recipe, args.config)
+    rows = [line.to_json() for line in runner.plan(recipe, config, args.predict_for)]
+    if not args.json:
+        output().print(show.plan_table(rows, str(recipe.directory), recipe.model if config is None else None))
+        if args.formulas:
+            print(predict.FORMULAS)
+    result: Result = {"run": str(recipe.directory), "plan": rows}
+    return result | ({"formulas": predict.FORMULAS} if args.formulas else {})
+
+
+def _check(args: argparse.Namespace) -> Result:
+    from sordino.pipeline import runner
+
+    recipe = _load(args)
+    problems = runner.check(recipe)
+    for problem in problems:
+        print(problem, file=sys.stderr)
+    if not args.json:
+        print(f"{recipe.directory}: " + (f"{len(problems)} problems" if problems else "every finished stage is intact"))
+    return {"run": str(recipe.directory), "problems": problems, "exit": 2 if problems else 0}
+
+
+def _stage(args: argparse.Namespace) -> Result:
+    from sordino.pipeline import runner
+
+    recipe, name = _load(args), STAGE_OF.get(args.command, args.command)
+    ran = runner.run_one(name, recipe, {"skip_bad": getattr(args, "skip_bad", False)})
+    directory = recipe.directory / runner.by_name(name).directory
+    return {"run": str(recipe.directory), "stage": name, "ran": ran, "directory": str(directory)}
+
+
+def _report(args: argparse.Namespace) -> Result:
+    return _stage(args) | _results(_load(args), args.json)
+
+
+def _evaluate(args: argparse.Namespace) -> Result:
+    result = _stage(args)
+    if args.comet_check is None:
+        return result
+    from sordino.inference import scoring
+    from sordino.report.lines import lines
+
+    place = args.comet_check if args.comet_check.name else None
+    result["checks"] = scoring.check_comet(_load(args), place)
+    if not args.json:
+        print("\n".join(lines(result)))
+    return result if all(check["agrees"] for check in result["checks"]) else result | {"exit": 2}
+
+
+def _sweep(args: argparse.Namespace) -> Result:
+    from sordino.pipeline import runner
+    from sordino.pipeline.job import SWEEP
+
+    if _load(args).sweep is None:
+        args.overrides = [*args.overrides, "sweep={}"]
+    recipe = _load(args)
+    directory = recipe.directory / SWEEP
+    ran = runner.run(recipe, {"skip_bad": args.skip_bad})
+    result: Result = files.read_json(directory / "sweep.json")
+    if not args.json:
+        from sordino.report.lines import sweep_lines
+        from sordino.report.table import table
+        from sordino.stages import sweep
+
+        output().print(table(sweep.build(recipe, directory).systems))
+        for line in (*sweep_lines(result), f"plot: {directory / 'sweep.html'}"):
+            print(line)
+    return {"run": str(recipe.directory), "ran": ran, "page": str(directory / "sweep.html")} | result
+
+
+CHAIN = {
+    "run": Command(
+        "run every stage of a recipe that is missing or out of date",
+        _working,
+        _run,
+        """sordino run recipes/demo.yaml
+        sordino run recipes/demo.yaml target=zh distil.epochs=2 device=cpu""",
+    ),
+    "plan": Command(
+        "show what would run, and why, and what it will take",
+        _planning,
+        _plan,
+        """sordino plan recipes/demo.yaml rank.remove=4
+        sordino plan recipes/paper_b_en_de.yaml --config config.json --predict-for cuda""",
+    ),
+    "check": Command(
+        "compare every finished file of a run with its record",
+        _recipe,
+        _check,
+        "sordino check recipes/demo.yaml",
+    ),
+    "sweep": Command(
+        "the chain, then smaller forms of its models: bytes against quality, the frontier and its knee",
+        _working,
+        _sweep,
+        """sordino sweep recipes/demo.yaml
+        sordino sweep recipes/demo.yaml 'sweep.of=[merged]' 'sweep.formats=[mixed,nf4]'""",
+    ),
+}
+
+
+def _stage_command(help: str, example: str) -> Command:
+    return Command(help, _recipe, _stage, example)
+
+
+STAGES = {
+    "prepare": Command(
+        "read the corpus, check every clip, deal disjoint splits",
+        _working,
+        _stage,
+        "sordino prepare recipes/demo.yaml --skip-bad",
+    ),
+    "finetune": _stage_command(
+        "full-parameter fine-tuning: the teacher",
+        "sordino finetune recipes/demo.yaml finetune.epochs=2",
+    ),
+    "rank": _stage_command(
+        "the order in which translation can spare layers",
+        "sordino rank recipes/demo.yaml rank.remove=4 rank.search=racing",
+    ),
+    "prune": _stage_command(
+        "drop the ranked layers",
+        "sordino prune recipes/demo.yaml prune.remove=3",
+    ),
+    "pseudolabel": _stage_command(
+        "the teacher translates the training audio",
+        "sordino pseudolabel recipes/demo.yaml pseudolabel.filter.min_chrf=40",
+    ),
+    "distil": _stage_command(
+        "heal the pruned student",
+        "sordino distil recipes/demo.yaml distil.lr=5e-5",
+    ),
+    "qlora": _stage_command(
+        "train a low-rank adapter on the 4-bit model",
+        "sordino qlora recipes/demo.yaml qlora.rank=16 qlora.alpha=32",
+    ),
+    "merge": _stage_command(
+        "fold the adapter into the 16-bit model",
+        "sordino merge recipes/demo.yaml",
+    ),
+    "trim": _stage_command(
+        "shrink the vocabulary to what the translations need",
+        "sordino trim recipes/demo.yaml trim.tokens=2000",
+    ),
+    "export": _stage_command(
+        "write the deployable forms",
+        "sordino export recipes/demo.yaml 'export.formats=[nf4,w4a16]'",
+    ),
+    "translate-test": _stage_command(
+        "every system of the run translates the test split (the stage translate)",
+        "sordino translate-test recipes/demo.yaml translate.batch_size=8",
+    ),
+    "evaluate": Command(
+        "scores, sizes and speeds of every system (text files: see score)",
+        _evaluating,
+        _evaluate,
+        """sordino evaluate recipes/demo.yaml 'evaluate.metrics=[chrf,comet]'
+        sordino evaluate recipes/demo.yaml --comet-check""",
+    ),
+    "report": Command(
+        "one offline page of all results, and the table",
+        _recipe,
+        _report,
+        "sordino report recipes/demo.yaml report.samples=20",
+    ),
+}
