@@ -44,10 +44,10 @@ from sordino.data.audio import load_clip
 from sordino.data.clip import Clip
 from sordino.measure.speed import peak_rss_bytes, reset_peak_rss
 from sordino.metrics import registry as metrics
-from sordino.models import registry
-from sordino.models.base import SpeechModel
+from sordino.models import loading
 from sordino.models.features import EncodedClip, Features
 from sordino.models.generation import Decoding, cut, generate, translate
+from sordino.models.speech import SpeechModel
 from sordino.pipeline import artifact
 from sordino.pruning import search
 from sordino.pruning.scoring import ClipScorer, Key, ScoringOptions, TargetLanguage, out_of
@@ -470,7 +470,7 @@ def bound(run: Path, bench: Bench, parts: int = 4) -> dict[str, float]:
 def open_bench(run: Path, clips: int | None) -> Bench:
     stage = records.read_stage(run / "30-ranking") or {}
     section = stage.get("section", {})
-    speech = registry.load(str(run / "20-teacher"), device="cpu", dtype=torch.float32)
+    speech = loading.load_checkpoint(str(run / "20-teacher"), device="cpu", dtype=torch.float32)
     select = manifest.read(run / "10-data" / "select.jsonl")[:clips]
     teacher = records.read_stage(run / "20-teacher") or {}
     ranking = files.read_json(run / "30-ranking" / "ranking.json")

@@ -1,6 +1,6 @@
 """The public Python API: `import sordino` gives these names. What needs torch is imported when it is called.
 
-Shapes: n samples of a clip, A audio tokens, D width of the audio encoder's output. Audio is a file (path), samples with
+Shapes: n samples of a clip, N encoder states of width D, A audio tokens. Audio is a file (path), samples with
 their rate in Hz, a Clip of a manifest or corpus, or a list of these. progress: called with (label, done, total) while
 something takes long; None is silence.
 """
@@ -156,7 +156,7 @@ def encode(
         progress: called with (label, done, total).
 
     Returns:
-        An EncodedClip for each: `.tower`, the encoder's output (A, D) on the CPU, and `.ids`, the prompt's tokens with
+        An EncodedClip for each: `.states`, the audio encoder's (N, D), on the CPU; `.ids`, the prompt's tokens with
         A placeholders.
 
     Raises:

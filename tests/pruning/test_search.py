@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from sordino.errors import RecipeError
-from sordino.models.base import SpeechModel
+from sordino.models.speech import SpeechModel
 from sordino.pruning import search
 from sordino.pruning.search import Layer, Trial
 from tests.tiny import fresh

@@ -5,10 +5,13 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sordino.cli.command import Command, Parser, Result, count, output, seconds
 from sordino.errors import UsageError
+
+if TYPE_CHECKING:
+    from sordino.models.family import Family
 
 
 def _how(parser: Parser) -> None:
@@ -136,25 +139,33 @@ def _inspect_config(args: argparse.Namespace) -> Result:
 def _families(args: argparse.Namespace) -> Result:
     from sordino.models import registry
 
-    rows = {name: _family(registry.get(name)) for name in registry.FAMILIES}
+    rows = {name: _works(registry.get(name)) for name in registry.FAMILIES}
     if not args.json:
         from rich.table import Table
 
-        table = Table("model_type", "class of transformers", "what works")
+        table = Table(
+            "model_type", "class of transformers", "rank and prune", "system prompt", "export", "sizes in plan"
+        )
         for name, row in rows.items():
-            table.add_row(name, row["class"], "\n".join(row["works"]))
+            prune = f"{' and '.join(row['prune'])} layers{'' if row['fast_ranking'] else ' (slow)'}"
+            system, sizes = ("yes" if row[key] else "no" for key in ("system_prompt", "sizes"))
+            table.add_row(name, row["class"], prune, system, ", ".join(row["export"]), sizes)
         output().print(table)
     return {"families": rows}
 
 
-def _family(family: Any) -> dict[str, Any]:
+def _works(family: Family) -> dict[str, Any]:
     """What a family's own facts say of it."""
-    scopes = " and ".join(family.layer_counts)
-    works = [f"train, distil, adapters; rank and prune {scopes} layers", "exports bf16, nf4, w4a16, w4a16-gptq, mixed"]
-    if family.gguf:
-        works.append("exports gguf-q8_0, gguf-q4_k_m, gguf-q4_0 (extra: gguf)")
-    works.append("a system prompt beside audio" if family.takes_system else "no system prompt beside audio")
-    return {"class": family.model_class, "works": works}
+    from sordino.formats import registry as formats
+
+    return {
+        "class": family.model_class,
+        "prune": list(family.scopes),
+        "fast_ranking": family.decoder.line is not None,
+        "system_prompt": family.chat.takes_system,
+        "export": [name for name in formats.FORMATS if family.tensors.gguf or not name.startswith("gguf")],
+        "sizes": bool(family.tensors.tables),
+    }
 
 
 def _nothing(_: Parser) -> None:

@@ -25,7 +25,7 @@ def write(source: str, directory: Path, revision: str | None = None) -> None:
     """
     model = stored.open_model(source, revision)
     family, checkpoint = model.speech.family, model.checkpoint
-    packed = {family.saved_name(f"{name}.weight") for name in nf4.linears(family, model.speech.model)}
+    packed = {family.tensors.saved_name(f"{name}.weight") for name in nf4.linears(family, model.speech.model)}
     sources = model.sources()
     planned: dict[str, Planned] = {}
     for name, origin in sources.items():

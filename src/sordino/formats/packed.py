@@ -21,8 +21,8 @@ from sordino.checkpoint.writing import Planned, Writer
 from sordino.errors import FamilyError
 from sordino.layouts import tables
 from sordino.models import stored
-from sordino.models.base import SpeechModel
 from sordino.models.parts import part_of
+from sordino.models.speech import SpeechModel
 from sordino.quantization.integer import Rounded, Scheme, quantize
 from sordino.runtime.progress import byte_bar
 
@@ -183,7 +183,7 @@ def check_targets(speech: SpeechModel, told: Mapping[str, Any], schemes: Mapping
     found = {}
     for name, module in match_named_modules(speech.model, by_target, config.ignore):
         weights = by_target[match_targets(name, module, by_target)[0]]
-        found[speech.family.saved_name(f"{name}.weight")] = Scheme(weights.num_bits, weights.group_size)
+        found[speech.family.tensors.saved_name(f"{name}.weight")] = Scheme(weights.num_bits, weights.group_size)
     wrong = sorted(name for name in found.keys() | schemes.keys() if found.get(name) != schemes.get(name))
     if wrong:
         raise FamilyError(

@@ -9,10 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from sordino.data.audio import duration, from_samples
+from sordino.data.audio import Waveform, duration, from_samples
 from sordino.data.clip import SAMPLE_RATE, Clip
 from sordino.errors import DataError, UsageError
-from sordino.models.base import Waveform
 
 SHOWN = 10  # problems that an error lists
 

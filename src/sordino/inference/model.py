@@ -15,9 +15,9 @@ from sordino.config import card
 from sordino.config.card import Card
 from sordino.errors import UsageError
 from sordino.languages import language_name
-from sordino.models.base import SpeechModel
 from sordino.models.features import Features
 from sordino.models.loading import open_model
+from sordino.models.speech import SpeechModel
 from sordino.pipeline.job import device_of, render_section
 from sordino.pruning.search import Layer
 

@@ -16,7 +16,7 @@ from sordino.errors import ArtifactError, FamilyError, UsageError, near_match
 from sordino.formats import registry as formats
 from sordino.inference.model import Model
 from sordino.models import stored
-from sordino.models.base import Scope
+from sordino.models.family import Scope
 from sordino.pruning import search
 from sordino.pruning.search import Layer, Removal
 from sordino.stages.prune import prune as prune_layers

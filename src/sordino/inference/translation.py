@@ -8,15 +8,14 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from sordino.data.audio import Waveform, load_clip
 from sordino.data.audio import load as read_audio
-from sordino.data.audio import load_clip
 from sordino.data.clip import SAMPLE_RATE, Clip
 from sordino.errors import DataError
 from sordino.inference import long_audio
 from sordino.inference import model as models
 from sordino.inference.inputs import Inputs
 from sordino.inference.model import Model
-from sordino.models.base import Waveform
 from sordino.models.features import EncodedClip
 from sordino.models.generation import Decoding, Hypothesis
 from sordino.models.translation import encode_and_translate

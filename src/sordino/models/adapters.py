@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from sordino.errors import ArtifactError
-from sordino.models.base import SpeechModel
 from sordino.models.nf4 import is_quantized
+from sordino.models.speech import SpeechModel
 
 NAME = "default"  # peft's name of the adapter inside a model; not part of what is stored
 WEIGHTS = "adapter_model.safetensors"

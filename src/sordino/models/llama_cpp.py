@@ -96,6 +96,7 @@ class GgufDecoder:
             raise FamilyError(f"llama.cpp does not load {file}: {self.library.complaint}.", "Export the model again.")
         self.vocabulary = int(api.llama_vocab_n_tokens(api.llama_model_get_vocab(self.model)))
         self.context: Any = None
+        self.suppressed: list[int] = []
         self.room = (0, 0)  # tokens of a sequence, sequences that the context has room for
 
     def __del__(self) -> None:
@@ -104,8 +105,11 @@ class GgufDecoder:
         if getattr(self, "model", None):
             self.library.api.llama_model_free(self.model)
 
-    def greedy(self, prompts: Sequence[Tensor], stops: Sequence[int], max_new_tokens: int) -> list[list[int]]:
-        """Prompts (S, H) each -> the likeliest ids, cut before the first of `stops`."""
+    def greedy(
+        self, prompts: Sequence[Tensor], stops: Sequence[int], max_new_tokens: int, suppressed: Sequence[int] = ()
+    ) -> list[list[int]]:
+        """Prompts (S, H) each -> the likeliest ids but the suppressed, cut before the first of `stops`."""
+        self.suppressed = list(suppressed)
         rows = [np.ascontiguousarray(p.detach().to("cpu", torch.float32).numpy()) for p in prompts]
         self._make_room(max(map(len, rows)) + max_new_tokens, len(rows))
         found: list[list[int]] = [[] for _ in rows]
@@ -181,5 +185,8 @@ class GgufDecoder:
         for k, (sequence, _, asked) in enumerate(places):
             if asked:
                 logits = np.ctypeslib.as_array(api.llama_get_logits_ith(self.context, k), (self.vocabulary,))
+                if self.suppressed:
+                    logits = logits.copy()
+                    logits[self.suppressed] = -np.inf
                 found[sequence] = int(logits.argmax())
         return found

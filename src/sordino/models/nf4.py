@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from sordino.errors import FamilyError
-from sordino.models.base import Family
+from sordino.models.family import Family
 from sordino.runtime.threads import each
 
 BLOCK, NESTED_BLOCK = 64, 256  # weights that share a scale; scales that share one in turn

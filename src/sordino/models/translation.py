@@ -6,8 +6,8 @@ import dataclasses
 import time
 from collections.abc import Sequence
 
+from sordino.data.audio import Waveform
 from sordino.data.clip import Clip
-from sordino.models.base import Waveform
 from sordino.models.features import EncodedClip, Features
 from sordino.models.generation import Decoding, Hypothesis, translate
 from sordino.runtime.threads import each

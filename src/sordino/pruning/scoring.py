@@ -1,6 +1,6 @@
 """Judges candidates for removal: the model, the select clips and a criterion, put together fast.
 
-Translations go through `drafting`: clips are encoded once, candidates share a trunk, drafts are the current model's own
+Translations go through `speculative`: clips are encoded once, candidates share prefix layers, drafts are the current model's own
 translations. What has been translated is remembered (and handed to `remember`, so that a killed search loses at most
 one batch), which serves resuming, the next round's drafts and the next stage of a race alike.
 
@@ -23,8 +23,8 @@ from torch import Tensor
 
 from sordino.metrics import overlap
 from sordino.metrics import registry as metrics
-from sordino.models.base import SpeechModel
 from sordino.models.features import EncodedClip
+from sordino.models.speech import SpeechModel
 from sordino.pruning import criteria
 from sordino.pruning.search import (
     Layer,
@@ -59,7 +59,7 @@ class TargetLanguage:
 
 @dataclass(frozen=True)
 class ScoringOptions:
-    """How candidates are judged. memory: bytes for batches; racing: clips are translated in growing parts."""
+    """How candidates are scored. memory: bytes for batches; racing: clips are translated in growing parts."""
 
     criterion: str
     max_new_tokens: int
@@ -187,7 +187,7 @@ class ClipScorer:
     def _groups(
         self, removed: Sequence[Layer], candidates: Sequence[Layer | None]
     ) -> Iterator[tuple[list[Layer], list[Layer | None], Sequence[EncodedClip]]]:
-        """Candidates that can share a trunk: all of the decoder; each of the encoder by itself, as its own model."""
+        """Candidates that can share prefix layers: all of the decoder; each of the encoder by itself, as its own model."""
         together = [c for c in candidates if c is None or c.scope == "decoder"]
         if together:
             yield list(removed), together, self._encoded(removed)
@@ -257,7 +257,7 @@ class ClipScorer:
         whole = SpeculativeDecoder(self.speech, 0, self.terms.memory // workers)
         batches = whole.spread(self.encoded, items, answers, workers)
         for gone, group, encoded in self._groups(removed, candidates):
-            # the group of one encoder candidate is judged as the whole of a model without it
+            # the group of one encoder candidate is scored as the whole of a model without it
             names = group if group != [None] or gone == list(removed) else [gone[-1]]
             with without(self.speech, gone):
                 engine = SpeculativeDecoder(self.speech, 0, self.terms.memory // workers)

@@ -24,7 +24,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sordino.errors import RecipeError
-from sordino.models.base import Scope, SpeechModel
+from sordino.models.family import Scope
+from sordino.models.speech import SpeechModel
 from sordino.pruning.layers import check_keep, only
 
 SCOPES: dict[str, tuple[Scope, ...]] = {
@@ -179,7 +180,7 @@ def without(speech: SpeechModel, removed: Sequence[Layer]) -> Iterator[SpeechMod
 def search(
     pool: Sequence[Layer],
     remove: int,
-    judge: CandidateScorer,
+    scorer: CandidateScorer,
     known: Sequence[Trial],
     record: Callable[[Trial], None],
     racing: bool = False,
@@ -191,8 +192,8 @@ def search(
     """
     if remove > len(pool):
         raise RecipeError(f"rank.remove: {remove} layers, but only {len(pool)} are candidates.", "Remove fewer.")
-    runner = Runner(judge, pool, {(t.round, t.layer, t.clips): t for t in known}, record)
-    runner.score(0, [], [None], judge.clips)
+    runner = Runner(scorer, pool, {(t.round, t.layer, t.clips): t for t in known}, record)
+    runner.score(0, [], [None], scorer.clips)
     removals: list[Removal] = []
     for number in range(1, remove + 1):
         gone = [r.layer for r in removals]
@@ -200,19 +201,19 @@ def search(
         if racing:
             removals.append(runner.race(number, gone, left))
         else:
-            removals.append(decide(runner.score(number, gone, left, judge.clips), judge))
+            removals.append(decide(runner.score(number, gone, left, scorer.clips), scorer))
     if racing and removals:
         last = removals[-1]
-        whole = runner.score(remove, [r.layer for r in removals[:-1]], [last.layer], judge.clips)
+        whole = runner.score(remove, [r.layer for r in removals[:-1]], [last.layer], scorer.clips)
         removals[-1] = dataclasses.replace(last, trial=whole[0])
     return removals
 
 
-def decide(results: Sequence[Trial], judge: CandidateScorer) -> Removal:
+def decide(results: Sequence[Trial], scorer: CandidateScorer) -> Removal:
     """The best of a round's trials on the same clips, and how often it stays the best when clips are resampled."""
-    sign = 1 if judge.higher_is_better else -1
+    sign = 1 if scorer.higher_is_better else -1
     best = max(range(len(results)), key=lambda i: (sign * results[i].score, -i))  # the first of equals
-    scores = np.stack([sign * judge.resampled(trial) for trial in results])  # (candidates, resamples)
+    scores = np.stack([sign * scorer.resampled(trial) for trial in results])  # (candidates, resamples)
     wins = np.bincount(scores.argmax(0), minlength=len(results)) / scores.shape[1]
     others = [i for i in range(len(results)) if i != best]
     second = max(others, key=lambda i: (wins[i], sign * results[i].score, -i)) if others else None
@@ -231,7 +232,7 @@ def decide(results: Sequence[Trial], judge: CandidateScorer) -> Removal:
 class Runner:
     """Runs what is not known yet."""
 
-    judge: CandidateScorer
+    scorer: CandidateScorer
     pool: Sequence[Layer]
     known: dict[tuple[int, Layer | None, int], Trial]
     record: Callable[[Trial], None]
@@ -243,24 +244,24 @@ class Runner:
         """Trials of all `layers` on so many clips, known or new."""
         new = [layer for layer in layers if (number, layer, clips) not in self.known]
         if new:
-            for trial in self.judge.trials(number, removed, new, clips):
+            for trial in self.scorer.trials(number, removed, new, clips):
                 self.known[number, trial.layer, clips] = trial
                 self.record(trial)
         return [self.known[number, layer, clips] for layer in layers]
 
     def race(self, number: int, removed: Sequence[Layer], left: Sequence[Layer]) -> Removal:
         """Screen, then halve on growing parts of the clips until one is left."""
-        sign = 1 if self.judge.higher_is_better else -1
+        sign = 1 if self.scorer.higher_is_better else -1
         field = list(left)
         if survivors(len(field)) < len(field):
             costs = self._screen(number, removed)
             field = _first(field, [costs[layer] for layer in field], survivors(len(field)))
         trials: list[Trial] = []
-        for size, clips in schedule(len(field), self.judge.clips):
+        for size, clips in schedule(len(field), self.scorer.clips):
             if trials:
                 field = _first(field, [-sign * trial.score for trial in trials], size)
             trials = self.score(number, removed, field, clips)
-        return decide(trials, self.judge)
+        return decide(trials, self.scorer)
 
     def _screen(self, number: int, removed: Sequence[Layer]) -> dict[Layer, float]:
         """What screening said, in this round or the last that screened: found again where a search is resumed."""
@@ -268,7 +269,7 @@ class Runner:
         if at not in self.screened:
             gone = removed[: at - 1]
             there = [layer for layer in self.pool if layer not in gone]
-            costs = self.judge.screen(gone, there, screening_clips(self.judge.clips))
+            costs = self.scorer.screen(gone, there, screening_clips(self.scorer.clips))
             self.screened[at] = dict(zip(there, costs, strict=True))
         return self.screened[at]
 

@@ -23,9 +23,9 @@ from torch import Tensor, nn
 
 from sordino.errors import FamilyError
 from sordino.layouts import tables
-from sordino.models.base import SpeechModel
 from sordino.models.features import EncodedClip
 from sordino.models.parts import LAYER, part_of
+from sordino.models.speech import SpeechModel
 from sordino.pruning import criteria
 from sordino.pruning.search import Layer, without
 from sordino.pruning.speculative import SpeculativeDecoder
