@@ -7,15 +7,14 @@ something takes long; None is silence.
 
 from __future__ import annotations
 
-import dataclasses
 import json
-import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, overload
 
 from sordino.config.schema import RankSection, Recipe
+from sordino.config.sections import hints, section_in
 from sordino.runtime import environment, files
 from sordino.runtime.progress import reported_to
 
@@ -404,8 +403,11 @@ def _words(overrides: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
 def _raw(section: Any) -> dict[str, Any]:
     """A section as a YAML file would hold it: what is left out is False."""
     raw = {}
-    for name, hint in typing.get_type_hints(type(section)).items():
+    kind: Any = type(section)
+    for name, hint in hints(kind).items():
         value = getattr(section, name)
-        optional = any(map(dataclasses.is_dataclass, typing.get_args(hint)))
-        raw[name] = _raw(value) if dataclasses.is_dataclass(value) else False if optional and value is None else value
+        if section_in(hint):
+            raw[name] = False if value is None else _raw(value)
+        else:
+            raw[name] = value
     return raw

@@ -34,7 +34,7 @@ def commands(made: Made, directory: Path) -> dict[str, list[Any]]:
     asked = ["--team", "KIT", "--to", "German", "--max-new-tokens", 3]
     words["submit"] = [model, test_set, *asked, "--out", directory / "submissions"]
     words["sweep"] += ["sweep.of=[student]", "sweep.formats=[nf4]", f"out={directory / 'runs'}"]
-    words |= {"inspect": [model], "families": []}
+    words |= {"inspect": [model], "families": [], "settings": ["rank"]}
     clips = [made.corpus / "clip03.flac", made.corpus / "clip00.flac"]
     words["translate"] = [model, *clips, "--to", "German", "--max-new-tokens", 3]
     words["score"] = [hypotheses, "--references", references, "--to", "de"]
@@ -58,6 +58,8 @@ def test_json_is_the_last_line_of_every_command(made: Made, tmp_path: Path, caps
         assert result["size"]["weights_bytes"] > 0
     elif name == "families":
         assert set(result["families"]) >= {"qwen2_audio", "voxtral"}
+    elif name == "settings":
+        assert result["settings"][0]["key"] == "rank.method"
     elif name == "submit":
         assert result["segments"] == {"tst": 1} and Path(result["files"]["tst"]).is_file()
     elif name == "sweep":
@@ -99,6 +101,8 @@ def test_help_of_a_command_has_examples_that_are_understood(name: str, capsys: C
         assert ended.value.code == 0
         out = capsys.readouterr().out
         assert out.startswith(f"usage: sordino {name} ")
+    if cli.COMMANDS[name].stage:
+        assert re.search(r"^(settings, in the recipe's section|This stage has no settings)", out, re.MULTILINE)
     if "RECIPE" in out:
         assert "RECIPE [key=value ...]" in " ".join(out.split())
     examples = re.findall(rf"^  sordino {name}(.*)$", out, re.MULTILINE)
@@ -167,7 +171,9 @@ def test_a_reader_that_has_seen_enough_is_no_error(
 
 
 @pytest.mark.parametrize(
-    "words", [["--help"], ["help", "rank"], ["families"], ["inspect", "demo/base"], ["score", "--help"]], ids=" ".join
+    "words",
+    [["--help"], ["help", "rank"], ["families"], ["settings"], ["inspect", "demo/base"], ["score", "--help"]],
+    ids=" ".join,
 )
 def test_what_needs_no_torch_does_not_import_it(words: list[str]) -> None:
     code = (

@@ -114,8 +114,8 @@ def test_the_decoder_is_rounded_in_place_and_answers_change_less(
         """What the last layer makes of the calibration clips, of valid tokens."""
         case = calibration(model)
         case.start()
-        for layer in model.layers("decoder"):
-            outs = [out for _, out, _ in case.run(layer)]
+        for index in range(model.layer_count("decoder")):
+            outs = [out for _, out, _ in case.run(index)]
             case.hidden = outs
         return [out[batch.valid] for out, batch in zip(case.hidden, case.batches, strict=True)]
 

@@ -97,4 +97,4 @@ def overview() -> str:
     for title, commands in GROUPS.items():
         lines += ["", f"{title}:", *(f"  {name:{width}}{command.help}" for name, command in commands.items())]
     lines += ["", "`sordino COMMAND --help` shows a command's options, and examples. Start with:"]
-    return "\n".join([*lines, "", "  sordino run recipes/demo.yaml"])
+    return "\n".join([*lines, "", "  sordino run demo"])

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import sys
-import typing
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
@@ -13,6 +11,7 @@ from typing import Any, NoReturn
 from rich.console import Console
 
 from sordino.config.schema import Recipe
+from sordino.config.sections import hints, section_in, stage_sections
 from sordino.errors import UsageError, near_match
 
 Result = dict[str, Any]
@@ -21,12 +20,16 @@ ALIASES = {"to": "target", "from": "source"}  # options of other commands -> the
 
 @dataclass(frozen=True)
 class Command:
-    """help: one line; arguments: adds to the parser; run: returns what --json prints; example: command lines."""
+    """help: one line; arguments: adds to the parser; run: returns what --json prints; example: command lines.
+
+    stage: whose settings --help lists.
+    """
 
     help: str
     arguments: Callable[[Parser], None]
     run: Callable[[argparse.Namespace], Result]
     example: str
+    stage: str | None = None
 
 
 class Parser(argparse.ArgumentParser):
@@ -40,9 +43,17 @@ class Parser(argparse.ArgumentParser):
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
         )
-        self.name = name
+        self.name, self.stage = name, command.stage
         command.arguments(self)
         self.add_argument("--json", action="store_true", help="end stdout with one JSON object on one line")
+
+    def format_help(self) -> str:
+        """With the settings of the stage."""
+        if self.stage is None:
+            return super().format_help()
+        from sordino.config import reference
+
+        return f"{super().format_help().rstrip()}\n\n{reference.help_text(self.stage)}\n"
 
     def rest(self, name: str, metavar: str, help: str) -> None:
         """An argument that takes any number of words, none too."""
@@ -73,32 +84,25 @@ class Parser(argparse.ArgumentParser):
     def _instead_of(self, option: str, value: str, takes_recipe: bool) -> str:
         """A setting of the recipe that was given as an option, or the nearest option."""
         key = option.lstrip("-").replace("-", "_")
-        setting = setting_key(ALIASES.get(key, key), self.name) if takes_recipe else None
+        setting = setting_key(ALIASES.get(key, key), self.stage) if takes_recipe else None
         if setting:
             return f"Settings of a recipe are written key=value: {setting}={value or '...'}"
-        near = near_match(option, self._option_string_actions)
-        return f"Did you mean {near}? {self._more()}" if near else self._more()
+        names = {name.lstrip("-"): name for name in self._option_string_actions}
+        near = near_match(option.lstrip("-"), names)
+        return f"Did you mean {names[near]}? {self._more()}" if near else self._more()
 
 
-def setting_key(name: str, stage: str) -> str | None:
+def setting_key(name: str, stage: str | None) -> str | None:
     """The dotted key of a recipe's setting by its last name: of the recipe itself, of the stage's section, or of the
     only section that has it."""
-    sections = {field: _section(hint) for field, hint in typing.get_type_hints(Recipe).items()}
+    sections = {field: section_in(hint) for field, hint in hints(Recipe).items()}
     if name in sections and sections[name] is None:
         return name
-    having = [
-        field
-        for field, section in sections.items()
-        if section and name in (setting.name for setting in dataclasses.fields(section))
-    ]
-    if stage in having:
-        return f"{stage}.{name}"
+    having = [field for field, section in sections.items() if section and name in hints(section)]
+    own = stage_sections()[stage][0] if stage else None
+    if own in having:
+        return f"{own}.{name}"
     return f"{having[0]}.{name}" if len(having) == 1 else None
-
-
-def _section(hint: Any) -> Any:
-    """The section that a setting's type is or may be; None for a plain value."""
-    return next((h for h in (hint, *typing.get_args(hint)) if dataclasses.is_dataclass(h)), None)
 
 
 def count(text: str) -> int:

@@ -19,7 +19,7 @@ STAGE_OF = {"translate-test": "translate"}
 
 
 def _recipe(parser: Parser) -> None:
-    parser.add_argument("recipe", metavar="RECIPE", help="a YAML file, see recipes/")
+    parser.add_argument("recipe", metavar="RECIPE", help="a YAML file, or the name of a recipe that comes with sordino")
     parser.rest("overrides", "key=value", "settings that replace the recipe's")
 
 
@@ -128,6 +128,19 @@ def _evaluate(args: argparse.Namespace) -> Result:
     return result if all(check["agrees"] for check in result["checks"]) else result | {"exit": 2}
 
 
+def _settings_arguments(parser: Parser) -> None:
+    parser.add_argument("stage", nargs="?", metavar="STAGE", help="a stage, or recipe or prompt; default: all")
+
+
+def _settings(args: argparse.Namespace) -> Result:
+    from sordino.config import reference
+
+    rows = reference.settings(args.stage)
+    if not args.json:
+        print(reference.text(args.stage))
+    return {"settings": [row.to_json() for row in rows]}
+
+
 def _sweep(args: argparse.Namespace) -> Result:
     from sordino.pipeline import runner
     from sordino.pipeline.job import SWEEP
@@ -154,34 +167,42 @@ CHAIN = {
         "run every stage of a recipe that is missing or out of date",
         _working,
         _run,
-        """sordino run recipes/demo.yaml
-        sordino run recipes/demo.yaml target=zh distil.epochs=2 device=cpu""",
+        """sordino run demo
+        sordino run demo target=zh distil.epochs=2 device=cpu""",
     ),
     "plan": Command(
         "show what would run, and why, and what it will take",
         _planning,
         _plan,
-        """sordino plan recipes/demo.yaml rank.remove=4
-        sordino plan recipes/paper_b_en_de.yaml --config config.json --predict-for cuda""",
+        """sordino plan demo rank.remove=4
+        sordino plan paper_b_en_de --config config.json --predict-for cuda""",
     ),
     "check": Command(
         "compare every finished file of a run with its record",
         _recipe,
         _check,
-        "sordino check recipes/demo.yaml",
+        "sordino check demo",
     ),
     "sweep": Command(
         "the chain, then smaller forms of its models: bytes against quality, the frontier and its knee",
         _working,
         _sweep,
-        """sordino sweep recipes/demo.yaml
-        sordino sweep recipes/demo.yaml 'sweep.of=[merged]' 'sweep.formats=[mixed,nf4]'""",
+        """sordino sweep demo
+        sordino sweep demo 'sweep.of=[merged]' 'sweep.formats=[mixed,nf4]'""",
+        "sweep",
+    ),
+    "settings": Command(
+        "every setting of a recipe: type, default, limits and meaning",
+        _settings_arguments,
+        _settings,
+        """sordino settings
+        sordino settings rank""",
     ),
 }
 
 
-def _stage_command(help: str, example: str) -> Command:
-    return Command(help, _recipe, _stage, example)
+def _stage_command(name: str, help: str, example: str) -> Command:
+    return Command(help, _recipe, _stage, example, STAGE_OF.get(name, name))
 
 
 STAGES = {
@@ -189,59 +210,49 @@ STAGES = {
         "read the corpus, check every clip, deal disjoint splits",
         _working,
         _stage,
-        "sordino prepare recipes/demo.yaml --skip-bad",
+        "sordino prepare demo --skip-bad",
+        "prepare",
     ),
-    "finetune": _stage_command(
-        "full-parameter fine-tuning: the teacher",
-        "sordino finetune recipes/demo.yaml finetune.epochs=2",
-    ),
-    "rank": _stage_command(
-        "the order in which translation can spare layers",
-        "sordino rank recipes/demo.yaml rank.remove=4 rank.search=racing",
-    ),
-    "prune": _stage_command(
-        "drop the ranked layers",
-        "sordino prune recipes/demo.yaml prune.remove=3",
-    ),
-    "pseudolabel": _stage_command(
-        "the teacher translates the training audio",
-        "sordino pseudolabel recipes/demo.yaml pseudolabel.filter.min_chrf=40",
-    ),
-    "distil": _stage_command(
-        "heal the pruned student",
-        "sordino distil recipes/demo.yaml distil.lr=5e-5",
-    ),
-    "qlora": _stage_command(
-        "train a low-rank adapter on the 4-bit model",
-        "sordino qlora recipes/demo.yaml qlora.rank=16 qlora.alpha=32",
-    ),
-    "merge": _stage_command(
-        "fold the adapter into the 16-bit model",
-        "sordino merge recipes/demo.yaml",
-    ),
-    "trim": _stage_command(
-        "shrink the vocabulary to what the translations need",
-        "sordino trim recipes/demo.yaml trim.tokens=2000",
-    ),
-    "export": _stage_command(
-        "write the deployable forms",
-        "sordino export recipes/demo.yaml 'export.formats=[nf4,w4a16]'",
-    ),
-    "translate-test": _stage_command(
-        "every system of the run translates the test split (the stage translate)",
-        "sordino translate-test recipes/demo.yaml translate.batch_size=8",
-    ),
+    **{
+        name: _stage_command(name, help, example)
+        for name, help, example in (
+            ("finetune", "full-parameter fine-tuning: the teacher", "sordino finetune demo finetune.epochs=2"),
+            (
+                "rank",
+                "the order in which translation can spare layers",
+                "sordino rank demo rank.remove=4 rank.search=racing",
+            ),
+            ("prune", "drop the ranked layers", "sordino prune demo prune.remove=3"),
+            (
+                "pseudolabel",
+                "the teacher translates the training audio",
+                "sordino pseudolabel demo pseudolabel.filter.min_chrf=40",
+            ),
+            ("distil", "heal the pruned student", "sordino distil demo distil.lr=5e-5"),
+            ("qlora", "train a low-rank adapter on the 4-bit model", "sordino qlora demo qlora.rank=16 qlora.alpha=32"),
+            ("merge", "fold the adapter into the 16-bit model", "sordino merge demo"),
+            ("trim", "shrink the vocabulary to what the translations need", "sordino trim demo trim.tokens=2000"),
+            ("export", "write the deployable forms", "sordino export demo 'export.formats=[nf4,w4a16]'"),
+            (
+                "translate-test",
+                "every system of the run translates the test split (the stage translate)",
+                "sordino translate-test demo translate.batch_size=8",
+            ),
+        )
+    },
     "evaluate": Command(
         "scores, sizes and speeds of every system (text files: see score)",
         _evaluating,
         _evaluate,
-        """sordino evaluate recipes/demo.yaml 'evaluate.metrics=[chrf,comet]'
-        sordino evaluate recipes/demo.yaml --comet-check""",
+        """sordino evaluate demo 'evaluate.metrics=[chrf,comet]'
+        sordino evaluate demo --comet-check""",
+        "evaluate",
     ),
     "report": Command(
         "one offline page of all results, and the table",
         _recipe,
         _report,
-        "sordino report recipes/demo.yaml report.samples=20",
+        "sordino report demo report.samples=20",
+        "report",
     ),
 }

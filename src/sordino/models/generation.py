@@ -43,8 +43,13 @@ class Hypothesis:
 
 def batches(encoded: Sequence[EncodedClip], size: int) -> list[list[int]]:
     """Indices in batches of clips of similar length."""
-    order = sorted(range(len(encoded)), key=lambda i: (len(encoded[i].ids), i))
-    return [order[s : s + size] for s in range(0, len(order), size)]
+    return batches_by_length([len(clip.ids) for clip in encoded], size)
+
+
+def batches_by_length(lengths: Sequence[float], size: int) -> list[list[int]]:
+    """Indices in batches of `size`, the shortest first; equals in their order."""
+    order = sorted(range(len(lengths)), key=lambda i: (lengths[i], i))
+    return [order[start : start + size] for start in range(0, len(order), size)]
 
 
 def translate(

@@ -112,6 +112,9 @@ def load_checkpoint(
     if quantize or getattr(model, "is_quantized", False):
         if nf4.is_packed(model):
             nf4.unpack(model)
+        four_bit = set(nf4.quantized_linears(model))
+        if where.type == "cpu":
+            nf4.refuse_split_blocks({n: layer for n, layer in nf4.linears(family, model).items() if n in four_bit})
         nf4.set_compute_dtype(model, floating)
         if quantize:
             nf4.check_nf4(family, model, kept)

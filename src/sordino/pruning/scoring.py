@@ -26,6 +26,7 @@ from sordino.metrics import registry as metrics
 from sordino.models.features import EncodedClip
 from sordino.models.speech import SpeechModel
 from sordino.pruning import criteria
+from sordino.pruning.engines import Engine, open_engine
 from sordino.pruning.search import (
     Layer,
     Trial,
@@ -37,7 +38,6 @@ from sordino.pruning.search import (
     survivors,
     without,
 )
-from sordino.pruning.speculative import SpeculativeDecoder
 from sordino.runtime.threads import each, workers_on
 
 RESAMPLES = 1000
@@ -93,7 +93,7 @@ class ClipScorer:
         self.answers = [a for task in tasks for a in task.answers]
         self.higher_is_better = criteria.higher_is_better(terms.criterion)
         self.scores: dict[tuple[int, Layer | None, int], NDArray[np.float64]] = {}
-        self.engine: tuple[list[Layer], SpeculativeDecoder] | None = None  # and the layers that it does without
+        self.engine: tuple[list[Layer], Engine] | None = None  # and the layers that it does without
 
     def trials(
         self, number: int, removed: Sequence[Layer], candidates: Sequence[Layer | None], clips: int
@@ -254,13 +254,13 @@ class ClipScorer:
         found: dict[Layer | None, dict[int, float]] = {c: {} for c in candidates}
         answers = {i: self.answers[i] for i in items}
         device, workers = self.speech.device, self._workers()
-        whole = SpeculativeDecoder(self.speech, 0, self.terms.memory // workers)
+        whole = open_engine(self.speech, 0, self.terms.memory // workers)
         batches = whole.spread(self.encoded, items, answers, workers)
         for gone, group, encoded in self._groups(removed, candidates):
             # the group of one encoder candidate is scored as the whole of a model without it
             names = group if group != [None] or gone == list(removed) else [gone[-1]]
             with without(self.speech, gone):
-                engine = SpeculativeDecoder(self.speech, 0, self.terms.memory // workers)
+                engine = open_engine(self.speech, 0, self.terms.memory // workers)
             values = partial(self._values_of, engine, encoded, [position(gone, c) for c in group])
             for first in range(0, len(batches), workers):
                 lot = batches[first : first + workers]
@@ -275,13 +275,13 @@ class ClipScorer:
                         self.advance(len(batch) * len(names))
         return {c: [found[c][i] for i in items] for c in candidates}
 
-    def _logits(self, engine: SpeculativeDecoder, batch: Sequence[int]) -> list[Tensor]:
+    def _logits(self, engine: Engine, batch: Sequence[int]) -> list[Tensor]:
         """The whole model's logits at the answers of a batch."""
         return next(iter(engine.forced(self.encoded, batch, [None], [self.answers[i] for i in batch])))[1]
 
     def _values_of(
         self,
-        engine: SpeculativeDecoder,
+        engine: Engine,
         encoded: Sequence[EncodedClip],
         candidates: Sequence[int | None],
         job: tuple[Sequence[int], Sequence[Tensor]],
@@ -301,15 +301,17 @@ class ClipScorer:
                 rows.append([criteria.loss(*pair) for pair in zip(logits, ids, strict=True)])
         return rows
 
-    def _engine(self, gone: Sequence[Layer], workers: int) -> SpeculativeDecoder:
+    def _engine(self, gone: Sequence[Layer], workers: int) -> Engine:
         """For the model as it now is: one for all stages of a race, so that prompts' common start is run once."""
         if self.engine is None or self.engine[0] != list(gone):
             per_worker = self.terms.memory // workers
-            self.engine = list(gone), SpeculativeDecoder(self.speech, self.terms.max_new_tokens, per_worker)
+            self.engine = list(gone), open_engine(self.speech, self.terms.max_new_tokens, per_worker)
         return self.engine[1]
 
     def _workers(self) -> int:
-        """How many batches are worked on at once."""
+        """How many batches are worked on at once. Plain generation goes through views, one at a time."""
+        if not self.speech.family.decoder.line:
+            return 1
         return workers_on(self.speech.device, self.terms.memory // LEAST_MEMORY)
 
     def _states(
@@ -320,7 +322,7 @@ class ClipScorer:
         by_layer: dict[int, dict[int, float]] = {}
         encoded = self._encoded(removed)
         with without(self.speech, removed):
-            engine = SpeculativeDecoder(self.speech, 0, self.terms.memory)
+            engine = open_engine(self.speech, 0, self.terms.memory)
             for batch in engine.batches(encoded, items, {}):
                 for index, before, after, valid in engine.states(encoded, batch):
                     if self.terms.criterion == "influence":

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from sordino.errors import RecipeError
 from sordino.models.family import Scope
+from sordino.models.registry import sub_config
 from sordino.models.speech import SpeechModel
 from sordino.pruning.layers import check_keep, only
 
@@ -133,25 +134,36 @@ def parse_layer(text: str) -> Layer:
 
 def candidates(speech: SpeechModel, scope: str, protect_first: int, protect_last: int) -> list[Layer]:
     """The layers of a scope that may be removed. Raises RecipeError where the protection leaves none."""
-    found: list[Layer] = []
-    for each in SCOPES[scope]:
-        total = len(speech.layers(each))
-        found += [Layer(each, i) for i in range(protect_first, total - protect_last)]
-    if not found:
+    layers: list[Layer] = []
+    for each in stacks_of(speech, scope):
+        stack, total = speech.family.stacks[each], speech.layer_count(each)
+        removable = stack.removable(sub_config(speech.model.config, stack.config), total)
+        layers += [Layer(each, i) for i in range(protect_first, total - protect_last) if i in removable]
+    if not layers:
         raise RecipeError(f"rank: every {scope} layer is protected.", "Lower protect_first or protect_last.")
-    return found
+    return layers
+
+
+def stacks_of(speech: SpeechModel, scope: str) -> list[Scope]:
+    """The layer lists that a scope means. Raises RecipeError for the encoder of a model that has none."""
+    lacking = [each for each in SCOPES[scope] if each not in speech.family.stacks]
+    if lacking:
+        raise RecipeError(
+            f"rank.scope: a {speech.family.model_type} model has no {lacking[0]} layers.", "Use rank.scope: decoder."
+        )
+    return list(SCOPES[scope])
 
 
 def middle(speech: SpeechModel, scope: str, remove: int) -> list[Layer]:
     """A block of `remove` layers around the middle of each list of the scope (the paper's 12-19 of 32 for 8)."""
-    found: list[Layer] = []
-    for each in SCOPES[scope]:
-        total = len(speech.layers(each))
+    block: list[Layer] = []
+    for each in stacks_of(speech, scope):
+        total = speech.layer_count(each)
         if remove >= total:
             raise RecipeError(f"rank.remove: {remove} of {total} {each} layers would leave none.", "Remove fewer.")
         first = (total - remove) // 2
-        found += [Layer(each, i) for i in range(first, first + remove)]
-    return found
+        block += [Layer(each, i) for i in range(first, first + remove)]
+    return block
 
 
 def renumbered(layer: Layer, removed: Sequence[Layer]) -> Layer:

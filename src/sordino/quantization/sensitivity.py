@@ -23,12 +23,13 @@ from torch import Tensor, nn
 
 from sordino.errors import FamilyError
 from sordino.layouts import tables
+from sordino.models.answers import SpeechLM, encoded_batch
 from sordino.models.features import EncodedClip
 from sordino.models.parts import LAYER, part_of
 from sordino.models.speech import SpeechModel
 from sordino.pruning import criteria
+from sordino.pruning.engines import open_engine
 from sordino.pruning.search import Layer, without
-from sordino.pruning.speculative import SpeculativeDecoder
 from sordino.quantization.integer import Scheme, quantize
 
 Advance = Callable[[int], None]
@@ -157,10 +158,14 @@ class Sensitivity:
 
     def _forced(self, encoded: Sequence[EncodedClip]) -> Iterator[tuple[int, Tensor]]:
         """Every clip and its logits (n, V) in float32."""
-        engine = SpeculativeDecoder(self.speech, 0, self.memory)
-        for batch in engine.batches(encoded, range(len(encoded)), dict(enumerate(self.answers))):
-            _, logits = next(engine.forced(encoded, batch, [None], [self.answers[i] for i in batch]))
-            yield from zip(batch, logits, strict=True)
+        model = SpeechLM(self.speech)
+        for batch in open_engine(self.speech, 0, self.memory).batches(
+            encoded, range(len(encoded)), dict(enumerate(self.answers))
+        ):
+            answers = [self.answers[i] for i in batch]
+            with torch.inference_mode():
+                logits = model(encoded_batch(self.speech, [encoded[i] for i in batch], answers))
+            yield from zip(batch, torch.split(logits, [len(answer) for answer in answers]), strict=True)
 
 
 def measure(

@@ -30,6 +30,7 @@ from torch import Tensor, nn
 from sordino.config.schema import TrainSection
 from sordino.errors import DataError
 from sordino.models.answers import SpeechLM
+from sordino.models.generation import batches_by_length
 from sordino.models.speech import SpeechModel
 from sordino.runtime.progress import bar
 from sordino.training.collate import Example, collate, epoch_batches
@@ -163,11 +164,10 @@ def mean_loss(speech: SpeechModel, examples: Sequence[Example], size: int, promp
     """Teacher-forced cross-entropy of held-out answers, nats a token; leaves the mode (train, eval) as it was."""
     model, training = SpeechLM(speech), speech.model.training
     speech.model.eval()
-    order = sorted(range(len(examples)), key=lambda i: examples[i].length)
     total, tokens = 0.0, 0
-    for start in range(0, len(order), size):
+    for part in batches_by_length([example.length for example in examples], size):
         with _autocast(speech, mixed):
-            batch = collate(speech, [examples[i] for i in order[start : start + size]], prompt)
+            batch = collate(speech, [examples[i] for i in part], prompt)
             loss, n = cross_entropy(model(batch), batch)
         total, tokens = total + float(loss), tokens + n
     speech.model.train(training)
