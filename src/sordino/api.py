@@ -7,11 +7,12 @@ something takes long; None is silence.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, overload
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast, overload
 
 from sordino.config.schema import RankSection, Recipe
 from sordino.config.sections import hints, section_in
@@ -401,13 +402,13 @@ def _words(overrides: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
 
 
 def _raw(section: Any) -> dict[str, Any]:
-    """A section as a YAML file would hold it: what is left out is False."""
-    raw = {}
-    kind: Any = type(section)
-    for name, hint in hints(kind).items():
-        value = getattr(section, name)
-        if section_in(hint):
-            raw[name] = False if value is None else _raw(value)
-        else:
-            raw[name] = value
+    """A section as a YAML file would hold it: what is left out is not there, what is switched off is False."""
+    raw: dict[str, Any] = {}
+    kinds = hints(cast(Any, type(section)))
+    for field in dataclasses.fields(section):
+        value = getattr(section, field.name)
+        if dataclasses.is_dataclass(value):
+            raw[field.name] = _raw(value)
+        elif value != field.default:
+            raw[field.name] = False if value is None and section_in(kinds[field.name]) else value
     return raw

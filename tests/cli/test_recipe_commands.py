@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from sordino.pipeline import artifact
+from sordino.runtime import files
 from tests.data import sounds
 from tests.stages.runs import Made, answer, contents, jsonl, recipe_file, refusal, run, stage_json, write_corpus
 from tests.tiny import clip
@@ -244,16 +244,16 @@ def test_too_little_memory_says_what_to_lower(
     from sordino.training import trainer
 
     file = made.copied(tmp_path, stages=["10-data"])
-    loss, steps = trainer.batch_loss, []
+    accumulate, steps = trainer._accumulate, []
 
     def short(*args: Any) -> Any:
         steps.append(1)
         if len(steps) == 3:
             raise no_memory(kind)
-        return loss(*args)
+        return accumulate(*args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(trainer, "batch_loss", short)
+        patch.setattr(trainer, "_accumulate", short)
         message = refusal(capsys, "finetune", file)
     assert "finetune: the memory of cpu is not enough" in message
     assert "raise finetune.accumulate (now 1, batch_size 4)" in message
@@ -327,7 +327,7 @@ def test_a_full_disk(made: Made, tmp_path: Path, capsys: Capsys, monkeypatch: py
         raise OSError(number, os.strerror(number), str(path))
 
     with monkeypatch.context() as patch:
-        patch.setattr(artifact, "write_text", full)
+        patch.setattr(files, "write_text", full)
         message = refusal(capsys, "rank", file)
     expected = os.strerror(errno.EROFS) if number == errno.EROFS else "the disk is full while writing"
     assert expected in message
@@ -342,7 +342,7 @@ def test_a_disk_that_fills_while_weights_are_written(
     """safetensors wraps the error; the training is not lost."""
     from safetensors import SafetensorError
 
-    from sordino.models import registry
+    from sordino.models import saving
 
     file = made.copied(tmp_path, {"finetune": {"max_steps": 3}}, ["10-data"])
 
@@ -350,7 +350,7 @@ def test_a_disk_that_fills_while_weights_are_written(
         raise SafetensorError("I/O error: No space left on device (os error 28)")
 
     with monkeypatch.context() as patch:
-        patch.setattr(registry, "save", full)
+        patch.setattr(saving, "save", full)
         message = refusal(capsys, "finetune", file)
     assert "20-teacher.partial" in message
     assert "it goes on from there" in message

@@ -78,9 +78,7 @@ def test_a_kill_changes_nothing(
     assert not out.exists()
     kept = rows.read_bytes()
     rows.write_bytes(kept[:-30])  # the kill tore the last line
-    monkeypatch.setattr(
-        artifact, "append_jsonl", lambda file, *found: (batches.append(len(found)), write(file, *found))
-    )
+    monkeypatch.setattr(files, "append_jsonl", lambda file, *found: (batches.append(len(found)), write(file, *found)))
     monkeypatch.setattr(voice, "split", lambda *_, **__: pytest.fail("listened again"))
     run(*words)
     monkeypatch.setattr(voice, "split", cut)

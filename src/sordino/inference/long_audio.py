@@ -28,7 +28,7 @@ from sordino.errors import ArtifactError, DataError
 from sordino.inference.model import Model, languages_of, load
 from sordino.languages import has_spaces
 from sordino.models import registry
-from sordino.models.generation import Decoding
+from sordino.models.generation import Decoding, batches_by_length
 from sordino.models.loading import ADAPTER_CONFIG
 from sordino.models.translation import encode_and_translate
 from sordino.pipeline import artifact
@@ -120,9 +120,8 @@ class LongAudioTranslator:
         prompt = self.model.prompt(clips[0].source_lang, clips[0].target_lang)
         file = state / ROWS if state else None
         done = {row["id"]: row for row in (files.read_jsonl(file) if file else [])}
-        order = sorted(range(len(parts)), key=lambda i: (-(parts[i].clip.seconds or 0.0), i))
-        size = self.options.batch_size
-        batches = [[parts[i] for i in order[first : first + size]] for first in range(0, len(order), size)]
+        lengths = [-(part.clip.seconds or 0.0) for part in parts]  # the longest first
+        batches = [[parts[i] for i in batch] for batch in batches_by_length(lengths, self.options.batch_size)]
         unfinished = [batch for batch in batches if any(part.clip.id not in done for part in batch)]
         total = _seconds(parts)
         with _seconds_bar("translating", total, total - sum(map(_seconds, unfinished))) as advance:

@@ -17,7 +17,7 @@ from sordino.inference import model as models
 from sordino.inference.inputs import Inputs
 from sordino.inference.model import Model
 from sordino.models.features import EncodedClip
-from sordino.models.generation import Decoding, Hypothesis
+from sordino.models.generation import Decoding, Hypothesis, batches_by_length
 from sordino.models.translation import encode_and_translate
 from sordino.runtime.progress import bar
 from sordino.runtime.threads import each
@@ -84,10 +84,8 @@ def translate_clips(
     waves = waves or {}
     prompt = model.prompt(*languages)
     seconds = [len(waves[i]) / SAMPLE_RATE if i in waves else clip.seconds or 0.0 for i, clip in enumerate(clips)]
-    order = sorted(range(len(clips)), key=lambda i: (-seconds[i], i))  # too little memory shows at once
     hypotheses: dict[int, Hypothesis] = {}
-    for first in range(0, len(order), options.batch_size):
-        batch = order[first : first + options.batch_size]
+    for batch in batches_by_length([-length for length in seconds], options.batch_size):  # little memory shows at once
         audio = [waves[i] if i in waves else load_clip(clips[i]) for i in batch]
         pairs = encode_and_translate(model.features, [clips[i] for i in batch], prompt, options, audio)
         hypotheses |= {i: hypothesis for i, (_, hypothesis) in zip(batch, pairs, strict=True)}
