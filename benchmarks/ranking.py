@@ -187,7 +187,7 @@ def races(bench: Bench, exact: Result) -> list[dict[str, Any]]:
         for item, text in enumerate(trial.hypotheses or ()):
             found[gone, item] = bench.speech.processor.tokenizer.encode(text, add_special_tokens=False)
     terms = ScoringOptions(bench.criterion, bench.max_new_tokens, default_memory(bench.speech), racing=True)
-    judge = ClipScorer(bench.speech, [bench.task()], terms, lambda h: h, found=found)
+    judge = ClipScorer(bench.speech, [bench.task()], terms, lambda h: h, translations=found)
     runner = search.Runner(judge, bench.pool(), {}, lambda _: None)
     rows = []
     for number, best in enumerate(order, 1):
@@ -316,7 +316,7 @@ def ideas(bench: Bench) -> list[dict[str, Any]]:
         add(label, len(bench.clips), work)
     terms = ScoringOptions(bench.criterion, bench.max_new_tokens, default_memory(bench.speech))
     base = {((), i): texts[0] for i, texts in drafts.items()}
-    judge = ClipScorer(bench.speech, [bench.task()], terms, lambda h: h, found=base)
+    judge = ClipScorer(bench.speech, [bench.task()], terms, lambda h: h, translations=base)
     add(
         "... a clip's share in one thread, scores and intervals: exact",
         len(bench.clips),

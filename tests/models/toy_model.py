@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,7 @@ FRAME, STATES, QUERIES = 640, 5, 2
 
 class ToyConfig(PretrainedConfig):
     model_type = "toy"
-    sub_configs = {"text_config": LlamaConfig}
+    sub_configs: ClassVar = {"text_config": LlamaConfig}
 
     def __init__(
         self, text_config: Any = None, audio_token_id: int = 0, encoder_layers: int = 0, **kwargs: Any

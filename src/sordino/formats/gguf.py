@@ -99,11 +99,11 @@ def _check(text: Any, source: str) -> None:
 
 def _decoder_names(family: Family, names: Iterable[str]) -> dict[str, str]:
     """GGUF name -> name as transformers saves it, of the decoder's tensors in the order of a forward pass."""
-    found = {}
+    by_name = {}
     for theirs in names:
         name = family.gguf_name(theirs)
         if name is not None:
-            found[name] = theirs
+            by_name[name] = theirs
         elif part_of(theirs) not in ("audio_encoder", "projector"):
             raise FamilyError(f"llama.cpp's decoder has no place for '{theirs}'.", "Export another format.")
 
@@ -111,7 +111,7 @@ def _decoder_names(family: Family, names: Iterable[str]) -> dict[str, str]:
         layer = int(name.split(".")[1]) if name.startswith("blk.") else 0
         return (0 if name.startswith("token") else 1 if name.startswith("blk.") else 2, layer, name)
 
-    return {name: found[name] for name in sorted(found, key=order)}
+    return {name: by_name[name] for name in sorted(by_name, key=order)}
 
 
 def _write_rest(model: stored.Stored, sources: Mapping[str, str], directory: Path) -> None:
@@ -170,7 +170,7 @@ def _rounded(checkpoint: Checkpoint, name: str, kind: str, heads: int | None) ->
             whole = whole.reshape(heads, 2, half, -1).swapaxes(1, 2).reshape(whole.shape)
         return _quantized(whole, kind) if whole.ndim > 1 else whole
     rows, columns = tensor.shape
-    found = np.empty((rows, bytes_of(kind, (columns,))), np.uint8)
+    blocks = np.empty((rows, bytes_of(kind, (columns,))), np.uint8)
     at_once = max(1, CHUNK_WEIGHTS // columns)
 
     def piece(start: int) -> tuple[int, NDArray[np.uint8]]:
@@ -178,8 +178,8 @@ def _rounded(checkpoint: Checkpoint, name: str, kind: str, heads: int | None) ->
         return start, _quantized(part, kind)
 
     for start, data in each(torch.device("cpu"), piece, range(0, rows, at_once)):
-        found[start : start + len(data)] = data
-    return found
+        blocks[start : start + len(data)] = data
+    return blocks
 
 
 def _quantized(rows: NDArray[np.float32], kind: str) -> NDArray[np.uint8]:
@@ -190,8 +190,8 @@ def _quantized(rows: NDArray[np.float32], kind: str) -> NDArray[np.uint8]:
         raise FamilyError("the decoder has weights that are no finite numbers.", "Export a model that translates.")
     number = gguf.GGMLQuantizationType[kind]
     if kind in IN_PYTHON:
-        found: NDArray[Any] = gguf.quants.quantize(rows, number)
-        return found.view(np.uint8)
+        rows_packed: NDArray[Any] = gguf.quants.quantize(rows, number)
+        return rows_packed.view(np.uint8)
     return llama_cpp.quantize(rows, int(number), bytes_of(kind, (rows.shape[1],)))
 
 

@@ -123,12 +123,12 @@ class Features:
 
     def encode_all(self, clips: Sequence[Clip], prompt: str, label: str = "encoding audio") -> list[EncodedClip]:
         """Features of many clips, in order, with a progress bar. Raises DataError for the first that cannot be read."""
-        found = []
+        clips_encoded = []
         with bar(label, len(clips)) as advance:
             for encoded in self.encode_each(clips, prompt):
-                found.append(encoded)
+                clips_encoded.append(encoded)
                 advance(1)
-        return found
+        return clips_encoded
 
     def encode_each(self, clips: Sequence[Clip], prompt: str) -> Iterator[EncodedClip]:
         """As `hear`, in order; on a CPU several clips at once, each in one thread."""

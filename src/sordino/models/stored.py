@@ -119,19 +119,19 @@ def _matched(speech: SpeechModel, checkpoint: Checkpoint) -> dict[int, str]:
     """id of each of the model's tensors -> its name in the checkpoint. Raises FamilyError where the two do not fit."""
     path, family = checkpoint.directory, speech.family
     names = {family.tensors.live_name(name): name for name in checkpoint.tensors}
-    wanted = speech.model.state_dict(keep_vars=True)
-    found = {id(tensor): names[name] for name, tensor in wanted.items() if name in names}
+    expected = speech.model.state_dict(keep_vars=True)
+    matched = {id(tensor): names[name] for name, tensor in expected.items() if name in names}
     check_names(
         path,
-        missing=[family.tensors.saved_name(name) for name, tensor in wanted.items() if id(tensor) not in found],
-        unexpected=[names[name] for name in names.keys() - wanted.keys()],
+        missing=[family.tensors.saved_name(name) for name, tensor in expected.items() if id(tensor) not in matched],
+        unexpected=[names[name] for name in names.keys() - expected.keys()],
         mismatched=[
             f"'{names[name]}' of {checkpoint.file_of[names[name]].name}"
-            for name, tensor in wanted.items()
+            for name, tensor in expected.items()
             if name in names and checkpoint.tensors[names[name]].shape != tuple(tensor.shape)
         ],
     )
-    return found
+    return matched
 
 
 def local(path: str, revision: str | None = None) -> Path:

@@ -193,27 +193,27 @@ def search(
     pool: Sequence[Layer],
     remove: int,
     scorer: CandidateScorer,
-    known: Sequence[Trial],
+    earlier: Sequence[Trial],
     record: Callable[[Trial], None],
     racing: bool = False,
 ) -> list[Removal]:
     """The removals, in order.
 
-    known: trials of an earlier, interrupted search, which are not run again; record: called with every new trial.
+    earlier: trials of an earlier, interrupted search, which are not run again; record: called with every new trial.
     Raises RecipeError where more layers are to go than there are candidates.
     """
     if remove > len(pool):
         raise RecipeError(f"rank.remove: {remove} layers, but only {len(pool)} are candidates.", "Remove fewer.")
-    runner = Runner(scorer, pool, {(t.round, t.layer, t.clips): t for t in known}, record)
+    runner = Runner(scorer, pool, {(t.round, t.layer, t.clips): t for t in earlier}, record)
     runner.score(0, [], [None], scorer.clips)
     removals: list[Removal] = []
     for number in range(1, remove + 1):
         gone = [r.layer for r in removals]
-        left = [layer for layer in pool if layer not in gone]
+        remaining = [layer for layer in pool if layer not in gone]
         if racing:
-            removals.append(runner.race(number, gone, left))
+            removals.append(runner.race(number, gone, remaining))
         else:
-            removals.append(decide(runner.score(number, gone, left, scorer.clips), scorer))
+            removals.append(decide(runner.score(number, gone, remaining, scorer.clips), scorer))
     if racing and removals:
         last = removals[-1]
         whole = runner.score(remove, [r.layer for r in removals[:-1]], [last.layer], scorer.clips)
@@ -242,29 +242,29 @@ def decide(results: Sequence[Trial], scorer: CandidateScorer) -> Removal:
 
 @dataclass
 class Runner:
-    """Runs what is not known yet."""
+    """Runs what is not trials_run yet."""
 
     scorer: CandidateScorer
     pool: Sequence[Layer]
-    known: dict[tuple[int, Layer | None, int], Trial]
+    trials_run: dict[tuple[int, Layer | None, int], Trial]
     record: Callable[[Trial], None]
     screened: dict[int, dict[Layer, float]] = field(
         default_factory=dict
     )  # divergences, by the round they were found in
 
     def score(self, number: int, removed: Sequence[Layer], layers: Sequence[Layer | None], clips: int) -> list[Trial]:
-        """Trials of all `layers` on so many clips, known or new."""
-        new = [layer for layer in layers if (number, layer, clips) not in self.known]
+        """Trials of all `layers` on so many clips, trials_run or new."""
+        new = [layer for layer in layers if (number, layer, clips) not in self.trials_run]
         if new:
             for trial in self.scorer.trials(number, removed, new, clips):
-                self.known[number, trial.layer, clips] = trial
+                self.trials_run[number, trial.layer, clips] = trial
                 self.record(trial)
-        return [self.known[number, layer, clips] for layer in layers]
+        return [self.trials_run[number, layer, clips] for layer in layers]
 
-    def race(self, number: int, removed: Sequence[Layer], left: Sequence[Layer]) -> Removal:
+    def race(self, number: int, removed: Sequence[Layer], remaining: Sequence[Layer]) -> Removal:
         """Screen, then halve on growing parts of the clips until one is left."""
         sign = 1 if self.scorer.higher_is_better else -1
-        field = list(left)
+        field = list(remaining)
         if survivors(len(field)) < len(field):
             costs = self._screen(number, removed)
             field = _first(field, [costs[layer] for layer in field], survivors(len(field)))

@@ -82,13 +82,13 @@ class SpeculativeDecoder:
         """Clips of similar length together, as many as half the memory holds. drafts: forced on each, if any."""
         inputs = self.layers * self.hidden_size * self.speech.dtype.itemsize
         per_column = inputs + 2 * self.line.cache_bytes()  # the shared prefix's and a candidate's own
-        found: list[list[int]] = [[]]
+        parts: list[list[int]] = [[]]
         for width, clip in sorted((_width(encoded, drafts, clip), clip) for clip in clips):
-            cost = (len(found[-1]) + 1) * width * per_column
-            if found[-1] and cost > self.memory // 2:
-                found.append([])
-            found[-1].append(clip)
-        return [batch for batch in found if batch]
+            cost = (len(parts[-1]) + 1) * width * per_column
+            if parts[-1] and cost > self.memory // 2:
+                parts.append([])
+            parts[-1].append(clip)
+        return [batch for batch in parts if batch]
 
     def groups(
         self,
@@ -121,13 +121,13 @@ class SpeculativeDecoder:
     ) -> list[list[int]]:
         """The clips by length, cut into `least` shares of equal width or as many more as the workers have in common."""
         count = -(-least // workers) * workers
-        found: list[list[int]] = [[] for _ in range(count)]
+        shares: list[list[int]] = [[] for _ in range(count)]
         order = sorted((_width(encoded, drafts, clip), clip) for clip in clips)
         total, done = sum(width for width, _ in order), 0
         for width, clip in order:
-            found[(done + width // 2) * count // total].append(clip)
+            shares[(done + width // 2) * count // total].append(clip)
             done += width
-        return [share for share in found if share]
+        return [share for share in shares if share]
 
     @torch.inference_mode()
     def translate(

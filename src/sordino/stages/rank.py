@@ -94,7 +94,7 @@ def _search(job: Job, speech: SpeechModel, section: RankSection) -> list[Removal
             tasks,
             terms,
             lambda encoded: features.encode(encoded.clip, encoded.prompt),
-            found=found,
+            translations=found,
             remember=lambda rows: files.append_jsonl(job.state / FOUND, *map(_row, rows)),
             advance=advance,
         )

@@ -234,11 +234,11 @@ class _Run:
 
     def resume(self) -> int:
         """Restore the newest resume point. Returns the number of steps that are done."""
-        found = checkpoints(self.state)
-        if not found:
+        points = checkpoints(self.state)
+        if not points:
             return 0
-        tensors = load_file(found[-1] / "state.safetensors")
-        saved = json.loads((found[-1] / "state.json").read_text())
+        tensors = load_file(points[-1] / "state.safetensors")
+        saved = json.loads((points[-1] / "state.json").read_text())
         with torch.no_grad():
             for name, weight in zip(self.names, self.weights, strict=True):
                 weight.copy_(tensors[f"weight/{name}"])
