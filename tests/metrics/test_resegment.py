@@ -10,6 +10,7 @@ import pytest
 
 from sordino.errors import DataError
 from sordino.inference import scoring
+from sordino.languages import has_spaces
 from sordino.metrics import resegment
 from tests.stages.runs import answer, refusal
 
@@ -73,3 +74,19 @@ def test_a_missing_program_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(resegment, "PROGRAM", "no-such-aligner")
     with pytest.raises(DataError, match="pip install no-such-aligner"):
         scoring.score_files(tmp_path / "ref.de", tmp_path / "ref.de", "de", ["bleu"], segments=tmp_path / "ref.yaml")
+
+
+@pytest.mark.parametrize(
+    ("language", "spaced"),
+    [
+        ("zh", False),
+        ("Chinese", False),
+        ("zh-CN", False),
+        ("ja", False),
+        ("de", True),
+        ("Korean", True),
+        ("Swahili", True),
+    ],
+)
+def test_languages_without_spaces(language: str, spaced: bool) -> None:
+    assert has_spaces(language) is spaced

@@ -82,7 +82,7 @@ def from_samples(
     rate: Hz. Raises DataError as `load` does, and for samples of another shape.
     """
     values = np.asarray(samples)
-    if values.ndim not in (1, 2) or values.dtype.kind not in "iuf" or not 0 < rate < math.inf:
+    if values.ndim not in (1, 2) or values.dtype.kind not in "iuf" or not 0 < rate < np.inf:
         raise DataError(
             f"{name} is no audio: {values.dtype} of shape {values.shape} at {rate:g} Hz.",
             "Give samples (n,) or (n, channels), numbers, with their rate in Hz.",
