@@ -58,3 +58,7 @@ class FamilyError(SordinoError):
 
 class ArtifactError(SordinoError):
     """A run directory whose contents are missing, incomplete or of another recipe."""
+
+
+class UsageError(SordinoError):
+    """A command line, or a call of the Python API, that cannot be followed."""

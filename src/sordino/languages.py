@@ -10,6 +10,7 @@ NAMES = {
     "nl": "Dutch", "pl": "Polish", "pt": "Portuguese", "ru": "Russian", "sv": "Swedish", "ta": "Tamil",
     "tr": "Turkish", "uk": "Ukrainian", "vi": "Vietnamese", "zh": "Chinese",
 }  # fmt: skip
+UNSPACED = {"zh", "ja"}  # written without spaces between words
 CODES = {name.lower(): code for code, name in NAMES.items()}
 
 
@@ -23,3 +24,8 @@ def language_code(language: str) -> str:
     """ISO 639-1 code where it is known, else the name in lower case: 'German' -> 'de'."""
     key = language.strip().lower()
     return key if key in NAMES else CODES.get(key, key)
+
+
+def has_spaces(language: str) -> bool:
+    """Whether words stand between spaces: False for Chinese and Japanese, in any region ('zh-CN', 'Chinese')."""
+    return language_code(language).replace("_", "-").split("-")[0] not in UNSPACED

@@ -18,10 +18,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sordino.errors import DataError
-from sordino.languages import language_code
+from sordino.languages import has_spaces, language_code
 
 PROGRAM = "mweralign"
-UNSPACED = ("zh", "ja")  # languages whose words are not between spaces
 
 
 def resegment(talks: Sequence[tuple[Sequence[str], Sequence[str]]], target: str) -> list[str]:
@@ -39,7 +38,7 @@ def resegment(talks: Sequence[tuple[Sequence[str], Sequence[str]]], target: str)
             files[name].write_text("".join(line + "\n" for line in lines), encoding="utf-8")
         words = [_program(), "-r", str(files["references"]), "-t", str(files["hypotheses"])]
         words += ["-d", str(files["ids"]), "-o", str(files["aligned"]), "-l", code]
-        words += ["-m", "cj" if code in UNSPACED else "none"]
+        words += ["-m", "none" if has_spaces(target) else "cj"]
         done = subprocess.run(words, capture_output=True, text=True, check=False, env=os.environ | {"PYTHONUTF8": "1"})
         aligned = files["aligned"].read_text(encoding="utf-8") if files["aligned"].is_file() else ""
     found = [line.strip() for line in aligned.removesuffix("\n").split("\n")]
