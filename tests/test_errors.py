@@ -55,7 +55,10 @@ def test_a_name_relative_to_an_unknown_place_is_completed(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("error", "told"),
     [
-        (safetensors.SafetensorError("Error while serializing: I/O error: File too large (os error 27)"), "grow beyond"),
+        (
+            safetensors.SafetensorError("Error while serializing: I/O error: File too large (os error 27)"),
+            "grow beyond",
+        ),
         (RuntimeError("[enforce fail at inline_container.cc] . PytorchStreamWriter: No space left on device"), "full"),
         (ValueError("cannot write: [Errno 122] Disk quota exceeded"), "quota"),
     ],

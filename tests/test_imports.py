@@ -63,7 +63,7 @@ def level(package: str) -> int:
 
 def room(module: str) -> str:
     """The package that a module belongs to, or the module itself where it has a level of its own."""
-    return module if any(module in names for names in LEVELS) else module.split(".")[0]
+    return module if any(module in names for names in LEVELS) else module.split(".", maxsplit=1)[0]
 
 
 def name_of(file: Path) -> str:

@@ -30,7 +30,7 @@ def message(text: str) -> str:
 
 
 def quoted(value: Any, limit: int = LIMIT) -> str:
-    """A foreign value as Python writes it, of a structure its beginning: never built as a whole, however large it is."""
+    """A foreign value as Python writes it, of a structure its beginning: what is left out is never built."""
     return printable(_BRIEF.repr(value), limit)
 
 
