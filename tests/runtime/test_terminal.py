@@ -83,3 +83,14 @@ def test_brackets_in_names_are_no_markup() -> None:
     from rich.text import Text
 
     assert Text.from_markup(markup("a[red]b[/]c[/nonsense]")).plain == "a[red]b[/]c[/nonsense]"
+
+
+def test_notes_and_labels_of_bars_print_names_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+    from sordino.runtime import progress
+
+    progress.note("left out: a[red]b\x1b[2J.wav")
+    with progress.bar("scoring [/nonsense]\x1b[2J", 1) as advance:
+        advance(1)
+    told = capsys.readouterr().err
+    assert "left out: a[red]b\\x1b[2J.wav" in told
+    assert "scoring [/nonsense]\\x1b[2J" in told

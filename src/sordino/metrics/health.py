@@ -150,7 +150,7 @@ def faults(
     for what, column in (("clip ids", ids), ("source texts", sources or hypotheses)):
         if len(column) != len(hypotheses):
             raise DataError(f"{len(hypotheses)} translations came with {len(column)} {what}.", "Give one per clip.")
-    target = language_code(target_lang).replace("_", "-").split("-")[0]
+    target = language_code(target_lang)
     scripts = SCRIPTS.get(target, set())
     rules: dict[str, Callable[[str], bool]] = {
         "empty": lambda text: not text.strip(),

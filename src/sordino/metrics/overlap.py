@@ -45,8 +45,7 @@ def bleu_tokenizer(target_lang: str) -> str:
 
 
 def _wanted_tokenizer(target_lang: str) -> str:
-    code = language_code(target_lang).replace("_", "-").split("-")[0]
-    return BLEU_TOKENIZERS.get(code, DEFAULT_TOKENIZER)
+    return BLEU_TOKENIZERS.get(language_code(target_lang), DEFAULT_TOKENIZER)
 
 
 @lru_cache(maxsize=8)

@@ -17,6 +17,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from sordino.runtime import terminal
+
 Advance = Callable[[int], None]
 console = Console(stderr=True)
 
@@ -42,10 +44,10 @@ def byte_bar(label: str, total: int) -> Iterator[Advance]:
 def _bar(amount: ProgressColumn, label: str, total: int, done: int) -> Iterator[Advance]:
     columns = (TextColumn("{task.description}"), BarColumn(24), amount, TimeElapsedColumn())
     with Progress(*columns, TextColumn("left"), TimeRemainingColumn(), console=console) as progress:
-        task = progress.add_task(label, total=total, completed=done)
+        task = progress.add_task(terminal.markup(label), total=total, completed=done)
         yield lambda steps: progress.advance(task, steps)
 
 
 def note(message: str) -> None:
     """A line for people, on stderr."""
-    console.print(message, highlight=False, soft_wrap=True, markup=False)
+    console.print(terminal.message(message), highlight=False, soft_wrap=True, markup=False)
