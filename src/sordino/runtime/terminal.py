@@ -11,7 +11,7 @@ import reprlib
 import unicodedata
 from typing import Any
 
-LIMIT = 300  # characters shown of one name or value; file systems end at 255
+LIMIT = 500  # characters shown of one name, path or value
 LINE_LIMIT = 4000  # characters of a message's line
 RESERVED = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
 # marks that turn the direction of what follows; those that only join or separate letters stay
