@@ -12,7 +12,8 @@ from sordino.languages import has_spaces, language_code, language_name, language
     [
         ("de", "de"), ("German", "de"), (" german ", "de"), ("de-AT", "de"), ("DE_ch", "de"), ("deu", "de"),
         ("deu_Latn", "de"), ("zh", "zh"), ("Chinese", "zh"), ("zh-CN", "zh"), ("zh_TW", "zh"), ("zh-Hans", "zh"),
-        ("zho_Hant", "zh"), ("Chinese (Taiwan)", "zh"), ("Mandarin Chinese", "zh"), ("ja-JP", "ja"), ("pt_BR", "pt"), ("Simplified Chinese", "zh"), ("ms-ID", "ms-id"), ("es-AR", "es"),
+        ("zho_Hant", "zh"), ("Chinese (Taiwan)", "zh"), ("Mandarin Chinese", "zh"), ("ja-JP", "ja"), ("pt_BR", "pt"),
+        ("Simplified Chinese", "zh"), ("ms-ID", "ms-id"), ("es-AR", "es"),
         ("Swahili", "swahili"), ("sw-KE", "sw-ke"), ("yue", "yue"), ("Cantonese", "cantonese"),
     ],
 )  # fmt: skip

@@ -59,10 +59,8 @@ class Rows:
             clip = make()
             if clip.id in self.clips:
                 first = self.clips[clip.id]
-                raise DataError(
-                    f"{clip.audio}: id {quoted(clip.id)} is taken by an earlier row, of {first.audio} at {first.start:g} s.",
-                    "Give every clip its own id.",
-                )
+                problem = f"{clip.audio}: id {quoted(clip.id)} is taken by {first.audio} ({first.start:g} s)."
+                raise DataError(problem, "Give every clip its own id.")
         except DataError as error:
             self.problems.append(BadRow(name, where + str(error)))
             return
@@ -75,7 +73,7 @@ class Rows:
 
 
 def visible(folder: Path, pattern: str = "*") -> list[Path]:
-    """What a folder holds (pattern "**/*": its folders too), sorted; side files of systems and programs are passed over."""
+    """What a folder holds ("**/*": its folders too), sorted; side files of systems and programs are passed over."""
     found = folder.glob(pattern) if folder.is_dir() else iter(())
     parts = ((item, item.relative_to(folder).parts) for item in found)
     return sorted(item for item, names in parts if not any(name.startswith(".") or name == JUNK for name in names))
