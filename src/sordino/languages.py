@@ -16,9 +16,9 @@ CODES = {name.lower(): code for code, name in NAMES.items()}
 # ISO 639-2 and 639-3, and other names, where they stand for one of the above
 OTHERS = {
     "ar": "ara arb", "cs": "ces cze", "de": "deu ger deutsch", "en": "eng", "es": "spa castilian",
-    "fa": "fas per pes farsi", "fr": "fra fre", "hi": "hin", "id": "ind", "it": "ita", "ja": "jpn", "ko": "kor", "nl": "nld dut flemish",
-    "pl": "pol", "pt": "por", "ru": "rus", "sv": "swe", "ta": "tam", "tr": "tur", "uk": "ukr", "vi": "vie",
-    "zh": "zho chi cmn mandarin",
+    "fa": "fas per pes farsi", "fr": "fra fre", "hi": "hin", "id": "ind", "it": "ita", "ja": "jpn", "ko": "kor",
+    "nl": "nld dut flemish", "pl": "pol", "pt": "por", "ru": "rus", "sv": "swe", "ta": "tam", "tr": "tur",
+    "uk": "ukr", "vi": "vie", "zh": "zho chi cmn mandarin",
 }  # fmt: skip
 ALL_CODES = {code: code for code in NAMES} | CODES
 ALL_CODES |= {name: code for code, names in OTHERS.items() for name in names.split()}
