@@ -174,7 +174,7 @@ def test_recordings_of_one_name_are_told_apart(tmp_path: Path) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
         save(file, tone(1.0))
     clips = chunks.recordings(files, EN_DE)
-    assert [clip.id for clip in clips] == ["a/talk", "b/talk.wav", "c/talk", "b/talk.flac", "other"]
+    assert [clip.id for clip in clips] == ["a/talk", "b/talk.wav", "c/talk", "talk.flac", "other"]
     assert [clip.audio for clip in clips] == list(map(str, files))
     with pytest.raises(DataError, match=r"talk\.wav is given twice"):
         chunks.recordings([files[0], files[0].parent / ".." / "a" / "talk.wav", files[0]], EN_DE)
