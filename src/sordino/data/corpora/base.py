@@ -30,11 +30,15 @@ class Corpus:
     """clips: usable rows in the table's order, ids unique, audio not yet decoded (see checks.check_audio).
 
     splits: clip id -> split, for the clips whose corpus assigns one. problems: one for each row left out.
+    notes: what a user should know of how the corpus was read. own_splits: the splits are the user's words, and nothing
+    is drawn from the clips that they name; of a published corpus's train part, select may be.
     """
 
     clips: tuple[Clip, ...]
     splits: Mapping[str, Split]
     problems: tuple[BadRow, ...]
+    notes: tuple[str, ...] = ()
+    own_splits: bool = False
 
 
 class Loader(Protocol):
