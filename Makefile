@@ -13,7 +13,7 @@ READY := $(VENV)/.installed
 .PHONY: demo test test-comet test-gguf lint types clean
 
 demo: $(READY)
-	$(BIN)/sordino run recipes/demo.yaml target=$(TARGET)
+	$(BIN)/sordino run demo target=$(TARGET)
 
 test: $(READY)
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest

@@ -45,10 +45,11 @@ from sordino.inference.translation import stored_card, stored_prompt
 from sordino.measure import size
 from sordino.metrics import registry as metrics
 from sordino.models import registry
-from sordino.models.base import Prompt, SpeechModel
+from sordino.models.family import Prompt
 from sordino.models.features import EncodedClip, Features
 from sordino.models.generation import Decoding, generate, translate
 from sordino.models.loading import open_model
+from sordino.models.speech import SpeechModel
 from sordino.pipeline.job import DATA, EXPORT, MODELS, render_section
 from sordino.runtime.progress import bar, note
 
@@ -133,7 +134,7 @@ def heard_by(speech: SpeechModel, clips: Sequence[Clip], prompt: str) -> list[En
 
 def made_up(speech: SpeechModel, count: int, seconds: float) -> list[EncodedClip]:
     """Noise, for a random model: what is said does not matter."""
-    prompt = speech.family.render(speech.processor, Prompt("Translate the English speech into German:"))
+    prompt = speech.family.chat.render(speech.processor, Prompt("Translate the English speech into German:"))
     rng = np.random.default_rng(0)
     samples = round(seconds * SAMPLE_RATE)
     waves = [rng.standard_normal(samples).astype(np.float32) * 0.1 for _ in range(count)]

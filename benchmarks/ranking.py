@@ -44,10 +44,10 @@ from sordino.data.audio import load_clip
 from sordino.data.clip import Clip
 from sordino.measure.speed import peak_rss_bytes, reset_peak_rss
 from sordino.metrics import registry as metrics
-from sordino.models import registry
-from sordino.models.base import SpeechModel
+from sordino.models import loading
 from sordino.models.features import EncodedClip, Features
 from sordino.models.generation import Decoding, cut, generate, translate
+from sordino.models.speech import SpeechModel
 from sordino.pipeline import artifact
 from sordino.pruning import search
 from sordino.pruning.scoring import ClipScorer, Key, ScoringOptions, TargetLanguage, out_of
@@ -186,7 +186,7 @@ def races(bench: Bench, exact: Result) -> list[dict[str, Any]]:
         for item, text in enumerate(trial.hypotheses or ()):
             found[gone, item] = bench.speech.processor.tokenizer.encode(text, add_special_tokens=False)
     terms = ScoringOptions(bench.criterion, bench.max_new_tokens, default_memory(bench.speech), racing=True)
-    judge = ClipScorer(bench.speech, [bench.task()], terms, lambda h: h, found=found)
+    judge = ClipScorer(bench.speech, [bench.task()], terms, lambda h: h, translations=found)
     runner = search.Runner(judge, bench.pool(), {}, lambda _: None)
     rows = []
     for number, best in enumerate(order, 1):
@@ -315,7 +315,7 @@ def ideas(bench: Bench) -> list[dict[str, Any]]:
         add(label, len(bench.clips), work)
     terms = ScoringOptions(bench.criterion, bench.max_new_tokens, default_memory(bench.speech))
     base = {((), i): texts[0] for i, texts in drafts.items()}
-    judge = ClipScorer(bench.speech, [bench.task()], terms, lambda h: h, found=base)
+    judge = ClipScorer(bench.speech, [bench.task()], terms, lambda h: h, translations=base)
     add(
         "... a clip's share in one thread, scores and intervals: exact",
         len(bench.clips),
@@ -470,7 +470,7 @@ def bound(run: Path, bench: Bench, parts: int = 4) -> dict[str, float]:
 def open_bench(run: Path, clips: int | None) -> Bench:
     stage = records.read_stage(run / "30-ranking") or {}
     section = stage.get("section", {})
-    speech = registry.load(str(run / "20-teacher"), device="cpu", dtype=torch.float32)
+    speech = loading.load_checkpoint(str(run / "20-teacher"), device="cpu", dtype=torch.float32)
     select = manifest.read(run / "10-data" / "select.jsonl")[:clips]
     teacher = records.read_stage(run / "20-teacher") or {}
     ranking = files.read_json(run / "30-ranking" / "ranking.json")

@@ -411,7 +411,7 @@ def commands(made: Made, directory: Path) -> dict[str, list[Any]]:
     asked = ["--team", "KIT", "--to", "German", "--max-new-tokens", 3]
     found["submit"] = [model, test_set, *asked, "--out", directory / "submissions"]
     found["sweep"] += ["sweep.of=[student]", "sweep.formats=[nf4]", f"out={directory / 'runs'}"]
-    found |= {"inspect": [model], "families": []}
+    found |= {"inspect": [model], "families": [], "settings": ["rank"]}
     clips = [made.corpus / "clip03.flac", made.corpus / "clip00.flac"]
     found["translate MODEL"] = [model, *clips, "--to", "German", "--max-new-tokens", 3]
     found["evaluate TEXTS"] = [hypotheses, "--references", references, "--to", "de"]
@@ -435,6 +435,8 @@ def test_json_is_the_last_line_of_every_command(made: Made, tmp_path: Path, caps
         assert found["size"]["weights_bytes"] > 0
     elif name == "families":
         assert set(found["families"]) >= {"qwen2_audio", "voxtral"}
+    elif name == "settings":
+        assert found["settings"][0]["key"] == "rank.method"
     elif name == "submit":
         assert found["segments"] == {"tst": 1} and Path(found["files"]["tst"]).is_file()
     elif name == "sweep":

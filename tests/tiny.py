@@ -1,7 +1,7 @@
 """Pico models through the real entry points, seconds-long synthetic clips, and the few things tests ask of them.
 
 A model here is random but lively: weights of 0.15 make predictions differ, so that a wrong layer, mask or clip
-shows. Logits are taken through the project's own path (tower -> project -> embed) unless a name says `stock`.
+shows. Logits are taken through the project's own path (states -> project -> embed) unless a name says `stock`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,11 @@ import torch
 import transformers
 from torch import Tensor
 
-from sordino.models.base import AudioInputs, Prompt, SpeechModel, Waveform, pad_left
+from sordino.data.audio import Waveform
+from sordino.models.answers import AnswerBatch, SpeechLM
+from sordino.models.family import AudioInputs, Prompt
+from sordino.models.speech import SpeechModel, pad_left
+from sordino.training.objectives import cross_entropy
 
 RATE = 16_000  # Hz
 QUESTION = Prompt("Translate into German.")
@@ -52,14 +56,13 @@ def stock(speech: SpeechModel, directory: Any, **options: Any) -> SpeechModel:
 
 
 def ask(speech: SpeechModel, clips: Sequence[Waveform], prompt: Prompt = QUESTION) -> AudioInputs:
-    text = speech.family.render(speech.processor, prompt)
-    return speech.family.encode(speech.processor, clips, [text] * len(clips))
+    text = speech.family.chat.render(speech.processor, prompt)
+    return speech.family.audio.prepare(speech.processor, clips, [text] * len(clips))
 
 
-def features(speech: SpeechModel, inputs: AudioInputs) -> Tensor:
-    """(sum of A, H)."""
-    rows = speech.family.tower(speech.model, inputs.mel, inputs.frames)
-    return speech.family.project(speech.model, torch.cat(rows))
+def features(speech: SpeechModel, inputs: AudioInputs) -> list[Tensor]:
+    """(A, H) of every clip."""
+    return speech.project(speech.states(inputs))
 
 
 def embedded(
@@ -124,3 +127,8 @@ def _voxtral(processor: Any, wave: Waveform, instruction: str) -> dict[str, Tens
 
 
 _STOCK_INPUTS = {"qwen2_audio": _qwen2_audio, "voxtral": _voxtral}
+
+
+def answer_loss(speech: SpeechModel, batch: AnswerBatch) -> tuple[Tensor, int]:
+    """Sum of the cross-entropy at the answer positions, and their number."""
+    return cross_entropy(SpeechLM(speech)(batch), batch)

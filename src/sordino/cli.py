@@ -118,10 +118,32 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"sordino {sordino.__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, command in COMMANDS.items():
-        sub = commands.add_parser(name, help=command.help, description=command.help)
+        sub = commands.add_parser(name, help=command.help, description=command.help, **_settings_below(name))
         command.arguments(sub)
         sub.add_argument("--json", action="store_true", help="end stdout with one JSON object on one line")
     return parser
+
+
+def _settings_below(command: str) -> dict[str, Any]:
+    """A stage's `--help` ends with its settings."""
+    from sordino.config import reference
+
+    if command not in STAGES:
+        return {}
+    return {"epilog": reference.help_text(command), "formatter_class": argparse.RawDescriptionHelpFormatter}
+
+
+def _settings_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("stage", nargs="?", metavar="STAGE", help="a stage, or recipe or prompt; default: all")
+
+
+def _settings(args: argparse.Namespace) -> dict[str, Any]:
+    from sordino.config import reference
+
+    rows = reference.settings(args.stage)
+    if not args.json:
+        print(reference.text(args.stage))
+    return {"settings": [row.to_json() for row in rows]}
 
 
 def _recipe_arguments(parser: argparse.ArgumentParser) -> None:
@@ -467,6 +489,7 @@ COMMANDS: dict[str, Command] = {
     "sweep": Command(STAGES["sweep"], _recipe_arguments, _sweep),
     "submit": Command("an IWSLT submission: translated test sets and the description", _submit_arguments, _submit),
     "inspect": Command("what a model directory weighs, from its headers alone", _inspect_arguments, _inspect),
+    "settings": Command("every setting: type, default, limits and meaning", _settings_arguments, _settings),
     "families": Command("the model families sordino knows", lambda _: None, _families),
 }
 

@@ -6,9 +6,11 @@ and exits with 2. Anything else that escapes is a bug of ours and exits with 1 a
 
 from __future__ import annotations
 
+import difflib
 import errno
 import os
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 from sordino.runtime import terminal
@@ -44,6 +46,11 @@ def is_out_of_memory(error: BaseException) -> bool:
         or type(error).__name__ == "OutOfMemoryError"
         or (isinstance(error, (RuntimeError, OSError)) and any(s in str(error).lower() for s in OUT_OF_MEMORY))
     )
+
+
+def near_match(word: str, names: Iterable[str]) -> str | None:
+    """The name that was probably meant; None where none is close."""
+    return next(iter(difflib.get_close_matches(word, list(names), 1)), None)
 
 
 class RecipeError(SordinoError):

@@ -9,11 +9,13 @@ from typing import Any
 import pytest
 import yaml
 
+import sordino
+from sordino.config import recipe
 from sordino.config.recipe import load
 from sordino.config.schema import Recipe
 from sordino.errors import RecipeError
 
-SHIPPED = sorted((Path(__file__).parents[1] / "recipes").glob("*.yaml"))
+SHIPPED = sorted(recipe.SHIPPED.glob("*.yaml"))
 SMALL: dict[str, Any] = {"model": "m", "data": {"path": "d"}}
 
 
@@ -46,6 +48,9 @@ def test_every_unknown_key_is_reported_at_once_with_the_near_match(tmp_path: Pat
     assert "unknown key 'rank.zzz' (known: method, scope" in message
     assert "finetune.lr: expected float, found 'fast'" in message
     assert "seed: expected int, found 'one'" in message
+    assert "unknown key 'qlora.quantise' (did you mean 'quantize'?)" in refused(
+        tmp_path, {"qlora": {"quantise": "nf4"}}
+    )
 
 
 @pytest.mark.parametrize(
@@ -104,11 +109,11 @@ def test_wrong_types(tmp_path: Path, changes: dict[str, Any], said: str) -> None
         ({"data": {"path": "d", "splits": {"select": -5}}}, "data.splits.select: must be at least 0"),
         ({"translate": {"batch_size": 0}}, "translate.batch_size: must be at least 1"),
         ({"pseudolabel": {"samples": 4}}, "pseudolabel.samples: not used by method 'greedy'"),
-        ({"pseudolabel": {"method": "mbr", "samples": 1}}, "pseudolabel.samples: mbr compares samples"),
+        ({"pseudolabel": {"method": "mbr", "samples": 1}}, "pseudolabel.samples: must be at least 2, found 1"),
         ({"pseudolabel": {"method": "mbr", "epsilon": 1.0}}, "pseudolabel.epsilon: must be below 1"),
         ({"pseudolabel": {"method": "mbr", "temperature": 0}}, "pseudolabel.temperature: must be above 0"),
         ({"pseudolabel": {"filter": {"max_ratio": 0.5}}}, "pseudolabel.filter.max_ratio: must be at least 1"),
-        ({"pseudolabel": {"filter": {"min_chrf": 101}}}, "pseudolabel.filter.min_chrf: chrF is 0 to 100"),
+        ({"pseudolabel": {"filter": {"min_chrf": 101}}}, "pseudolabel.filter.min_chrf: must be at most 100, found 101"),
         ({"pseudolabel": {"filter": {"comet": "comet:d"}}}, "pseudolabel.filter.comet: not used without min_comet"),
         ({"name": "{speaker}"}, "name: '{speaker}' may use {source} and {target} only"),
         ({"name": "{source.x}"}, "name: '{source.x}' may use"),
@@ -223,12 +228,47 @@ def test_files_that_hold_no_recipe(tmp_path: Path, text: str, said: str) -> None
 
 
 def test_a_missing_recipe_is_named(tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match=r"there is no recipe .*absent\.yaml"):
+    with pytest.raises(
+        RecipeError, match=r"there is no recipe .*/absent\.yaml\. Shipped recipes, by name: demo, paper_a"
+    ):
         load(tmp_path / "absent.yaml")
+    with pytest.raises(RecipeError, match=r"there is no recipe demmo\. Did you mean 'demo'\? Shipped"):
+        load("demmo")
+    with pytest.raises(
+        RecipeError, match=r"there is no recipe recipes/paper_b_en_d\.yaml\. Did you mean 'paper_b_en_de'"
+    ):
+        load("recipes/paper_b_en_d.yaml")
 
 
-def test_recipes_are_shipped() -> None:
-    assert {"demo.yaml", "paper_a_en_de.yaml", "paper_b_en_zh.yaml"} <= {file.name for file in SHIPPED}
+@pytest.mark.parametrize("name", ["paper_b_en_de", "paper_b_en_de.yaml", "recipes/paper_b_en_de.yaml"])
+def test_a_shipped_recipe_has_a_name(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "paper_b_en_de").mkdir()  # a directory is no recipe
+    assert load(name).name == "paper-b-en-de"
+    assert load(name, ["target=zh"]).name == "paper-b-en-zh"
+
+
+def test_a_file_goes_before_a_shipped_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "demo.yaml").write_text(yaml.safe_dump(SMALL | {"name": "mine"}))
+    assert load("demo.yaml").name == "mine"
+    assert load(tmp_path / "demo.yaml").name == "mine"
+    with pytest.raises(RecipeError, match="elsewhere/demo"):  # a path is not looked up by its last part
+        load("elsewhere/demo.yaml")
+
+
+def test_the_demo_says_where_its_data_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(RecipeError, match=r"no demo/base and no demo/corpus here; .* in sordino's source checkout"):
+        load("demo")
+    with pytest.raises(RecipeError, match=r"there is no demo/base here"):
+        load(SHIPPED[0], ["data.path=mine"])
+    assert load("demo", ["model=m", "data.path=mine"]).model == "m"
+
+
+def test_recipes_are_part_of_the_package() -> None:
+    assert {"demo", "paper_a_en_de", "paper_b_en_zh"} <= set(recipe.shipped())
+    assert Path(sordino.__file__).parent in SHIPPED[0].parents
 
 
 @pytest.mark.parametrize("file", SHIPPED, ids=lambda file: file.stem)

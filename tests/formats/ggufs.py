@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from sordino.checkpoint.gguf import read_header
-from sordino.formats.gguf import DECODER_FILE, INTERLEAVED, heads_of
-from sordino.layouts import gguf as layout
-from sordino.models.base import SpeechModel
+from sordino.formats.gguf import heads_of
+from sordino.models.hybrid import DECODER_FILE
+from sordino.models.speech import SpeechModel
 from tests.tiny import fresh
 
 
@@ -33,7 +33,7 @@ def unpacked(directory: Path) -> dict[str, Tensor]:
 def transformers_order(name: str, weight: Tensor, speech: SpeechModel) -> Tensor:
     """Rows of queries and keys as transformers has them: halves of a head, and not neighbours."""
     heads = heads_of(name, speech.model.config.get_text_config())
-    if speech.family.gguf not in INTERLEAVED or not heads:
+    if not speech.family.tensors.gguf.interleaved or not heads:
         return weight
     return weight.reshape(heads, -1, 2, weight.shape[1]).transpose(1, 2).reshape(weight.shape)
 
@@ -45,7 +45,7 @@ def rounded_like(speech: SpeechModel, directory: Path) -> SpeechModel:
     with torch.no_grad():
         for name, parameter in copied.model.named_parameters():
             saved = name.replace("model.language_model.", "language_model.model.")
-            stored = layout.name_of(saved) if "language_model" in saved or "lm_head" in saved else None
+            stored = speech.family.gguf_name(saved)
             if stored:
                 parameter.copy_(transformers_order(stored, weights.pop(stored), speech))
     assert not weights

@@ -19,8 +19,8 @@ from sordino.formats import registry as formats
 from sordino.layouts import tables
 from sordino.measure.audit import audit
 from sordino.measure.size import measure
-from sordino.models import llama_cpp, registry, shapes
-from sordino.models.base import SpeechModel
+from sordino.models import llama_cpp, loading, registry, shapes
+from sordino.models.speech import SpeechModel
 from tests.formats.ggufs import transformers_order, unpacked
 from tests.stages.runs import Made, refusal
 
@@ -235,4 +235,4 @@ def test_a_recipe_is_refused_before_it_runs_where_llama_cpp_is_missing(
 
 def test_it_is_no_model_to_train(written: Callable[[str, str], Path]) -> None:
     with pytest.raises(FamilyError, match=r"holds a decoder for llama\.cpp.*Train, rank, prune, merge or export"):
-        registry.load(str(written("qwen2_audio", "gguf-q8_0")), device="cpu")
+        loading.load_checkpoint(str(written("qwen2_audio", "gguf-q8_0")), device="cpu")

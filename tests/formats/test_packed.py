@@ -19,7 +19,7 @@ from sordino.checkpoint.reading import read_header
 from sordino.errors import FamilyError
 from sordino.formats import packed
 from sordino.layouts import tables
-from sordino.models import registry, shapes, stored
+from sordino.models import loading, registry, saving, shapes, stored
 from sordino.quantization.integer import Rounded, Scheme, quantize
 from tests import tiny
 
@@ -88,14 +88,14 @@ def test_stock_transformers_computes_with_the_dequantized_weights(
 
 
 def test_sordino_opens_it_as_plain_layers(written: Written, pico: Callable[[str], Any], tmp_path: Path) -> None:
-    opened = registry.load(str(written.directory), device="cpu", dtype="float32")
-    plain = registry.load(str(written.plain(tmp_path / "plain")), device="cpu", dtype="float32")
+    opened = loading.load_checkpoint(str(written.directory), device="cpu", dtype="float32")
+    plain = loading.load_checkpoint(str(written.plain(tmp_path / "plain")), device="cpu", dtype="float32")
     encoded = tiny.ask(opened, [tiny.clip(2, 1.0)])
     assert torch.equal(tiny.logits(opened, encoded), tiny.logits(plain, encoded))
     assert dict(opened.model.state_dict()).keys() == dict(plain.model.state_dict()).keys()
     assert not torch.equal(tiny.logits(pico(written.config["model_type"]), encoded), tiny.logits(opened, encoded))
     again = tmp_path / "again"
-    registry.save(opened, again)  # and what is saved from it is a plain model
+    saving.save(opened, again)  # and what is saved from it is a plain model
     assert "quantization_config" not in json.loads((again / "config.json").read_text())
 
 
@@ -105,7 +105,7 @@ def test_compressed_tensors_writes_the_same_file(written: Written, tmp_path: Pat
     model = getattr(transformers, family.model_class).from_pretrained(written.source, dtype=torch.float32)
     told = QuantizationConfig.model_validate({**written.config["quantization_config"], "quantization_status": "frozen"})
     apply_quantization_config(model, told)
-    scales = {family.live_name(name).removesuffix(".weight"): each for name, each in written.rounded.items()}
+    scales = {family.tensors.live_name(name).removesuffix(".weight"): each for name, each in written.rounded.items()}
     for name, module in model.named_modules():
         if hasattr(module, "quantization_scheme"):
             rounded = scales.pop(name)

@@ -16,7 +16,7 @@ from sordino.errors import ArtifactError
 from sordino.formats import nf4
 from sordino.measure import size
 from sordino.measure.audit import audit
-from sordino.models import registry
+from sordino.models import loading, saving
 from tests import tiny
 from tests.models.test_shapes import QWEN2_AUDIO_7B
 
@@ -25,9 +25,9 @@ from tests.models.test_shapes import QWEN2_AUDIO_7B
 def checkpoints(pico_dir, tmp_path_factory):
     """bf16 and nf4 of the pico Qwen2-Audio."""
     root = tmp_path_factory.mktemp("audit")
-    speech = registry.load(str(pico_dir("qwen2_audio")), device="cpu", dtype=torch.bfloat16)
+    speech = loading.load_checkpoint(str(pico_dir("qwen2_audio")), device="cpu", dtype=torch.bfloat16)
     speech.model.to(torch.bfloat16)
-    registry.save(speech, root / "bf16")
+    saving.save(speech, root / "bf16")
     nf4.write(str(pico_dir("qwen2_audio")), root / "nf4")
     return root
 
@@ -68,7 +68,9 @@ def test_counts(checkpoints, name):
 @pytest.mark.parametrize("name", ["bf16", "nf4"])
 def test_what_torch_would_save(checkpoints, name):
     """Of the loaded model, whose names are longer than the file's and whose empty modules have versions."""
-    model = tiny.stock(registry.load(str(checkpoints / name), device="cpu"), checkpoints / name, dtype="auto").model
+    model = tiny.stock(
+        loading.load_checkpoint(str(checkpoints / name), device="cpu"), checkpoints / name, dtype="auto"
+    ).model
     buffer = io.BytesIO()
     torch.save(model.state_dict(), buffer)
     # names and versions are some 10 kB, of a pico model's 400 and of 16.8 million

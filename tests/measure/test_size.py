@@ -252,7 +252,7 @@ def test_packed_weights_count_as_what_they_stand_for(pico_dir, tmp_path, format_
         config = json.loads((tmp_path / "config.json").read_text())
         groups = config["quantization_config"]["config_groups"].values()
         sizes = {group["weights"]["group_size"] for group in groups}
-        assert sizes == {32, 64}  # 96 and 64 columns
+        assert sizes == {64, 128}  # 64 and 128 columns
         wide = [group for group in groups if group["weights"]["group_size"] == 64]
         config["quantization_config"]["config_groups"] = {"group_0": wide[0] | {"targets": ["Linear"]}}
         (tmp_path / "config.json").write_text(json.dumps(config))

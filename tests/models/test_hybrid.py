@@ -19,11 +19,11 @@ from sordino.inference import translation
 from sordino.layouts import gguf as layout
 from sordino.measure.audit import audit
 from sordino.models import registry
-from sordino.models.base import SpeechModel
 from sordino.models.features import EncodedClip, Features
 from sordino.models.generation import Decoding, generate, translate
 from sordino.models.llama_cpp import Library
 from sordino.models.loading import open_model
+from sordino.models.speech import SpeechModel
 from tests.data import sounds
 from tests.formats.ggufs import rounded_like, unpacked
 from tests.stages.runs import Made, answer, run
@@ -52,7 +52,7 @@ def opened(
 
 
 def encode(speech: SpeechModel) -> list[EncodedClip]:
-    prompt = speech.family.render(speech.processor, QUESTION)
+    prompt = speech.family.chat.render(speech.processor, QUESTION)
     features = Features(speech, None)
     return [features.encode_waveform(sounds.clip(f"c{i}"), clip(i, s), prompt) for i, s in enumerate(SECONDS)]
 
@@ -99,7 +99,7 @@ def test_tokens_part_at_near_ties_alone(
 @torch.no_grad()
 def next_scores(speech: SpeechModel, encoded: EncodedClip, answer: list[int]) -> torch.Tensor:
     ids = torch.tensor([[*encoded.ids, *answer]])
-    features = speech.family.project(speech.model, encoded.tower)
+    features = speech.project([encoded.states])
     scores: torch.Tensor = speech.model(inputs_embeds=speech.embed(ids, features)).logits[0, -1]
     return scores
 

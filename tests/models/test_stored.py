@@ -15,8 +15,8 @@ import transformers
 from sordino.checkpoint.reading import INDEX, Checkpoint
 from sordino.checkpoint.writing import Planned, Writer
 from sordino.errors import ArtifactError, FamilyError
-from sordino.models import registry, stored
-from sordino.models.base import Scope
+from sordino.models import loading, registry, saving, stored
+from sordino.models.family import Scope
 from sordino.pruning import layers
 from tests import tiny
 
@@ -55,12 +55,12 @@ def reshard(directory: Path, dtype: str, most: int, rename: Callable[[str], str]
 
 def in_memory(source: Path, kept: dict[Scope, list[int]], directory: Path) -> torch.Tensor:
     """What the same surgery on a loaded model saves. -> the model's logits."""
-    speech = registry.load(str(source), device="cpu", dtype=torch.bfloat16)
+    speech = loading.load_checkpoint(str(source), device="cpu", dtype=torch.bfloat16)
     for scope, keep in kept.items():
         layers.prune(speech, scope, keep)
     found = tiny.logits(speech, tiny.ask(speech, [tiny.clip(1, 0.6)]))
     speech.model.to(torch.bfloat16)  # transformers keeps some tables of positions in 32 bits
-    registry.save(speech, directory)
+    saving.save(speech, directory)
     return found
 
 
@@ -84,7 +84,7 @@ def test_surgery_on_files_equals_surgery_in_memory(source: Path, tmp_path: Path,
     assert sorted(p.name for p in (tmp_path / "files").iterdir()) == sorted(
         p.name for p in (tmp_path / "memory").iterdir()
     )
-    loaded = registry.load(str(tmp_path / "files"), device="cpu", dtype=torch.bfloat16)
+    loaded = loading.load_checkpoint(str(tmp_path / "files"), device="cpu", dtype=torch.bfloat16)
     inputs = tiny.ask(loaded, [tiny.clip(1, 0.6)])
     assert tiny.logits(loaded, inputs).equal(expected)
 
@@ -99,14 +99,18 @@ def test_a_32_bit_source_is_rounded_as_torch_rounds(pico_dir: Callable[[str], Pa
 
 
 def test_names_are_those_that_transformers_saves_and_both_kinds_are_read(source: Path, tmp_path: Path) -> None:
-    speech = registry.load(str(source), device="cpu")
+    speech = loading.load_checkpoint(str(source), device="cpu")
     family = speech.family
     live = set(speech.model.state_dict())
     on_disk = set(Checkpoint.open(source).tensors)
-    assert {family.saved_name(name) for name in live} == on_disk
-    assert {family.live_name(name) for name in on_disk} == live == {family.live_name(name) for name in live}
+    assert {family.tensors.saved_name(name) for name in live} == on_disk
+    assert (
+        {family.tensors.live_name(name) for name in on_disk}
+        == live
+        == {family.tensors.live_name(name) for name in live}
+    )
     shutil.copytree(source, tmp_path / "live")
-    reshard(tmp_path / "live", "BF16", 10**9, family.live_name)
+    reshard(tmp_path / "live", "BF16", 10**9, family.tensors.live_name)
     assert set(Checkpoint.open(tmp_path / "live").tensors) == live
     for name in ("live", "saved"):
         streamed(tmp_path / "live" if name == "live" else source, KEPT["both"], tmp_path / f"from-{name}")
@@ -151,7 +155,7 @@ def test_damaged_models_are_refused_and_nothing_is_written(copied: Path, tmp_pat
             streamed(copied, {}, tmp_path / "out")
         assert not (tmp_path / "out").exists()
         with pytest.raises(error, match=message):
-            registry.load(str(copied), device="cpu")
+            loading.load_checkpoint(str(copied), device="cpu")
 
     whole = second.read_bytes()
     second.write_bytes(whole[:-1])
@@ -161,7 +165,8 @@ def test_damaged_models_are_refused_and_nothing_is_written(copied: Path, tmp_pat
     second.unlink()
     refused(ArtifactError, f"{second} is missing")
     second.write_bytes(whole)
-    section, count = registry.family_of(str(copied)).layer_counts["decoder"]
+    stack = registry.family_of(str(copied)).stacks["decoder"]
+    section, count = stack.config, stack.count
     edit_config(copied, lambda config: config[section].update({count: 3, "layer_types": None}))
     refused(FamilyError, "holds .* weights of layers that its config.json does not count")
     edit_config(copied, lambda config: config[section].update({count: 5}))

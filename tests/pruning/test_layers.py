@@ -7,7 +7,7 @@ import copy
 import pytest
 
 from sordino.errors import RecipeError
-from sordino.models.base import SpeechModel
+from sordino.models.speech import SpeechModel
 from sordino.pruning import layers
 from tests import tiny
 

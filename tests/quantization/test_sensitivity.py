@@ -12,9 +12,9 @@ import torch
 from sordino.errors import FamilyError
 from sordino.layouts import tables
 from sordino.models import shapes
-from sordino.models.base import SpeechModel
 from sordino.models.features import EncodedClip, Features
 from sordino.models.registry import FAMILIES
+from sordino.models.speech import SpeechModel
 from sordino.pruning.search import Layer, without
 from sordino.quantization import sensitivity
 from sordino.quantization.integer import Scheme, quantize

@@ -162,7 +162,7 @@ def test_prompts(made: Made, tmp_path: Path, prompt: dict[str, Any], said: str, 
     assert said in rendered
     assert rendered == stage_json(there / "50-pseudo")["prompt"]
     family = registry.get("qwen2_audio")
-    assert family.answers_end_with[prompt.get("style", "chat")] == end
+    assert family.chat.answers_end_with[prompt.get("style", "chat")] == end
 
 
 def test_the_mix(made: Made, tmp_path: Path) -> None:

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from sordino.config.recipe import load
+from sordino.config.recipe import load, shipped
 from tests.stages.runs import Made, answer, write_corpus
 
-RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))
+RECIPES = list(shipped().values())
 
 
 @pytest.fixture(scope="module")

@@ -16,10 +16,10 @@ from torch import Tensor
 
 from sordino.checkpoint.reading import Checkpoint
 from sordino.config import recipe as recipes
-from sordino.models import registry
-from sordino.models.base import SpeechModel
+from sordino.models import loading, saving
 from sordino.models.features import Features
 from sordino.models.generation import generate
+from sordino.models.speech import SpeechModel
 from sordino.pipeline import mixed_precision
 from sordino.pipeline.forecast import config_of, forecast
 from sordino.pipeline.job import Job
@@ -49,7 +49,7 @@ class Trimmed:
         self.out = self.run / "63-trimmed"
         self.coverage = json.loads((self.out / "coverage.json").read_text(encoding="utf-8"))
         self.before, self.after = (
-            registry.load(str(path), device="cpu", dtype="float32") for path in (self.model, self.out)
+            loading.load_checkpoint(str(path), device="cpu", dtype="float32") for path in (self.model, self.out)
         )
         # by name, not by the order that is to be tested
         new = self.after.processor.tokenizer.get_vocab()
@@ -160,7 +160,7 @@ def test_hypotheses_are_the_best_of_the_kept_tokens(trimmed: Trimmed) -> None:
         hook = None
         if name == "bound":
             hook = head.register_forward_hook(lambda *args: args[2].index_fill(-1, torch.tensor(silent), -1e9))
-        prompt = speech.family.render(speech.processor, tiny.QUESTION)
+        prompt = speech.family.chat.render(speech.processor, tiny.QUESTION)
         features = Features(speech, None)
         clips = [jsonl_clip(trimmed, i) for i in range(len(waves))]
         encoded = [features.encode_waveform(clip, wave, prompt) for clip, wave in zip(clips, waves, strict=True)]
@@ -211,7 +211,7 @@ def test_the_plan_knows_the_bytes_before(trimmed: Trimmed, wanted: str, tmp_path
 
 
 def test_a_model_in_32_bits_is_written_in_16(trimmed: Trimmed, tmp_path: Path) -> None:
-    registry.save(trimmed.before, tmp_path / "wide")
+    saving.save(trimmed.before, tmp_path / "wide")
     assert json.loads((tmp_path / "wide" / "config.json").read_text())["dtype"] == "float32"
     run("prepare", trimmed.recipe, f"out={tmp_path}")
     run("trim", trimmed.recipe, f"out={tmp_path}", f"model={tmp_path / 'wide'}")

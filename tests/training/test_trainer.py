@@ -14,8 +14,8 @@ from torch import Tensor
 from sordino.config.schema import TrainSection
 from sordino.errors import DataError
 from sordino.models import adapters, registry
-from sordino.models.base import SpeechModel
 from sordino.models.features import Features
+from sordino.models.speech import SpeechModel
 from sordino.training import trainer
 from sordino.training.collate import Example
 from sordino.training.trainer import Trained, freeze, mean_loss, plan_steps, train, weight_dtype

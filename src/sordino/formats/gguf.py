@@ -24,13 +24,13 @@ from sordino.checkpoint.writing import Writer
 from sordino.errors import FamilyError
 from sordino.layouts import gguf as layout
 from sordino.models import llama_cpp, stored
+from sordino.models.family import Family
 from sordino.models.hybrid import DECODER_FILE, require_gguf
 from sordino.models.parts import part_of
 from sordino.runtime.progress import bar
 from sordino.runtime.threads import each
 
 METHOD = "gguf"  # quantization_config's quant_method
-INTERLEAVED = {"llama"}  # of llama.cpp's architectures: rotary pairs are neighbours, and not half a head apart
 IN_PYTHON = ("F32", "F16", "Q8_0", "Q4_0")  # types that the gguf package rounds to, bit by bit as ggml does
 CHUNK_WEIGHTS = 2**22  # rounded at once
 LOADS_WITH = "sordino, with llama-cpp-python: sordino translate PATH AUDIO..."
@@ -57,21 +57,21 @@ class Gguf:
         require_gguf()
         model = stored.open_model(source, revision)
         family, text = model.speech.family, model.speech.model.config.get_text_config()
-        if family.gguf is None:
+        if family.tensors.gguf is None:
             raise FamilyError(f"llama.cpp has no decoder for {family.model_type} models.", "Export another format.")
         _check(text, source)
         sources = model.sources()
-        names = _decoder_names(sources)
+        names = _decoder_names(family, sources)
         shapes = {name: model.checkpoint.tensors[sources[theirs]].shape for name, theirs in names.items()}
         types = layout.types(shapes, self.layout)
         if any(kind not in IN_PYTHON for kind, _ in types.values()):
             llama_cpp.Library.get()  # rounds to the others: asked for before anything is written
         _write_rest(model, {name: source for name, source in sources.items() if name not in names.values()}, directory)
         with bar(self.layout, len(names)) as advance:
-            writer = _writer(directory / DECODER_FILE, family.gguf, text, shapes, types)
+            writer = _writer(directory / DECODER_FILE, family.tensors.gguf.architecture, text, shapes, types)
             try:
                 for name, theirs in names.items():
-                    heads = heads_of(name, text) if family.gguf in INTERLEAVED else None
+                    heads = heads_of(name, text) if family.tensors.gguf.interleaved else None
                     writer.write_tensor_data(_rounded(model.checkpoint, sources[theirs], types[name][0], heads))
                     advance(1)
             finally:
@@ -97,13 +97,13 @@ def _check(text: Any, source: str) -> None:
         raise FamilyError(f"{source} has {' and '.join(problems)}, which GGUF export does not write.", "Use bf16.")
 
 
-def _decoder_names(names: Iterable[str]) -> dict[str, str]:
+def _decoder_names(family: Family, names: Iterable[str]) -> dict[str, str]:
     """GGUF name -> name as transformers saves it, of the decoder's tensors in the order of a forward pass."""
-    found = {}
+    by_name = {}
     for theirs in names:
-        name = layout.name_of(theirs)
+        name = family.gguf_name(theirs)
         if name is not None:
-            found[name] = theirs
+            by_name[name] = theirs
         elif part_of(theirs) not in ("audio_encoder", "projector"):
             raise FamilyError(f"llama.cpp's decoder has no place for '{theirs}'.", "Export another format.")
 
@@ -111,7 +111,7 @@ def _decoder_names(names: Iterable[str]) -> dict[str, str]:
         layer = int(name.split(".")[1]) if name.startswith("blk.") else 0
         return (0 if name.startswith("token") else 1 if name.startswith("blk.") else 2, layer, name)
 
-    return {name: found[name] for name in sorted(found, key=order)}
+    return {name: by_name[name] for name in sorted(by_name, key=order)}
 
 
 def _write_rest(model: stored.Stored, sources: Mapping[str, str], directory: Path) -> None:
@@ -170,7 +170,7 @@ def _rounded(checkpoint: Checkpoint, name: str, kind: str, heads: int | None) ->
             whole = whole.reshape(heads, 2, half, -1).swapaxes(1, 2).reshape(whole.shape)
         return _quantized(whole, kind) if whole.ndim > 1 else whole
     rows, columns = tensor.shape
-    found = np.empty((rows, bytes_of(kind, (columns,))), np.uint8)
+    blocks = np.empty((rows, bytes_of(kind, (columns,))), np.uint8)
     at_once = max(1, CHUNK_WEIGHTS // columns)
 
     def piece(start: int) -> tuple[int, NDArray[np.uint8]]:
@@ -178,8 +178,8 @@ def _rounded(checkpoint: Checkpoint, name: str, kind: str, heads: int | None) ->
         return start, _quantized(part, kind)
 
     for start, data in each(torch.device("cpu"), piece, range(0, rows, at_once)):
-        found[start : start + len(data)] = data
-    return found
+        blocks[start : start + len(data)] = data
+    return blocks
 
 
 def _quantized(rows: NDArray[np.float32], kind: str) -> NDArray[np.uint8]:
@@ -190,8 +190,8 @@ def _quantized(rows: NDArray[np.float32], kind: str) -> NDArray[np.uint8]:
         raise FamilyError("the decoder has weights that are no finite numbers.", "Export a model that translates.")
     number = gguf.GGMLQuantizationType[kind]
     if kind in IN_PYTHON:
-        found: NDArray[Any] = gguf.quants.quantize(rows, number)
-        return found.view(np.uint8)
+        rows_packed: NDArray[Any] = gguf.quants.quantize(rows, number)
+        return rows_packed.view(np.uint8)
     return llama_cpp.quantize(rows, int(number), bytes_of(kind, (rows.shape[1],)))
 
 

@@ -21,11 +21,13 @@ def write(source: str, directory: Path, revision: str | None = None) -> None:
     """source: a 16- or 32-bit model directory, or a Hub id.
 
     Raises FamilyError for one that is quantized already (rounding twice is worse than once) or is not what its
-    config says, ArtifactError for damaged shards.
+    config says, and rows that are no whole blocks; ArtifactError for damaged shards.
     """
     model = stored.open_model(source, revision)
     family, checkpoint = model.speech.family, model.checkpoint
-    packed = {family.saved_name(f"{name}.weight") for name in nf4.linears(family, model.speech.model)}
+    linears = nf4.linears(family, model.speech.model)
+    nf4.refuse_split_blocks(linears)
+    packed = {family.tensors.saved_name(f"{name}.weight") for name in linears}
     sources = model.sources()
     planned: dict[str, Planned] = {}
     for name, origin in sources.items():

@@ -27,5 +27,5 @@ def require(name: str) -> None:
 def get(name: str) -> Any:
     """`write` gives what the audit should say beside sizes, or nothing."""
     module, _, inner = FORMATS[name].partition(":")
-    found = importlib.import_module(module)
-    return getattr(found, inner) if inner else found
+    format_module = importlib.import_module(module)
+    return getattr(format_module, inner) if inner else format_module

@@ -27,10 +27,10 @@ from sordino.errors import ArtifactError, DataError
 from sordino.inference import translation
 from sordino.languages import language_code
 from sordino.models import registry
-from sordino.models.base import SpeechModel
 from sordino.models.features import EncodedClip, Features
 from sordino.models.generation import Decoding, translate
 from sordino.models.loading import ADAPTER_CONFIG, open_model
+from sordino.models.speech import SpeechModel
 from sordino.pipeline import artifact
 from sordino.pipeline.job import device_of, plain, render_section
 from sordino.runtime import files

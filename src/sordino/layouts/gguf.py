@@ -14,15 +14,7 @@ from sordino.checkpoint.reading import Tensor
 from sordino.models.shapes import Shape
 
 NARROWER = {"Q4_K": "Q5_0", "Q6_K": "Q8_0"}  # where a row is no multiple of 256, as llama.cpp does
-# names as transformers saves them -> llama.cpp's; of a layer, what follows its number
-NAMES = {"embed_tokens.weight": "token_embd.weight", "norm.weight": "output_norm.weight"}
 HEAD = "output.weight"
-LAYER_NAMES = {
-    "input_layernorm": "attn_norm", "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k",
-    "self_attn.v_proj": "attn_v", "self_attn.o_proj": "attn_output", "post_attention_layernorm": "ffn_norm",
-    "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down",
-}  # fmt: skip
-DECODER = re.compile(r"^(?:model\.)?language_model\.(?:model\.)?(?:layers\.(\d+)\.)?(.+)$")
 OURS = re.compile(r"^(?:token_embd|output|output_norm|blk\.\d+\..+)\.(?:weight|bias)$")  # names in a decoder's GGUF
 KEYS_BYTES = 604  # of the keys that formats/gguf.py writes; they vary by a few bytes
 FORMATS = {"gguf-q8_0": "Q8_0", "gguf-q4_k_m": "Q4_K_M", "gguf-q4_0": "Q4_0"}
@@ -31,20 +23,6 @@ TITLES = {
     "gguf-q4_k_m": "decoder in GGUF Q4_K_M, rest bf16",
     "gguf-q4_0": "decoder in GGUF Q4_0, its head in Q8_0, rest bf16",
 }
-
-
-def name_of(name: str) -> str | None:
-    """llama.cpp's name for a decoder's tensor as transformers saves it; None for one of another part."""
-    if name.endswith("lm_head.weight"):
-        return HEAD
-    found = DECODER.match(name)
-    if not found:
-        return None
-    layer, rest = found.groups()
-    if layer is None:
-        return NAMES.get(rest)
-    inner, _, kind = rest.rpartition(".")
-    return f"blk.{layer}.{LAYER_NAMES[inner]}.{kind}" if inner in LAYER_NAMES else None
 
 
 def types(shapes: Mapping[str, tuple[int, ...]], layout: str) -> dict[str, tuple[str, str]]:
@@ -84,7 +62,7 @@ def stored(tensors: Iterable[Shape], layout: str) -> dict[str, Tensor]:
     """What a model becomes: the decoder's tensors by their names in the GGUF file, the others in bfloat16."""
     found, decoder = {}, {}
     for tensor in tensors:
-        name = name_of(tensor.name)
+        name = tensor.gguf
         if name is None:
             found[tensor.name] = Tensor("BF16", tensor.shape, 2 * tensor.elements)
         else:

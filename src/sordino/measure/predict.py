@@ -87,15 +87,15 @@ class Batch:
 
     def states(self, model: Model) -> int:
         """Encoder states of one clip."""
-        seconds = model.window_seconds if model.architecture.pads_audio else min(self.seconds, model.window_seconds)
-        return round(seconds * STATES_A_SECOND)
+        seconds = model.window_seconds if model.family.tensors.pads_audio else min(self.seconds, model.window_seconds)
+        return round(seconds * model.family.tensors.states_per_second)
 
     def answer(self) -> int:
         return round(self.seconds * ANSWER_TOKENS_A_SECOND)
 
     def tokens(self, model: Model) -> int:
         """Of one clip: audio, prompt, answer."""
-        return self.states(model) // model.architecture.states_per_token + PROMPT_TOKENS + self.answer()
+        return int(self.states(model) / model.family.tensors.states_per_token) + PROMPT_TOKENS + self.answer()
 
 
 def weights_bytes(model: Model, *, width: int, quantized: bool = False, kept: Collection[str] = ()) -> int:
@@ -109,7 +109,7 @@ def weights_bytes(model: Model, *, width: int, quantized: bool = False, kept: Co
 
 def hybrid_bytes(model: Model, layout: str, *, width: int) -> int:
     """Of a loaded GGUF export: the decoder as stored, encoder and projector in `width` bytes."""
-    decoder = [tensor for tensor in model.tensors if gguf.name_of(tensor.name)]
+    decoder = [tensor for tensor in model.tensors if tensor.gguf]
     return tables.data_bytes(gguf.stored(decoder, layout)) + width * (model.parameters - shapes.count(decoder))
 
 
@@ -152,7 +152,7 @@ def adapter_training(
     checkpointing: bool = False,
 ) -> Memory:
     """LoRA on a frozen base, in nf4 (QLoRA) or as it is. width: bytes of the base's other weights."""
-    lora = shapes.lora(model.tensors, adapter.rank, decoder_only=adapter.decoder_only)
+    lora = shapes.lora(model, adapter.rank, decoder_only=adapter.decoder_only)
     count = shapes.count(lora)
     held = _activations(model, batch, precision, checkpointing, adapter, not adapter.decoder_only)
     if adapter.quantized:  # one matrix at a time is unpacked
@@ -211,7 +211,7 @@ def _activations(
     tokens, states = batch.tokens(model), batch.states(model)
     copies = 5 if precision == "bfloat16-mixed" else 2  # autocast copies an input for each of q, k, v, gate, up
     layer = 2 * (4 + b) * width + b * (copies * width + 2 * q + 2 * k) + 4 * b * inner  # bytes a token
-    mask = 0 if model.architecture.pads_audio else states
+    mask = 0 if model.family.tensors.pads_audio else states
     encoded = b * (9 * dims["D"] + 2 * dims["F"] + mask)  # bytes an encoder state
     if adapter:  # peft casts the input of every adapted layer to the adapter's float32
         layer += 4 * (3 * width + q + 2 * width + inner)

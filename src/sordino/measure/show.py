@@ -114,7 +114,7 @@ def layout_rows(model: shapes.Model, rank: int = 64) -> dict[str, dict[str, int 
         stored = tables.stored(model.tensors, name)
         size = tables.disk_bytes(stored)
         if name in tables.LAYOUTS and tables.LAYOUTS[name].adapter:
-            adapter = tables.stored(shapes.lora(model.tensors, rank), "float32")
+            adapter = tables.stored(shapes.lora(model, rank), "float32")
             size += tables.safetensors_bytes(adapter)
             stored |= adapter
         known = all(tensor.dtype in STORAGES for tensor in stored.values())

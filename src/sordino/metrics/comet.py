@@ -136,7 +136,7 @@ def _sources(sources: Sequence[str | None] | None, count: int, name: str) -> lis
 
 
 def _device(wanted: str) -> str:
-    from sordino.models.registry import default_device
+    from sordino.models.devices import default_device
 
     return str(default_device(wanted))
 

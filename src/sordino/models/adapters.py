@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from sordino.errors import ArtifactError
-from sordino.models.base import SpeechModel
 from sordino.models.nf4 import is_quantized
+from sordino.models.speech import SpeechModel
 
 NAME = "default"  # peft's name of the adapter inside a model; not part of what is stored
 WEIGHTS = "adapter_model.safetensors"
@@ -188,7 +188,7 @@ def _resolve(speech: SpeechModel, names: Any, directory: Path) -> list[str]:
     if not isinstance(names, (list, set, tuple)) or not names:
         raise ArtifactError(f"{directory / CONFIG} does not list its target_modules.", "List them by name.")
     linear = targets(speech, "all")
-    found: set[str] = set()
+    layers: set[str] = set()
     for name in sorted(names):
         matches = [layer for layer in linear if layer == name or layer.endswith(f".{name}")]
         if not matches:
@@ -196,8 +196,8 @@ def _resolve(speech: SpeechModel, names: Any, directory: Path) -> list[str]:
                 f"the adapter in {directory} sits on {name}, which this model does not have.",
                 "Use the model that the adapter was trained on, with the same layers kept.",
             )
-        found.update(matches)
-    return sorted(found)
+        layers.update(matches)
+    return sorted(layers)
 
 
 def _expected(speech: SpeechModel, config: Any) -> dict[str, tuple[int, ...]]:

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from sordino.checkpoint.gguf import read_header
 from sordino.errors import FamilyError
-from sordino.models import llama_cpp, registry
-from sordino.models.base import SpeechModel, module_at
+from sordino.models import devices, llama_cpp, registry
 from sordino.models.llama_cpp import GgufDecoder
+from sordino.models.speech import SpeechModel, module_at
 
 DECODER_FILE = "decoder.gguf"
 EMBEDDING = "token_embd.weight"
@@ -63,8 +63,8 @@ def load(
     require_gguf()
     llama_cpp.Library.get()
     family = registry.family_of(path)
-    where = torch.device(device) if str(device) != "auto" else registry.default_device()
-    floating = dtype if isinstance(dtype, torch.dtype) else registry.default_dtype(dtype, where)
+    where = torch.device(device) if str(device) != "auto" else devices.default_device()
+    floating = dtype if isinstance(dtype, torch.dtype) else devices.default_dtype(dtype, where)
     file = Path(path) / DECODER_FILE
     if not file.is_file():
         raise FamilyError(f"{path} lacks {DECODER_FILE}, its decoder.", "Copy or export the model again.")

@@ -1,21 +1,27 @@
-"""Open any model of a run, or any model directory: plain, quantized, with its decoder in llama.cpp, or an adapter."""
+"""Opening and saving models: a checkpoint, and any model of a run: plain, quantized, an adapter, or a GGUF export."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import torch
+
+from sordino.checkpoint.reading import Checkpoint
 from sordino.config.records import read_stage
 from sordino.errors import ArtifactError, FamilyError
-from sordino.models import adapters, hybrid, registry
-from sordino.models.base import SpeechModel
+from sordino.models import adapters, hybrid, nf4, registry
+from sordino.models.devices import default_device, default_dtype
+from sordino.models.speech import SpeechModel, module_at
+from sordino.models.stored import check_names
 from sordino.runtime import files
 
 ADAPTER_CONFIG = "adapter_config.json"
 
 
 def open_model(path: str, **options: Any) -> SpeechModel:
-    """Load what lies at `path`. Options are those of registry.load.
+    """Load what lies at `path`. Options are those of load_checkpoint.
 
     An adapter directory is opened on the base its config names, quantized as it was while training.
     Raises FamilyError for anything that is no model.
@@ -29,7 +35,7 @@ def open_model(path: str, **options: Any) -> SpeechModel:
                     f"{path} is no model directory, but holds some: {', '.join(inside)}.",
                     f"Give one, e.g. {directory / inside[0]}.",
                 )
-        return hybrid.load(path, **options) if registry.is_gguf(path) else registry.load(path, **options)
+        return hybrid.load(path, **options) if registry.is_gguf(path) else load_checkpoint(path, **options)
     config = files.read_json(directory / ADAPTER_CONFIG)
     base = str(config.get("base_model_name_or_path") or "")
     if not Path(base).is_absolute() and (directory / base).is_dir():  # a model of the same run
@@ -39,7 +45,77 @@ def open_model(path: str, **options: Any) -> SpeechModel:
         raise ArtifactError(
             f"{directory} holds an adapter that sordino did not finish.", "Merge it, or run qlora again."
         )
-    speech = registry.load(base, **adapters.base_options(stage["section"]), **options)
+    speech = load_checkpoint(base, **adapters.base_options(stage["section"]), **options)
     adapters.load(speech, directory)
     speech.path = path
     return speech
+
+
+def load_checkpoint(
+    path: str,
+    *,
+    device: str | torch.device = "auto",
+    dtype: str | torch.dtype = "auto",
+    quantize: Literal["nf4"] | None = None,
+    kept: Sequence[str] = (),
+    attention: str | None = None,
+    revision: str | None = None,
+) -> SpeechModel:
+    """Load a model directory (or Hub id) with stock `from_pretrained`; a stored quantization is respected.
+
+    quantize="nf4" quantizes the linear layers while loading (bitsandbytes, double quantization), but for the head and
+    the parts in `kept`.
+    Raises FamilyError for an unknown family, weights that do not load and a model whose decoder is not transformers',
+    ArtifactError for damaged shards, by name.
+    """
+    import transformers
+
+    family = registry.family_of(path, revision)
+    if registry.is_gguf(path):
+        raise FamilyError(
+            f"{path} holds a decoder for llama.cpp, which translates and does nothing else.",
+            "Train, rank, prune, merge or export the 16-bit model it was made from.",
+        )
+    where = torch.device(device) if str(device) != "auto" else default_device()
+    floating = dtype if isinstance(dtype, torch.dtype) else default_dtype(dtype, where)
+    model_class = getattr(transformers, family.model_class)
+    options: dict[str, Any] = {"dtype": floating, "use_safetensors": True, "device_map": {"": str(where)}}
+    if attention:
+        options["attn_implementation"] = attention
+    if revision:
+        options["revision"] = revision
+    if not registry.is_hub_id(path):
+        Checkpoint.open(Path(path))
+    processor = registry.load_processor(family, path, revision)
+    if quantize == "nf4":
+        options["quantization_config"] = nf4.nf4_config(family, floating, kept)
+    try:
+        model, report = model_class.from_pretrained(path, output_loading_info=True, **options)
+    except FamilyError:
+        raise
+    except Exception as error:  # safetensors and transformers raise many types for damaged files
+        if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+            raise
+        raise FamilyError(
+            f"the weights in {path} do not load: {type(error).__name__}: {error}.",
+            "Copy or make the model again.",
+        ) from error
+    check_names(
+        path,
+        missing=report["missing_keys"],
+        unexpected=report["unexpected_keys"],
+        mismatched=[f"'{key[0]}'" for key in report["mismatched_keys"]],
+    )
+    model.eval()
+    for part in family.tensors.fixed:  # the class freezes them, and loading a checkpoint undoes that
+        module_at(model, part).requires_grad_(False)
+    if quantize or getattr(model, "is_quantized", False):
+        if nf4.is_packed(model):
+            nf4.unpack(model)
+        four_bit = set(nf4.quantized_linears(model))
+        if where.type == "cpu":
+            nf4.refuse_split_blocks({n: layer for n, layer in nf4.linears(family, model).items() if n in four_bit})
+        nf4.set_compute_dtype(model, floating)
+        if quantize:
+            nf4.check_nf4(family, model, kept)
+    return SpeechModel(family, model, processor, path)

@@ -10,8 +10,9 @@ left after surgery knows where it came from.
 
 from __future__ import annotations
 
+import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,8 @@ import torch
 from sordino.checkpoint.reading import Checkpoint
 from sordino.checkpoint.writing import FLOATING, Planned, Writer
 from sordino.errors import FamilyError
-from sordino.models import registry
-from sordino.models.base import SpeechModel
+from sordino.models import registry, saving
+from sordino.models.speech import SpeechModel
 from sordino.runtime.progress import byte_bar
 
 # beside the weights: what a processor is loaded from, whatever version of transformers wrote it
@@ -47,7 +48,7 @@ class Stored:
         names: dict[int, str] = {}
         for name, tensor in self.speech.model.state_dict(keep_vars=True).items():
             names.setdefault(id(tensor), name)  # a tied weight once
-        return {self.speech.family.saved_name(name): self.name_of[key] for key, name in names.items()}
+        return {self.speech.family.tensors.saved_name(name): self.name_of[key] for key, name in names.items()}
 
     def describe(self, directory: Path, quantization: Any = None) -> None:
         """Write what lies beside the weights: config.json, the generation config, and the processor's files as they
@@ -58,7 +59,7 @@ class Stored:
         if quantization is not None:
             model.config.quantization_config = quantization
         model.config.save_pretrained(str(directory))
-        registry.complete_config(directory, model)
+        saving.complete_config(directory, model)
         copy_processor(self.checkpoint.directory, directory)
         if (self.checkpoint.directory / GENERATION).is_file():
             shutil.copyfile(self.checkpoint.directory / GENERATION, directory / GENERATION)
@@ -117,20 +118,20 @@ def open_model(path: str, revision: str | None = None) -> Stored:
 def _matched(speech: SpeechModel, checkpoint: Checkpoint) -> dict[int, str]:
     """id of each of the model's tensors -> its name in the checkpoint. Raises FamilyError where the two do not fit."""
     path, family = checkpoint.directory, speech.family
-    names = {family.live_name(name): name for name in checkpoint.tensors}
-    wanted = speech.model.state_dict(keep_vars=True)
-    found = {id(tensor): names[name] for name, tensor in wanted.items() if name in names}
-    registry.check_names(
+    names = {family.tensors.live_name(name): name for name in checkpoint.tensors}
+    expected = speech.model.state_dict(keep_vars=True)
+    matched = {id(tensor): names[name] for name, tensor in expected.items() if name in names}
+    check_names(
         path,
-        missing=[family.saved_name(name) for name, tensor in wanted.items() if id(tensor) not in found],
-        unexpected=[names[name] for name in names.keys() - wanted.keys()],
+        missing=[family.tensors.saved_name(name) for name, tensor in expected.items() if id(tensor) not in matched],
+        unexpected=[names[name] for name in names.keys() - expected.keys()],
         mismatched=[
             f"'{names[name]}' of {checkpoint.file_of[names[name]].name}"
-            for name, tensor in wanted.items()
+            for name, tensor in expected.items()
             if name in names and checkpoint.tensors[names[name]].shape != tuple(tensor.shape)
         ],
     )
-    return found
+    return matched
 
 
 def local(path: str, revision: str | None = None) -> Path:
@@ -157,3 +158,30 @@ def copy_processor(source: Path, directory: Path) -> None:
                 target = directory / file.relative_to(source)
                 target.parent.mkdir(exist_ok=True)
                 shutil.copyfile(file, target)
+
+
+def check_names(
+    path: str | Path, *, missing: Iterable[str], unexpected: Iterable[str], mismatched: Iterable[str]
+) -> None:
+    """Raise FamilyError where a checkpoint's weights are not those that its config.json describes.
+
+    Weights beyond them do no harm, unless they are of a layer that config.json does not count.
+    """
+    lacking, others = sorted(missing), sorted(mismatched)
+    if lacking:
+        raise FamilyError(
+            f"{path} lacks {len(lacking)} weights that its config.json promises, {lacking[0]} among them.",
+            "The checkpoint is incomplete or its layer counts are wrong: make it again.",
+        )
+    dropped = sorted(key for key in unexpected if re.search(r"\.layers\.\d+\.", key))
+    if dropped:
+        raise FamilyError(
+            f"{path} holds {len(dropped)} weights of layers that its config.json does not count, "
+            f"{dropped[0]} among them.",
+            "Pruned by editing config.json? Loading would drop the last layers: use 'sordino prune'.",
+        )
+    if others:
+        raise FamilyError(
+            f"{path} holds {len(others)} weights of other shapes than its config.json says, {others[0]} among them.",
+            "Copy config.json and the weights of one model again.",
+        )

@@ -1,19 +1,20 @@
-"""The run-directory contract: what a finished stage looks like, and how it gets there without ever being half there.
+"""The run-directory contract: what a finished stage looks like, and how it is never half there.
 
-A stage works in `<NN-name>.partial/`, then its files are flushed to disk, `stage.json` is written last with
+A stage works in `<NN-name>.partial/`. Then its files are flushed to disk, `stage.json` is written last with
 `complete: true`, and the directory is renamed into place. A kill at any instant leaves either the old result, or a
-`.partial` directory from which the same stage resumes (if its settings and parents are the same) or starts again;
+`.partial` directory. From that the same stage resumes if its settings and parents are the same; else it starts again.
 `settle` finishes the renames where the kill came between them.
 
-stage.json holds what made the directory: the resolved section, parents as (path, hash), versions, git commit,
-seed, device, seconds, peak memory, and the fingerprint of every file. Children record their parents' hash, so a
-change anywhere above shows.
+stage.json holds what made the directory: the resolved section and the number of its schema, parents as (path, hash),
+versions, git commit, seed, device, seconds, peak memory, and the fingerprint of every file. Children record their
+parents' hash, so a change anywhere above shows. A setting that an old record lacks counts as its default, and renamed
+settings are read by their new names (config/records.py, config/migrations.py): a new version does not make old work
+out of date.
 """
 
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import platform
 import shutil
@@ -21,13 +22,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from sordino.config.records import STAGE_FILE, read_stage
+from sordino.config import migrations
+from sordino.config.records import STAGE_FILE, changed_settings, read_stage
 from sordino.errors import ArtifactError
 from sordino.runtime import files
 
@@ -90,37 +92,38 @@ def why_stale(directory: Path, section: Mapping[str, Any], parents: Sequence[Par
     stage = read_stage(directory)
     if stage is None:
         return "was interrupted" if partial_of(directory).exists() else "not run yet"
-    old = stage["section"]
-    changed = sorted(k for k in {*old, *section} if old.get(k) != section.get(k))
+    changed = changed_settings(stage.get("stage"), stage["section"], section)
     if changed:
         return "settings changed: " + ", ".join(changed)
     before = {p["path"]: p["hash"] for p in stage["parents"]}
     now = {p.path: p.hash for p in parents}
     if before != now:
         return "made from other inputs: " + ", ".join(sorted(k for k in {*before, *now} if before.get(k) != now.get(k)))
-    lost = [name for name in stage["outputs"] if not (directory / name).is_file()]
-    if lost:
-        return f"{lost[0]} is missing"
-    return None
+    missing = next((name for name in stage["outputs"] if not (directory / name).is_file()), None)
+    return f"{missing} is missing" if missing else None
 
 
 def why_not_resumed(
-    directory: Path, section: Mapping[str, Any], parents: Sequence[Parent], resumable: Sequence[str] = ()
+    directory: Path,
+    section: Mapping[str, Any],
+    parents: Sequence[Parent],
+    resumable: Sequence[str] = (),
+    stage: str | None = None,
 ) -> str | None:
-    """Why `building` would throw away the unfinished work for `directory`, in words; None where it would not."""
-    partial = partial_of(directory)
-    if not partial.exists():
+    """Why `building` would throw away the unfinished work for `directory`, in words; None where it would not.
+
+    resumable: settings that may differ. stage: whose work it is; without it only equal records are taken for equal.
+    """
+    file = partial_of(directory) / REQUEST_FILE
+    if not partial_of(directory).exists():
         return None
-    if not (partial / REQUEST_FILE).is_file():
+    if not file.is_file():
         return "is not unfinished work of sordino's"
-    old, now = files.read_json(partial / REQUEST_FILE), json.loads(json.dumps(_request(section, parents)))
-    for name in resumable:
-        old["section"].pop(name, None)
-        now["section"].pop(name, None)
-    if old == now:
-        return None
-    changed = sorted(k for k in {*old["section"], *section} if old["section"].get(k) != now["section"].get(k))
-    return "was started with other " + (f"settings: {', '.join(changed)}" if changed else "inputs")
+    old = migrations.migrated(files.read_json(file), stage, file)
+    changed = changed_settings(stage, old["section"], section, resumable)
+    if changed:
+        return f"was started with other settings: {', '.join(changed)}"
+    return None if old["parents"] == [p.to_json() for p in parents] else "was started with other inputs"
 
 
 def partial_of(directory: Path) -> Path:
@@ -142,13 +145,17 @@ def building(
 ) -> Iterator[tuple[Path, dict[str, Any]]]:
     """Work in the partial directory; on leaving without an exception it becomes `directory`.
 
-    Yields (partial directory, extra facts to record in stage.json). A partial directory of the same section and
-    parents, settings named in `late` aside, is kept for resuming; any other is removed first. The finished directory
-    is replaced only at the end.
+    facts: what stage.json says beside; `stage` is whose work this is. Yields (partial directory, further facts to
+    record). A partial directory of the same section and parents, settings named in `resumable` aside, is kept for
+    resuming; any other is removed first. The finished directory is replaced only at the end.
     """
     partial = partial_of(directory)
-    request = _request(section, parents)
-    if why_not_resumed(directory, section, parents, resumable):
+    request = {
+        migrations.NUMBER: migrations.schema(),
+        "section": dict(section),
+        "parents": [p.to_json() for p in parents],
+    }
+    if why_not_resumed(directory, section, parents, resumable, facts.get("stage")):
         shutil.rmtree(partial)
     partial.mkdir(parents=True, exist_ok=True)
     (partial / STAGE_FILE).unlink(missing_ok=True)
@@ -156,8 +163,8 @@ def building(
     extra: dict[str, Any] = {}
     start = time.perf_counter()
     yield partial, extra
-    for left in partial.rglob(".*.tmp"):  # of a write that a kill cut short
-        left.unlink()
+    for torn in partial.rglob(".*.tmp"):  # of a write that a kill cut short
+        torn.unlink()
     prints = outputs(partial)
     stage = {
         **request,
@@ -190,10 +197,6 @@ def locked(run: Path) -> Iterator[None]:
         yield
     finally:
         os.close(handle)
-
-
-def _request(section: Mapping[str, Any], parents: Sequence[Parent]) -> dict[str, Any]:
-    return {"section": dict(section), "parents": [p.to_json() for p in parents]}
 
 
 def finish(partial: Path, directory: Path, stage: Mapping[str, Any]) -> None:
@@ -229,8 +232,7 @@ def settle(directory: Path) -> None:
     """
     partial, old = partial_of(directory), old_of(directory)
     whole = read_stage(partial) is not None
-    left = [path for path in (directory / REQUEST_FILE, directory / STATE_DIR, old) if path.exists()]
-    if not whole and not left:
+    if not whole and not any(path.exists() for path in (directory / REQUEST_FILE, directory / STATE_DIR, old)):
         return
     with locked(directory.parent):
         if whole:  # stage.json is written last: nothing but the renames was missing
@@ -242,13 +244,11 @@ def settle(directory: Path) -> None:
 
 
 def versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
+    installed = {"python": platform.python_version()}
     for name in VERSIONED:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
+        with suppress(metadata.PackageNotFoundError):
+            installed[name] = metadata.version(name)
+    return installed
 
 
 def git_state() -> dict[str, Any] | None:

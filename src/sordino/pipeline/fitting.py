@@ -11,9 +11,9 @@ import torch
 from sordino.config.schema import MixSection, TrainSection
 from sordino.data import manifest
 from sordino.data.clip import Clip
-from sordino.models import registry
-from sordino.models.base import SpeechModel
+from sordino.models import saving
 from sordino.models.features import Features
+from sordino.models.speech import SpeechModel
 from sordino.pipeline.job import DATA, PSEUDO, Job
 from sordino.runtime import files
 from sordino.training.collate import Example
@@ -88,4 +88,4 @@ def mixed(job: Job, mix: MixSection) -> list[Clip]:
 def save_16bit(speech: SpeechModel, directory: Path) -> None:
     """Write the checkpoint in bfloat16, whatever type it was trained in: nothing is stored wider than needed."""
     speech.model.to(torch.bfloat16)
-    registry.save(speech, directory)
+    saving.save(speech, directory)

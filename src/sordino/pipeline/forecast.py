@@ -16,7 +16,7 @@ from sordino.layouts import gguf, tables
 from sordino.measure import predict
 from sordino.measure.inefficiencies import WEIGHTS
 from sordino.measure.size import read_json
-from sordino.models import registry, shapes
+from sordino.models import devices, registry, shapes
 from sordino.pipeline import token_selection
 from sordino.pipeline.job import export_source, qlora_start, systems, teacher_key, trim_source
 from sordino.pruning import search
@@ -75,7 +75,7 @@ class _Stages:
 
     def __init__(self, recipe: Recipe, config: Mapping[str, Any], device: str) -> None:
         self.recipe = recipe
-        device = registry.default_device().type if device == "auto" else device
+        device = devices.default_device().type if device == "auto" else device
         self.cpu = device == "cpu"
         wide = recipe.dtype == "float32" or (recipe.dtype == "auto" and self.cpu)
         self.width = 4 if wide else 2  # bytes a weight outside training
@@ -168,7 +168,7 @@ class _Stages:
     def lora(self, model: shapes.Model) -> tuple[shapes.Shape, ...]:
         section = self.recipe.qlora
         assert section
-        return shapes.lora(model.tensors, section.rank, decoder_only=section.scope == "decoder")
+        return shapes.lora(model, section.rank, decoder_only=section.scope == "decoder")
 
     def export(self) -> Forecast:
         assert self.recipe.export

@@ -19,8 +19,9 @@ from sordino.config.schema import SYSTEM_PROMPT, PromptSection, Recipe, fill_ins
 from sordino.data import manifest
 from sordino.data.clip import Clip
 from sordino.errors import ArtifactError, DataError, RecipeError
-from sordino.models import registry
-from sordino.models.base import Prompt, SpeechModel
+from sordino.models import devices, loading, registry
+from sordino.models.family import Prompt
+from sordino.models.speech import SpeechModel
 from sordino.pipeline import artifact
 from sordino.runtime import files
 
@@ -90,7 +91,7 @@ class Job:
     def load(self, key: str, dtype: str | torch.dtype | None = None, **options: Any) -> SpeechModel:
         """Load a model of the chain by its key."""
         recipe = self.recipe
-        return registry.load(
+        return loading.load_checkpoint(
             self.path(key),
             device=device_of(recipe.device),
             dtype=dtype or recipe.dtype,
@@ -130,14 +131,14 @@ def render_section(speech: SpeechModel, section: PromptSection, source: str, tar
     example = (section.example[0], section.example[1]) if section.example else None
     system = section.system
     if system == "auto":
-        system = SYSTEM_PROMPT if speech.family.takes_system else None
-    return speech.family.render(speech.processor, Prompt(filled, system, section.style, example))
+        system = SYSTEM_PROMPT if speech.family.chat.takes_system else None
+    return speech.family.chat.render(speech.processor, Prompt(filled, system, section.style, example))
 
 
 def device_of(wanted: str) -> torch.device:
     """The device to run on. Raises RecipeError for one that torch does not know or this machine does not have."""
     try:
-        device = registry.default_device(wanted)
+        device = devices.default_device(wanted)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0].rstrip(".")

@@ -16,7 +16,7 @@ from sordino.data import manifest
 from sordino.errors import FamilyError
 from sordino.languages import NAMES
 from sordino.models import registry
-from sordino.models.base import SpeechModel
+from sordino.models.speech import SpeechModel
 from sordino.pipeline.job import DATA, PSEUDO, render_section
 from sordino.runtime.progress import Advance
 from sordino.vocabulary import trimming
@@ -93,8 +93,7 @@ def tokenised(speech: SpeechModel, found: Sequence[str], advance: Advance = quie
 def sections(speech: SpeechModel, config: Any) -> tuple[Any, Any]:
     """The config objects that count or name tokens: the whole and the decoder's. The audio encoder's may name some too,
     but of a vocabulary that it had before."""
-    name, _ = speech.family.layer_counts["decoder"]
-    return config, getattr(config, name)
+    return config, registry.sub_config(config, speech.family.stacks["decoder"].config)
 
 
 def named(found: Sequence[Any]) -> set[int]:

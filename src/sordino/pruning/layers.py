@@ -7,14 +7,17 @@ cached generation breaks or the saved model does not load. One function does all
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import copy
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from torch import nn
 
 from sordino.errors import RecipeError
-from sordino.models.base import Scope, SpeechModel
+from sordino.models.family import Scope, Stack
+from sordino.models.registry import sub_config
+from sordino.models.speech import SpeechModel
 
 
 def check_keep(keep: Sequence[int], total: int, scope: Scope) -> list[int]:
@@ -34,14 +37,13 @@ def check_keep(keep: Sequence[int], total: int, scope: Scope) -> list[int]:
 
 def _configs(speech: SpeechModel, scope: Scope) -> list[Any]:
     """Every distinct object that is a copy of this scope's sub-config: the model's and those modules hold."""
-    name, _ = speech.family.layer_counts[scope]
-    own = getattr(speech.model.config, name)
+    own = sub_config(speech.model.config, speech.family.stacks[scope].config)
     held = (m.config for m in speech.model.modules() if isinstance(getattr(m, "config", None), type(own)))
     return list({id(c): c for c in (own, *held)}.values())
 
 
-def _install(speech: SpeechModel, scope: Scope, layers: Sequence[nn.Module], lists: Mapping[str, Any]) -> None:
-    """Make `layers` the layer list: modules, their indices, and the counts and per-layer lists of the configs."""
+def _install(speech: SpeechModel, scope: Scope, layers: Sequence[nn.Module]) -> None:
+    """Make `layers` the layer list: modules and their indices."""
     module_list = speech.layers(scope)
     module_list._modules.clear()  # the same ModuleList object: others may hold it
     module_list.extend(layers)
@@ -49,19 +51,22 @@ def _install(speech: SpeechModel, scope: Scope, layers: Sequence[nn.Module], lis
         for module in layer.modules():
             if isinstance(getattr(module, "layer_idx", None), int):
                 module.layer_idx = index  # type: ignore[assignment]  # a plain attribute of attention modules
-    _, count = speech.family.layer_counts[scope]
-    for config in _configs(speech, scope):
-        setattr(config, count, len(layers))
-        for name, value in lists.items():
-            setattr(config, name, value)
 
 
-def _lists(speech: SpeechModel, scope: Scope) -> dict[str, list[Any]]:
-    """The sub-config's lists with one item per layer, those that are set."""
-    name, _ = speech.family.layer_counts[scope]
-    config = getattr(speech.model.config, name)
-    found = {field: getattr(config, field, None) for field in speech.family.layer_lists[scope]}
-    return {field: list(value) for field, value in found.items() if value is not None}
+def _resize(stack: Stack, config: Any, keep: Sequence[int]) -> None:
+    """Cut what a sub-config says of its layers: the count, the lists with one item a layer, and the family's own."""
+    lists = {name: list(value) for name in stack.lists if (value := getattr(config, name, None)) is not None}
+    setattr(config, stack.count, len(keep))
+    for name, items in lists.items():
+        setattr(config, name, [items[i] for i in keep])
+    if stack.resize:
+        stack.resize(config, keep)
+
+
+def _settings(stack: Stack, config: Any) -> dict[str, Any]:
+    """All that `_resize` may change, in the order in which it is put back."""
+    names = (stack.count, *stack.lists, *stack.touched)
+    return {name: copy.deepcopy(value) for name in names if (value := getattr(config, name, None)) is not None}
 
 
 @contextmanager
@@ -70,19 +75,34 @@ def only(speech: SpeechModel, scope: Scope, keep: Sequence[int]) -> Iterator[Spe
 
     No weights are copied. Restores also after an exception.
     """
-    before = list(speech.layers(scope))
-    lists = _lists(speech, scope)
+    before, stack = list(speech.layers(scope)), speech.family.stacks[scope]
     kept = check_keep(keep, len(before), scope)
+    settings = [(config, _settings(stack, config)) for config in _configs(speech, scope)]
     try:
-        _install(speech, scope, [before[i] for i in kept], {k: [v[i] for i in kept] for k, v in lists.items()})
+        prune(speech, scope, kept)
         yield speech
     finally:
-        _install(speech, scope, before, lists)
+        _install(speech, scope, before)
+        for config, values in settings:
+            for name, value in values.items():
+                setattr(config, name, value)
 
 
 def prune(speech: SpeechModel, scope: Scope, keep: Sequence[int]) -> None:
-    """Drop every layer but `keep` (indices in the present numbering), for good."""
-    before = list(speech.layers(scope))
-    lists = _lists(speech, scope)
+    """Drop every layer but `keep` (indices in the present numbering), for good.
+
+    Raises RecipeError for an index out of range or twice, for an empty list, and for layers that the family cannot do
+    without.
+    """
+    before, stack = list(speech.layers(scope)), speech.family.stacks[scope]
     kept = check_keep(keep, len(before), scope)
-    _install(speech, scope, [before[i] for i in kept], {k: [v[i] for i in kept] for k, v in lists.items()})
+    configs = _configs(speech, scope)
+    protected = sorted(set(range(len(before))) - {*stack.removable(configs[0], len(before)), *kept})
+    if protected:
+        raise RecipeError(
+            f"{scope} layer {protected[0]} cannot be removed from a {speech.family.model_type} model.",
+            "Leave it out of the layers to remove.",
+        )
+    for config in configs:
+        _resize(stack, config, kept)
+    _install(speech, scope, [before[i] for i in kept])

@@ -24,7 +24,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sordino.errors import RecipeError
-from sordino.models.base import Scope, SpeechModel
+from sordino.models.family import Scope
+from sordino.models.registry import sub_config
+from sordino.models.speech import SpeechModel
 from sordino.pruning.layers import check_keep, only
 
 SCOPES: dict[str, tuple[Scope, ...]] = {
@@ -132,25 +134,36 @@ def parse_layer(text: str) -> Layer:
 
 def candidates(speech: SpeechModel, scope: str, protect_first: int, protect_last: int) -> list[Layer]:
     """The layers of a scope that may be removed. Raises RecipeError where the protection leaves none."""
-    found: list[Layer] = []
-    for each in SCOPES[scope]:
-        total = len(speech.layers(each))
-        found += [Layer(each, i) for i in range(protect_first, total - protect_last)]
-    if not found:
+    layers: list[Layer] = []
+    for each in stacks_of(speech, scope):
+        stack, total = speech.family.stacks[each], speech.layer_count(each)
+        removable = stack.removable(sub_config(speech.model.config, stack.config), total)
+        layers += [Layer(each, i) for i in range(protect_first, total - protect_last) if i in removable]
+    if not layers:
         raise RecipeError(f"rank: every {scope} layer is protected.", "Lower protect_first or protect_last.")
-    return found
+    return layers
+
+
+def stacks_of(speech: SpeechModel, scope: str) -> list[Scope]:
+    """The layer lists that a scope means. Raises RecipeError for the encoder of a model that has none."""
+    lacking = [each for each in SCOPES[scope] if each not in speech.family.stacks]
+    if lacking:
+        raise RecipeError(
+            f"rank.scope: a {speech.family.model_type} model has no {lacking[0]} layers.", "Use rank.scope: decoder."
+        )
+    return list(SCOPES[scope])
 
 
 def middle(speech: SpeechModel, scope: str, remove: int) -> list[Layer]:
     """A block of `remove` layers around the middle of each list of the scope (the paper's 12-19 of 32 for 8)."""
-    found: list[Layer] = []
-    for each in SCOPES[scope]:
-        total = len(speech.layers(each))
+    block: list[Layer] = []
+    for each in stacks_of(speech, scope):
+        total = speech.layer_count(each)
         if remove >= total:
             raise RecipeError(f"rank.remove: {remove} of {total} {each} layers would leave none.", "Remove fewer.")
         first = (total - remove) // 2
-        found += [Layer(each, i) for i in range(first, first + remove)]
-    return found
+        block += [Layer(each, i) for i in range(first, first + remove)]
+    return block
 
 
 def renumbered(layer: Layer, removed: Sequence[Layer]) -> Layer:
@@ -179,40 +192,40 @@ def without(speech: SpeechModel, removed: Sequence[Layer]) -> Iterator[SpeechMod
 def search(
     pool: Sequence[Layer],
     remove: int,
-    judge: CandidateScorer,
-    known: Sequence[Trial],
+    scorer: CandidateScorer,
+    earlier: Sequence[Trial],
     record: Callable[[Trial], None],
     racing: bool = False,
 ) -> list[Removal]:
     """The removals, in order.
 
-    known: trials of an earlier, interrupted search, which are not run again; record: called with every new trial.
+    earlier: trials of an earlier, interrupted search, which are not run again; record: called with every new trial.
     Raises RecipeError where more layers are to go than there are candidates.
     """
     if remove > len(pool):
         raise RecipeError(f"rank.remove: {remove} layers, but only {len(pool)} are candidates.", "Remove fewer.")
-    runner = Runner(judge, pool, {(t.round, t.layer, t.clips): t for t in known}, record)
-    runner.score(0, [], [None], judge.clips)
+    runner = Runner(scorer, pool, {(t.round, t.layer, t.clips): t for t in earlier}, record)
+    runner.score(0, [], [None], scorer.clips)
     removals: list[Removal] = []
     for number in range(1, remove + 1):
         gone = [r.layer for r in removals]
-        left = [layer for layer in pool if layer not in gone]
+        remaining = [layer for layer in pool if layer not in gone]
         if racing:
-            removals.append(runner.race(number, gone, left))
+            removals.append(runner.race(number, gone, remaining))
         else:
-            removals.append(decide(runner.score(number, gone, left, judge.clips), judge))
+            removals.append(decide(runner.score(number, gone, remaining, scorer.clips), scorer))
     if racing and removals:
         last = removals[-1]
-        whole = runner.score(remove, [r.layer for r in removals[:-1]], [last.layer], judge.clips)
+        whole = runner.score(remove, [r.layer for r in removals[:-1]], [last.layer], scorer.clips)
         removals[-1] = dataclasses.replace(last, trial=whole[0])
     return removals
 
 
-def decide(results: Sequence[Trial], judge: CandidateScorer) -> Removal:
+def decide(results: Sequence[Trial], scorer: CandidateScorer) -> Removal:
     """The best of a round's trials on the same clips, and how often it stays the best when clips are resampled."""
-    sign = 1 if judge.higher_is_better else -1
+    sign = 1 if scorer.higher_is_better else -1
     best = max(range(len(results)), key=lambda i: (sign * results[i].score, -i))  # the first of equals
-    scores = np.stack([sign * judge.resampled(trial) for trial in results])  # (candidates, resamples)
+    scores = np.stack([sign * scorer.resampled(trial) for trial in results])  # (candidates, resamples)
     wins = np.bincount(scores.argmax(0), minlength=len(results)) / scores.shape[1]
     others = [i for i in range(len(results)) if i != best]
     second = max(others, key=lambda i: (wins[i], sign * results[i].score, -i)) if others else None
@@ -229,38 +242,38 @@ def decide(results: Sequence[Trial], judge: CandidateScorer) -> Removal:
 
 @dataclass
 class Runner:
-    """Runs what is not known yet."""
+    """Runs what is not trials_run yet."""
 
-    judge: CandidateScorer
+    scorer: CandidateScorer
     pool: Sequence[Layer]
-    known: dict[tuple[int, Layer | None, int], Trial]
+    trials_run: dict[tuple[int, Layer | None, int], Trial]
     record: Callable[[Trial], None]
     screened: dict[int, dict[Layer, float]] = field(
         default_factory=dict
     )  # divergences, by the round they were found in
 
     def score(self, number: int, removed: Sequence[Layer], layers: Sequence[Layer | None], clips: int) -> list[Trial]:
-        """Trials of all `layers` on so many clips, known or new."""
-        new = [layer for layer in layers if (number, layer, clips) not in self.known]
+        """Trials of all `layers` on so many clips, trials_run or new."""
+        new = [layer for layer in layers if (number, layer, clips) not in self.trials_run]
         if new:
-            for trial in self.judge.trials(number, removed, new, clips):
-                self.known[number, trial.layer, clips] = trial
+            for trial in self.scorer.trials(number, removed, new, clips):
+                self.trials_run[number, trial.layer, clips] = trial
                 self.record(trial)
-        return [self.known[number, layer, clips] for layer in layers]
+        return [self.trials_run[number, layer, clips] for layer in layers]
 
-    def race(self, number: int, removed: Sequence[Layer], left: Sequence[Layer]) -> Removal:
+    def race(self, number: int, removed: Sequence[Layer], remaining: Sequence[Layer]) -> Removal:
         """Screen, then halve on growing parts of the clips until one is left."""
-        sign = 1 if self.judge.higher_is_better else -1
-        field = list(left)
+        sign = 1 if self.scorer.higher_is_better else -1
+        field = list(remaining)
         if survivors(len(field)) < len(field):
             costs = self._screen(number, removed)
             field = _first(field, [costs[layer] for layer in field], survivors(len(field)))
         trials: list[Trial] = []
-        for size, clips in schedule(len(field), self.judge.clips):
+        for size, clips in schedule(len(field), self.scorer.clips):
             if trials:
                 field = _first(field, [-sign * trial.score for trial in trials], size)
             trials = self.score(number, removed, field, clips)
-        return decide(trials, self.judge)
+        return decide(trials, self.scorer)
 
     def _screen(self, number: int, removed: Sequence[Layer]) -> dict[Layer, float]:
         """What screening said, in this round or the last that screened: found again where a search is resumed."""
@@ -268,7 +281,7 @@ class Runner:
         if at not in self.screened:
             gone = removed[: at - 1]
             there = [layer for layer in self.pool if layer not in gone]
-            costs = self.judge.screen(gone, there, screening_clips(self.judge.clips))
+            costs = self.scorer.screen(gone, there, screening_clips(self.scorer.clips))
             self.screened[at] = dict(zip(there, costs, strict=True))
         return self.screened[at]
 

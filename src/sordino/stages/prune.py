@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from sordino.errors import RecipeError
 from sordino.models import stored
-from sordino.models.base import SpeechModel
+from sordino.models.speech import SpeechModel
 from sordino.pipeline.job import RANKING, Job, Stage, directory_of, teacher_key
 from sordino.pruning import layers, search
 from sordino.runtime import files

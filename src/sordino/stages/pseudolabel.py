@@ -23,9 +23,9 @@ from sordino.data.clip import TEACHER_PREFIX, Clip
 from sordino.errors import DataError
 from sordino.measure.speed import release_memory
 from sordino.metrics import filters, mbr
-from sordino.models.base import SpeechModel
 from sordino.models.features import EncodedClip, Features
 from sordino.models.generation import EpsilonSampling, batches, generate, uniform
+from sordino.models.speech import SpeechModel
 from sordino.pipeline import artifact
 from sordino.pipeline.job import DATA, PSEUDO, Job, Stage, parents_of, resolved
 from sordino.runtime import files

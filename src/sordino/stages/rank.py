@@ -13,8 +13,8 @@ from sordino.data import corpora
 from sordino.data.clip import Clip
 from sordino.errors import DataError
 from sordino.languages import language_code, language_name
-from sordino.models.base import SpeechModel
 from sordino.models.features import Features
+from sordino.models.speech import SpeechModel
 from sordino.pipeline.job import DATA, RANKING, TRIALS, Job, Stage, directory_of, render_section, teacher_key
 from sordino.pruning import search
 from sordino.pruning.scoring import ClipScorer, Key, ScoringOptions, TargetLanguage, work
@@ -94,7 +94,7 @@ def _search(job: Job, speech: SpeechModel, section: RankSection) -> list[Removal
             tasks,
             terms,
             lambda encoded: features.encode(encoded.clip, encoded.prompt),
-            found=found,
+            translations=found,
             remember=lambda rows: files.append_jsonl(job.state / FOUND, *map(_row, rows)),
             advance=advance,
         )

@@ -14,10 +14,10 @@ from sordino.data import manifest
 from sordino.data.clip import Clip
 from sordino.measure.speed import Meter, release_memory
 from sordino.models import registry
-from sordino.models.base import SpeechModel
 from sordino.models.features import Features
 from sordino.models.generation import Decoding, Hypothesis, translate
 from sordino.models.loading import open_model
+from sordino.models.speech import SpeechModel
 from sordino.pipeline.job import (
     DATA,
     OUTPUTS,

@@ -19,7 +19,7 @@ from sordino.checkpoint.reading import Checkpoint
 from sordino.checkpoint.writing import Writer
 from sordino.errors import FamilyError
 from sordino.models import stored
-from sordino.models.base import SpeechModel
+from sordino.models.speech import SpeechModel
 from sordino.models.stored import Stored
 from sordino.pipeline import token_selection
 from sordino.pipeline.job import DATA, PSEUDO, Job, Stage, directory_of, trim_source

@@ -1,0 +1,219 @@
+"""What a model family is: facts and functions, so that nothing outside `models/` names a class, a path or a tensor.
+
+Shape letters of the project: B clips in a batch, N encoder states of a clip, D their width, A audio tokens of a clip,
+H hidden size of the decoder, S sequence length, V vocabulary.
+
+One clip: waveform (n,) -> `audio.prepare` -> `audio.states` (N, D) -> `audio.project` (A, H) -> takes the place of the
+A audio placeholders among the prompt's embeddings -> decoder. `speech.SpeechModel` ties a loaded model to its family.
+
+A family is correct first and fast later: `decoder.line` may be missing, and then layers are ranked by plain generation;
+`tensors` may be missing, and then sizes are not predicted. Importing a family's file imports no torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from sordino.data.audio import Waveform
+
+Scope = Literal["decoder", "encoder"]
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What the model is asked, apart from the audio.
+
+    style: "chat" renders the family's chat template; "base" is audio then instruction, for models without one.
+    example: (sentence, translation) of a text-only turn pair before the question (one-shot), or None.
+    """
+
+    instruction: str
+    system: str | None = None
+    style: Literal["chat", "base"] = "chat"
+    example: tuple[str, str] | None = None
+
+
+@dataclass(frozen=True)
+class AudioInputs:
+    """Clips as a family's encoder takes them; only the family looks inside `audio`.
+
+    input_ids: per clip, audio placeholders already expanded to A tokens.
+    """
+
+    input_ids: list[list[int]]
+    audio: tuple[Tensor, ...]
+
+
+@dataclass(frozen=True)
+class Audio:
+    """From waveforms at `sampling_rate` to embeddings. Lists in and lists out: clips are never put in a row.
+
+    states: what is computed once for a clip and cached; project: what training and merging may change afterwards.
+    A family whose encoder cannot be split returns embeddings as states and projects them unchanged.
+    window: of a loaded processor, the longest clip in samples. tokens: samples -> A.
+    cached_parts: the parts of the model that the states depend on.
+    """
+
+    placeholder: Callable[[Any], int]  # model config -> id of the audio placeholder
+    prepare: Callable[[Any, Sequence[Waveform], Sequence[str]], AudioInputs]  # processor, clips, rendered prompts
+    states: Callable[[Any, AudioInputs], list[Tensor]]  # model, inputs -> (N, D) of every clip
+    project: Callable[[Any, list[Tensor]], list[Tensor]]  # model, states -> (A, H) of every clip
+    tokens: Callable[[int], int]
+    window: Callable[[Any], int]
+    sampling_rate: int = 16_000  # Hz
+    cached_parts: tuple[str, ...] = ("encoder",)
+
+
+def _all_layers(config: Any, count: int) -> Sequence[int]:
+    return range(count)
+
+
+@dataclass(frozen=True)
+class Stack:
+    """A list of layers: where it is, and what of the configuration must follow when layers go.
+
+    config: dotted name of the sub-config, "" for the whole. lists: its attributes with one item a layer. removable:
+    (sub-config, count) -> layers that may go at all. resize: what else follows in the sub-config, given the old indices
+    that stay; `touched` names the attributes it sets, so that a view can put them back.
+    """
+
+    path: str
+    config: str
+    count: str
+    lists: tuple[str, ...] = ()
+    removable: Callable[[Any, int], Sequence[int]] = _all_layers
+    resize: Callable[[Any, Sequence[int]], None] | None = None
+    touched: tuple[str, ...] = ()
+
+
+def head_logits(model: Any, hidden: Tensor) -> Tensor:
+    """The head of a plain decoder. hidden (..., H), normed -> (..., V)."""
+    logits: Tensor = model.get_output_embeddings()(hidden)
+    return logits
+
+
+@dataclass(frozen=True)
+class Decoder:
+    """line: "module:class" of a decoder_line.DecoderLine, or None where a layer cannot be run by itself.
+
+    logits: (model, normed hidden states) -> logits, with the scaling and soft-capping that generation has.
+    """
+
+    line: str | None = None
+    logits: Callable[[Any, Tensor], Tensor] = head_logits
+
+
+@dataclass(frozen=True)
+class Chat:
+    """How an answer is asked for and where it ends."""
+
+    render: Callable[[Any, Prompt], str]  # processor, prompt -> text with one audio placeholder
+    stop_tokens: tuple[str, ...]  # any of them ends an answer
+    answers_end_with: Mapping[str, str]  # prompt style -> stop token of training answers
+    takes_system: bool  # whether a system prompt may stand beside audio
+
+
+@dataclass(frozen=True)
+class Table:
+    """Tensors under one prefix, a line each: `name dimensions`, # for a layer's index, letters of `Tensors.fields`.
+
+    A row with a dimension of 0 is left out. layers: the field that counts #. per_layer: (config.json, index) -> letters
+    that this layer has otherwise.
+    """
+
+    rows: str
+    layers: str | None = None
+    per_layer: Callable[[Mapping[str, Any], int], Mapping[str, int]] | None = None
+
+
+@dataclass(frozen=True)
+class Gguf:
+    """What llama.cpp calls the decoder. names: of a layer's modules; outside: of the decoder's other tensors.
+
+    interleaved: rotary pairs are neighbours there, and half a head apart in transformers.
+    """
+
+    architecture: str
+    names: Mapping[str, str]
+    outside: Mapping[str, str]
+    interleaved: bool = False
+
+
+@dataclass(frozen=True)
+class Tensors:
+    """Names and shapes of the weights, so that sizes are known from config.json alone.
+
+    saved: module path -> what stands for it in the names of checkpoints. fixed: tables that no training changes.
+    tables: prefix in checkpoints -> rows, or empty where nobody has written them down: sizes are then not predicted.
+    fields: letter -> (sub-config, field, default): a config leaves out what equals its class's default.
+    window_seconds: of the fields. pads_audio: whether a shorter clip costs the whole window.
+    states_per_second: of audio; states_per_token: encoder states that one audio token stands for.
+    """
+
+    saved: Mapping[str, str]
+    fixed: tuple[str, ...] = ()
+    ignored: tuple[str, ...] = ()  # prefixes of weights that checkpoints hold and this model does not use
+    tables: Mapping[str, Table] = field(default_factory=dict)
+    fields: Mapping[str, tuple[str, str, int]] = field(default_factory=dict)
+    window_seconds: Callable[[Mapping[str, int]], float] = lambda dims: 30.0
+    pads_audio: bool = False
+    states_per_second: float = 50.0
+    states_per_token: float = 2.0
+    gguf: Gguf | None = None
+
+    def saved_name(self, name: str) -> str:
+        """A weight's name in the model -> its name in a checkpoint."""
+        return _renamed(name, self.saved.items())
+
+    def live_name(self, name: str) -> str:
+        """A weight's name in a checkpoint -> its name in the model, which some checkpoints have already."""
+        return _renamed(name, ((old, new) for new, old in self.saved.items()))
+
+
+def _renamed(name: str, prefixes: Iterable[tuple[str, str]]) -> str:
+    return next((to + name[len(of) :] for of, to in prefixes if f"{name}.".startswith(f"{of}.")), name)
+
+
+@dataclass(frozen=True)
+class Family:
+    """One audio LLM architecture, as transformers implements it.
+
+    parts: encoder, projector, decoder, embeddings, head -> module path; an encoder-free family has no encoder, neither
+    here nor among `stacks`.
+    tiny: writes a random model of under a million parameters: (directory, decoder layers, encoder layers, seed).
+    """
+
+    model_type: str  # config.json's
+    model_class: str  # name of the transformers class, imported when needed
+    parts: Mapping[str, str]
+    stacks: Mapping[Scope, Stack]
+    audio: Audio
+    decoder: Decoder
+    chat: Chat
+    tensors: Tensors
+    load_processor: Callable[[str, str | None], Any]  # directory or Hub id, revision
+    tiny: Callable[[str, int, int, int], None]
+
+    def gguf_name(self, name: str) -> str | None:
+        """llama.cpp's name for a decoder's tensor, by its name in the model or in a checkpoint; None for another's."""
+        gguf, live = self.tensors.gguf, self.tensors.live_name(name)
+        if gguf is None:
+            return None
+        if live.startswith(f"{self.parts['head']}."):
+            return f"output.{live.rpartition('.')[2]}"
+        layers, decoder = f"{self.stacks['decoder'].path}.", f"{self.parts['decoder']}."
+        if live.startswith(layers):
+            index, _, inner = live.removeprefix(layers).partition(".")
+            module, _, kind = inner.rpartition(".")
+            return f"blk.{index}.{gguf.names[module]}.{kind}" if module in gguf.names else None
+        return gguf.outside.get(live.removeprefix(decoder)) if live.startswith(decoder) else None
+
+    @property
+    def scopes(self) -> tuple[Scope, ...]:
+        """The stacks that layers may be removed from: decoder first."""
+        return tuple(self.stacks)
