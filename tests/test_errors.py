@@ -39,7 +39,7 @@ def test_errors_of_the_real_machine(tmp_path: Path) -> None:
     assert "leads back to itself" in raised(tmp_path / "loop")
     long = raised(tmp_path / ("x" * 5000))
     assert "name is too long" in long
-    assert len(long) < 400
+    assert len(long) < 600
 
 
 def test_a_name_relative_to_an_unknown_place_is_completed(tmp_path: Path) -> None:

@@ -21,12 +21,12 @@ EXAMPLE = 60  # characters of one
 
 def notes(dealt: Mapping[str, Sequence[Clip]]) -> list[str]:
     """One sentence for each kind of leak. dealt: split -> clips; extra clips for training may be one of them."""
-    found = [
+    leaks = [
         _note(dealt, "recordings", lambda clip: clip.audio, lambda clip: Path(clip.audio).name),
         _note(dealt, "sounds", _sound(dealt), lambda clip: clip.id),
         _note(dealt, "sentences", _sentence, lambda clip: clip.target_text or clip.id),
     ]
-    return [note for note in found if note]
+    return [note for note in leaks if note]
 
 
 def _note(
