@@ -37,6 +37,7 @@ from rich.console import Console  # noqa: E402
 from rich.table import Table  # noqa: E402
 from true_size import mixture  # noqa: E402
 
+from sordino.config import chain, run_layout
 from sordino.data import manifest
 from sordino.data.clip import SAMPLE_RATE, Clip
 from sordino.errors import SordinoError
@@ -44,13 +45,12 @@ from sordino.formats import registry as formats
 from sordino.inference.translation import stored_card, stored_prompt
 from sordino.measure import size
 from sordino.metrics import registry as metrics
-from sordino.models import registry
+from sordino.models import prompts, registry
 from sordino.models.family import Prompt
 from sordino.models.features import EncodedClip, Features
 from sordino.models.generation import Decoding, generate, translate
 from sordino.models.loading import open_model
 from sordino.models.speech import SpeechModel
-from sordino.pipeline.job import DATA, EXPORT, MODELS, render_section
 from sordino.runtime.progress import bar, note
 
 PLAIN = {"float32": torch.float32, "bf16": torch.bfloat16}  # transformers, computing in this type
@@ -267,14 +267,16 @@ def show(title: str, found: dict[str, Any], args: argparse.Namespace) -> None:
 def of_run(run: Path, args: argparse.Namespace) -> dict[str, Any]:
     """The last model of a finished run."""
     source = next(
-        run / MODELS[key][0] for key in ("merged", "student", "pruned", "teacher") if (run / MODELS[key][0]).is_dir()
+        run / chain.directory_of(key)
+        for key in ("merged", "student", "pruned", "teacher")
+        if (run / chain.directory_of(key)).is_dir()
     )
-    clips = manifest.read(run / DATA / "test.jsonl")[: args.clips]
+    clips = manifest.read(run_layout.RunLayout(run).manifest("test"))[: args.clips]
     card = stored_card(str(source))
     with tempfile.TemporaryDirectory(prefix="sordino-formats-") as scratch:
-        systems = open_systems(source, args.formats, run / EXPORT, Path(scratch))
+        systems = open_systems(source, args.formats, run / run_layout.EXPORT, Path(scratch))
         first = systems[0].speech
-        prompt = render_section(first, stored_prompt(str(source)), card["source"], card["target"])
+        prompt = prompts.render(first, stored_prompt(str(source)), card["source"], card["target"])
         judge(systems, clips, prompt, args.max_new_tokens)
         return measured(str(source), systems, heard_by(first, clips[: max(args.batches)], prompt), args)
 

@@ -170,21 +170,21 @@ def _run(args: argparse.Namespace) -> dict[str, Any]:
 
 def _results(recipe: Recipe, quiet: bool) -> dict[str, Any]:
     """Print the table of all systems where the run has got that far; the scores for --json."""
-    from sordino.pipeline.job import REPORT
-    from sordino.stages import report as report_stage
+    from sordino.config.run_layout import PAGE, REPORT, SCORES_FILE
+    from sordino.pipeline import runner
 
     directory = recipe.directory / REPORT
-    if report_stage.STAGE.section(recipe) is None or records.read_stage(directory) is None:
+    if runner.by_name("report").section(recipe) is None or records.read_stage(directory) is None:
         return {}
     if not quiet:
         from rich.console import Console
 
+        from sordino.pipeline.results import report_of
         from sordino.report.table import table
 
-        built = report_stage.build(recipe)
-        Console(width=None if sys.stdout.isatty() else 160).print(table(built.systems))
-        print(f"report: {directory / 'report.html'}")
-    return {"report": str(directory / "report.html"), "scores": files.read_json(directory / "scores.json")}
+        Console(width=None if sys.stdout.isatty() else 160).print(table(report_of(recipe).systems))
+        print(f"report: {directory / PAGE}")
+    return {"report": str(directory / PAGE), "scores": files.read_json(directory / SCORES_FILE)}
 
 
 def _plan_arguments(parser: argparse.ArgumentParser) -> None:
@@ -239,26 +239,26 @@ def _stage(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _sweep(args: argparse.Namespace) -> dict[str, Any]:
+    from sordino.config.run_layout import SWEEP, SWEEP_FILE, SWEEP_PAGE
     from sordino.pipeline import runner
-    from sordino.pipeline.job import SWEEP
 
     if _load(args).sweep is None:
         args.overrides = [*args.overrides, "sweep={}"]
     recipe = _load(args)
     directory = recipe.directory / SWEEP
     ran = runner.run(recipe, {"skip_bad": args.skip_bad})
-    result: dict[str, Any] = files.read_json(directory / "sweep.json")
+    result: dict[str, Any] = files.read_json(directory / SWEEP_FILE)
     if not args.json:
         from rich.console import Console
 
+        from sordino.pipeline.sweeping import report_of
         from sordino.report.lines import sweep_lines
         from sordino.report.table import table
-        from sordino.stages import sweep
 
-        Console(width=None if sys.stdout.isatty() else 160).print(table(sweep.build(recipe, directory).systems))
-        for line in (*sweep_lines(result), f"plot: {directory / 'sweep.html'}"):
+        Console(width=None if sys.stdout.isatty() else 160).print(table(report_of(recipe, directory).systems))
+        for line in (*sweep_lines(result), f"plot: {directory / SWEEP_PAGE}"):
             print(line)
-    return {"run": str(recipe.directory), "ran": ran, "page": str(directory / "sweep.html")} | result
+    return {"run": str(recipe.directory), "ran": ran, "page": str(directory / SWEEP_PAGE)} | result
 
 
 def _is_recipe(text: str) -> bool:

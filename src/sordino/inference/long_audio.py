@@ -26,16 +26,16 @@ from sordino.data.clip import MAX_SECONDS, SAMPLE_RATE, Clip
 from sordino.errors import ArtifactError, DataError
 from sordino.inference import translation
 from sordino.languages import language_code
-from sordino.models import registry
+from sordino.models import prompts, registry
 from sordino.models.features import EncodedClip, Features
 from sordino.models.generation import Decoding, translate
 from sordino.models.loading import ADAPTER_CONFIG, open_model
 from sordino.models.speech import SpeechModel
 from sordino.pipeline import artifact
-from sordino.pipeline.job import device_of, plain, render_section
+from sordino.pipeline.device import device_of
 from sordino.runtime import files
+from sordino.runtime.executor import parallel_map
 from sordino.runtime.progress import bar, note
-from sordino.runtime.threads import each
 
 ROWS, TEXT, PIECES = "segments.jsonl", "text.txt", "pieces.json"
 PAUSE = 0.5  # seconds of silence that end a piece
@@ -121,7 +121,7 @@ class Translator:
         """One row a piece of the segments, in order. state: directory of this list's progress, to resume from."""
         pieces = self._pieces(clips, state)
         source, target = clips[0].source_lang, clips[0].target_lang
-        prompt = render_section(self.speech, translation.stored_prompt(self.model), source, target)
+        prompt = prompts.render(self.speech, translation.stored_prompt(self.model), source, target)
         file = state / ROWS if state else None
         done = {row["id"]: row for row in (files.read_jsonl(file) if file else [])}
         features = Features(self.speech, None)
@@ -168,7 +168,7 @@ class Translator:
             except SilentError as error:
                 return error.problem
 
-        results = list(each(self.speech.device, encode, batch))
+        results = list(parallel_map(self.speech.device, encode, batch))
         encoded = [result for result in results if isinstance(result, EncodedClip)]
         options = Decoding(self.options.batch_size, self.options.max_new_tokens)
         said = {h.id: h for h in translate(self.speech, encoded, options)}
@@ -190,7 +190,8 @@ def request(model: str, options: Options, inputs: Sequence[str]) -> tuple[dict[s
     source, target = translation.languages_of(model, options.source, options.target)
     asked = {"source": source, "target": target, "prompt": dataclasses.asdict(translation.stored_prompt(model))}
     section = dataclasses.asdict(options) | asked | {"device": str(device_of(options.device))}
-    return plain(section), [*model_parents(model), *(artifact.Parent(i, artifact.fingerprint(Path(i))) for i in inputs)]
+    parents = [*model_parents(model), *(artifact.Parent(i, artifact.fingerprint(Path(i))) for i in inputs)]
+    return files.plain(section), parents
 
 
 def model_parents(model: str) -> list[artifact.Parent]:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from sordino.config.run_layout import CARD
 from sordino.config.schema import PromptSection, Recipe
 from sordino.data.audio import load
 from sordino.data.clip import Clip
@@ -15,10 +16,11 @@ from sordino.data.corpora.segments import entries as segments_of
 from sordino.errors import ArtifactError, DataError, RecipeError
 from sordino.metrics import registry as metrics
 from sordino.metrics import resegment
+from sordino.models import prompts
 from sordino.models.features import Features
 from sordino.models.generation import Decoding, translate
 from sordino.models.loading import open_model
-from sordino.pipeline.job import CARD, device_of, render_section
+from sordino.pipeline.device import device_of
 from sordino.runtime import files
 from sordino.runtime.progress import bar
 
@@ -51,7 +53,7 @@ def translate_files(
         raise DataError("\n".join(problems))
     source, target = languages_of(model, source, target)
     speech = open_model(model, device=device_of(device), dtype=dtype)
-    prompt = render_section(speech, stored_prompt(model), source, target)
+    prompt = prompts.render(speech, stored_prompt(model), source, target)
     clips = [Clip(str(i), str(Path(f).absolute()), None, source, target) for i, f in enumerate(files)]
     features = Features(speech, None)
     rows: list[dict[str, Any]] = []
@@ -175,22 +177,23 @@ def _resegmented(hypotheses: Path, references: Sequence[str], listing: Path, tar
 
 def check_comet(recipe: Recipe, environment: Path | None) -> list[dict[str, Any]]:
     """Compare the COMET scores of an evaluated run with the original's; default environment: in the run's cache."""
+    from sordino.config.run_layout import RunLayout
     from sordino.data import manifest
     from sordino.metrics import comet, comet_check
-    from sordino.pipeline.job import CACHE, DATA, SCORES
-    from sordino.stages import evaluate
+    from sordino.pipeline import evaluation
 
     assert recipe.translate
-    stored = files.read_json(recipe.directory / SCORES / "scores.json")["systems"]
-    clips = manifest.read(recipe.directory / DATA / f"{recipe.translate.split}.jsonl")
-    texts = {key: evaluate.hypotheses(recipe, key, clips) for key in stored}
+    layout = RunLayout(recipe.directory)
+    stored = files.read_json(layout.scores)["systems"]
+    clips = manifest.read(layout.manifest(recipe.translate.split))
+    texts = {key: evaluation.hypotheses(recipe, key, clips) for key in stored}
     checks: list[dict[str, Any]] = []
     for name in map(metrics.canonical, recipe.evaluate.metrics if recipe.evaluate else ()):
         metric = metrics.get(name)
         if isinstance(metric, comet.Comet):
             found = {key: entry["scores"][name]["segments"] for key, entry in stored.items()}
             references, sources = [clip.target_text or "" for clip in clips], [clip.source_text for clip in clips]
-            place = environment or recipe.directory / CACHE / "comet-original"
+            place = environment or layout.cache / "comet-original"
             checks += [c.to_json() for c in comet_check.check(metric, found, texts, references, sources, place)]
     if not checks:
         raise RecipeError("--comet-check: the recipe asks for no COMET.", "Add it: evaluate.metrics=[chrf,comet].")
