@@ -81,7 +81,7 @@ def test_a_tied_head_is_not_stored():
 
 def test_what_is_unknown_is_refused():
     with pytest.raises(
-        FamilyError, match="models of type 'whisper' are not supported; supported: .*qwen2_audio, .*voxtral"
+        FamilyError, match=r"models of type 'whisper' are not supported; supported: .*qwen2_audio, .*voxtral"
     ):
         shapes.model({"model_type": "whisper"})
     with pytest.raises(FamilyError, match=r"text_config\.vocab_size is 'many'"):

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from sordino.errors import FamilyError
 from sordino.models import registry
 from sordino.models.family import Family, Table
-from sordino.models.parts import is_tied, part_of
+from sordino.models.parts import part_of
 
 Kind = Literal["linear", "head", "embedding", "other"]
 
@@ -79,7 +79,7 @@ def model(
 
     Raises FamilyError for a family whose tables are not written down or a config that makes no sense.
     """
-    family = registry.get(str(config.get("model_type")))
+    family = registry.of_config(config)
     if not family.tensors.tables:
         raise FamilyError(
             f"the shapes of '{family.model_type}' models are not written down.", "Inspect the weights themselves."
@@ -87,7 +87,7 @@ def model(
     dims = _dims(family, config)
     changed = {"V": vocabulary, "decoder_layers": decoder_layers, "encoder_layers": encoder_layers}
     dims |= {name: value for name, value in changed.items() if value is not None}
-    tied = is_tied(config)
+    tied = registry.is_tied(config)
     tensors = [
         Shape(name, shape, kind, family.gguf_name(name))
         for prefix, table in family.tensors.tables.items()
@@ -131,7 +131,7 @@ def count(tensors: Iterable[Shape]) -> int:
 
 def layer_counts(config: Mapping[str, Any]) -> dict[str, int]:
     """Scope -> number of layers by config.json. Raises FamilyError."""
-    family = registry.get(str(config.get("model_type")))
+    family = registry.of_config(config)
     return {scope: _dims(family, config)[f"{scope}_layers"] for scope in family.scopes}
 
 
@@ -150,7 +150,7 @@ def _dims(family: Family, config: Mapping[str, Any]) -> dict[str, int]:
     if not dims["heads"]:
         raise FamilyError("config.json: text_config.num_attention_heads is 0.", "Copy the model again.")
     head = dims["head_dim"] or dims["H"] // dims["heads"]
-    dims |= {"Q": dims["heads"] * head, "K": dims["kv_heads"] * head}
+    dims |= {"head_dim": head, "Q": dims["heads"] * head, "K": dims["kv_heads"] * head}
     dims |= family.tensors.letters(config, dims)
     for table in family.tensors.tables.values():
         if table.per_layer and table.layers:
