@@ -108,11 +108,10 @@ def test_a_shipped_recipe_is_planned_by_its_name(run: Run, tmp_path: Path) -> No
     assert forecast["finetune"]["size"] == pytest.approx(16.8e9, rel=0.01)
 
 
-@pytest.mark.xfail(strict=True, reason="README has no Python example yet: this line goes with it")
-def test_the_readmes_python_runs(run: Run, tmp_path: Path, pico_dir: Callable[[str], Path]) -> None:
-    """The first block of Python in README.md, with a pico model and a corpus of tones where it names its own."""
-    from tests.test_readme import prepare
-
-    (example, *_) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
-    done = run("python", "-c", prepare(example, tmp_path, pico_dir))
+def test_the_readmes_python_runs(run: Run, tmp_path: Path) -> None:
+    """As it stands, beside the demo's model and corpus, which are data of the checkout and not of the wheel."""
+    (tmp_path / "demo").symlink_to(ROOT / "demo")
+    (example,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    done = run("python", "-c", example)
     assert done.returncode == 0, done.stderr
+    assert (tmp_path / "out" / "small-nf4" / "model.safetensors").is_file()
