@@ -26,10 +26,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sordino.cli import _before_torch
+from sordino.config import card
 from sordino.models import parts
+from sordino.runtime import environment
 
-_before_torch()  # its settings count only before torch is imported: hence the imports below it
+environment.prepare()  # its settings count only before torch is imported: hence the imports below it
+environment.quiet_libraries()
 
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
@@ -42,7 +44,6 @@ from sordino.data import manifest
 from sordino.data.clip import SAMPLE_RATE, Clip
 from sordino.errors import SordinoError
 from sordino.formats import registry as formats
-from sordino.inference.translation import stored_card, stored_prompt
 from sordino.measure import size
 from sordino.metrics import registry as metrics
 from sordino.models import prompts, registry
@@ -272,11 +273,11 @@ def of_run(run: Path, args: argparse.Namespace) -> dict[str, Any]:
         if (run / chain.directory_of(key)).is_dir()
     )
     clips = manifest.read(run_layout.RunLayout(run).manifest("test"))[: args.clips]
-    card = stored_card(str(source))
+    asked = card.read(source)
     with tempfile.TemporaryDirectory(prefix="sordino-formats-") as scratch:
         systems = open_systems(source, args.formats, run / run_layout.EXPORT, Path(scratch))
         first = systems[0].speech
-        prompt = prompts.render(first, stored_prompt(str(source)), card["source"], card["target"])
+        prompt = prompts.render(first, asked.prompt, asked.source or "en", asked.target or "de")
         judge(systems, clips, prompt, args.max_new_tokens)
         return measured(str(source), systems, heard_by(first, clips[: max(args.batches)], prompt), args)
 

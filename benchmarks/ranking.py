@@ -31,10 +31,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sordino.cli import _before_torch
 from sordino.config import records
+from sordino.runtime import environment
 
-_before_torch()  # its settings count only before torch is imported: hence the imports below it
+environment.prepare()  # its settings count only before torch is imported: hence the imports below it
+environment.quiet_libraries()
 
 import numpy as np  # noqa: E402
 import torch  # noqa: E402

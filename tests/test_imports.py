@@ -32,7 +32,7 @@ LEVELS = (
     {"stages"},
     {"inference"},
     {"submission"},
-    {"cli"},
+    {"api", "cli"},
 )
 # what the floors would allow and the design does not
 NARROWER = {
@@ -137,7 +137,7 @@ def test_only_models_name_architectures() -> None:
     assert named  # the pattern finds what it looks for
 
 
-@pytest.mark.parametrize("statement", ["import sordino", "import sordino.cli; sordino.cli._parser()"])
+@pytest.mark.parametrize("statement", ["import sordino", "import sordino.cli; sordino.cli.overview()"])
 def test_importing_is_cheap(statement: str) -> None:
     heavy = "torch", "transformers", "numpy", "soundfile", "sacrebleu"
     code = f"import sys; {statement}; print([m for m in {heavy!r} if m in sys.modules])"

@@ -69,6 +69,10 @@ class ArtifactError(SordinoError):
     """A run directory whose contents are missing, incomplete or of another recipe."""
 
 
+class UsageError(SordinoError):
+    """A command line, or a call of the Python API, that cannot be followed."""
+
+
 FULL = "Free some space and run the same command again: it goes on from what is kept."
 RIGHTS = "Change its rights, or name another place."
 NAME = "Check the path."

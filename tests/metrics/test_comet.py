@@ -70,7 +70,7 @@ def test_half_precision_prints_what_comet_score_prints(variant, models):
 
 
 def test_the_command_line_prints_the_originals_digits(models, files, capsys):
-    command = ["evaluate", str(files / "hypotheses"), "--references", str(files / "references")]
+    command = ["score", str(files / "hypotheses"), "--references", str(files / "references")]
     command += ["--sources", str(files / "sources"), "--metrics", f"comet:{models / 'wmt22'}"]
     assert main(command) == 0
     name, value, interval, signature = capsys.readouterr().out.strip().split("\t")
@@ -243,7 +243,7 @@ def test_sparsemax_is_a_projection_onto_the_simplex():
 
 
 def check_command(files, models, *more):
-    command = ["evaluate", str(files / "hypotheses"), "--references", str(files / "references"), *more]
+    command = ["score", str(files / "hypotheses"), "--references", str(files / "references"), *more]
     model = models / "wmt22"
     return main([*command, "--sources", str(files / "sources"), "--metrics", f"chrf,comet:{model},comet-half:{model}"])
 

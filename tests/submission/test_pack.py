@@ -222,7 +222,7 @@ def test_which_model(made: Made, whole: Path, tmp_path: Path, capsys: Capsys) ->
 def test_what_disagrees_is_refused_before_a_model_is_loaded(
     made: Made, tst: Path, whole: Path, tmp_path: Path, capsys: Capsys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(long_audio, "open_model", lambda *_, **__: pytest.fail("the model was loaded"))
+    monkeypatch.setattr(long_audio, "load", lambda *_, **__: pytest.fail("the model was loaded"))
     model = made.finished / "60-student"
 
     def refused(folder: Path, *options: str) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from sordino.config.setting import other_default, setting
-from sordino.languages import language_code, language_name
+from sordino.languages import has_spaces, language_name
 
 SYSTEM_PROMPT = "You are a professional translator."  # the paper's
 
@@ -315,7 +315,7 @@ class Recipe:
         if self.rank and self.rank.criterion != "auto":
             return self.rank.criterion
         targets = (self.rank.targets if self.rank else ()) or (self.target,)
-        return "chrf" if any(language_code(target) in ("zh", "ja") for target in targets) else "chrf++"
+        return "chrf++" if all(map(has_spaces, targets)) else "chrf"
 
 
 def fill_instruction(template: str, source: str, target: str) -> str:

@@ -67,25 +67,62 @@ def load(
     with _open(path) as file:
         first, count = _stretch(file, path, start, seconds)
         cut = seconds is None or count < round(seconds * file.samplerate)
-        length = count / file.samplerate if cut or seconds is None else seconds
-        if length > max_seconds:
-            raise DataError(
-                f"{path}: the clip is {length:.2f} s long, {max_seconds:g} s is the limit.",
-                "Segment it: give each clip its start and seconds in the table or manifest.",
-            )
-        if length < min_seconds:
-            raise DataError(
-                f"{path}: the clip is {length:.3f} s long, {min_seconds:g} s is the minimum.",
-                "Leave it out, or merge it with its neighbour.",
-            )
-        samples = _read(file, path, first, count)
-        rate = int(file.samplerate)
-    mono = _mix(samples, path)
+        _check_length(path, count / file.samplerate if cut or seconds is None else seconds, min_seconds, max_seconds)
+        return _waveform(_read(file, path, first, count), int(file.samplerate), path, max_seconds)
+
+
+def from_samples(
+    samples: NDArray[Any],
+    rate: float,
+    name: str,
+    *,
+    max_seconds: float = MAX_SECONDS,
+    min_seconds: float = MIN_SECONDS,
+) -> Waveform:
+    """Samples at any rate -> float32 (n,), 16,000 Hz, channels averaged; what `load` gives for a file of them.
+
+    samples: (n,) or (n, channels); whole numbers have the full scale of their type, as WAV files have.
+    rate: Hz. Raises DataError as `load` does, and for samples of another shape.
+    """
+    values = np.asarray(samples)
+    if values.ndim not in (1, 2) or values.dtype.kind not in "iuf" or not 0 < rate < np.inf:
+        raise DataError(
+            f"{name} is no audio: {values.dtype} of shape {values.shape} at {rate:g} Hz.",
+            "Give samples (n,) or (n, channels), numbers, with their rate in Hz.",
+        )
+    frames = values[:, None] if values.ndim == 1 else values
+    if frames.shape[1] > max(1, len(frames)):
+        raise DataError(f"{name} has more channels than samples: {values.shape}.", "Transpose it: (n, channels).")
+    if values.dtype.kind in "iu":
+        limits = np.iinfo(values.dtype)
+        middle = 0 if values.dtype.kind == "i" else limits.max // 2 + 1
+        frames = (frames.astype(np.float64) - middle) / -(int(limits.min) - middle)
+    _check_length(name, len(frames) / rate, min_seconds, max_seconds)
+    return _waveform(frames.astype(np.float32), rate, name, max_seconds)
+
+
+def _check_length(name: str | Path, length: float, min_seconds: float, max_seconds: float) -> None:
+    """Raise DataError for a length, in seconds, outside the limits."""
+    if length > max_seconds:
+        raise DataError(
+            f"{name}: the clip is {length:.2f} s long, {max_seconds:g} s is the limit.",
+            "Segment it: give each clip its start and seconds in the table or manifest.",
+        )
+    if length < min_seconds:
+        raise DataError(
+            f"{name}: the clip is {length:.3f} s long, {min_seconds:g} s is the minimum.",
+            "Leave it out, or merge it with its neighbour.",
+        )
+
+
+def _waveform(samples: Waveform, rate: float, name: str | Path, max_seconds: float) -> Waveform:
+    """(n, channels) at `rate` -> (n,) at 16,000 Hz. Raises DataError for NaN and infinity, SilentError for silence."""
+    mono = _mix(samples, name)
     if float(np.abs(mono).max(initial=0.0)) < SILENCE_PEAK:
         cancel = float(np.abs(samples).max(initial=0.0)) >= SILENCE_PEAK
         why = "its channels cancel each other" if cancel else f"it never rises above {SILENCE_DBFS:g} dBFS"
         fix = "Export one of its channels alone." if cancel else "Leave it out, or check the recording."
-        raise SilentError(f"{path}: the clip is silent: {why}.", fix)
+        raise SilentError(f"{name}: the clip is silent: {why}.", fix)
     if rate != SAMPLE_RATE:
         mono = np.asarray(soxr.resample(mono, rate, SAMPLE_RATE), dtype=np.float32)
     return mono[: round(max_seconds * SAMPLE_RATE)]  # rounding may have added one sample
@@ -254,7 +291,7 @@ def _damaged(file: Any, path: Path, decoded: int | None, count: int) -> DataErro
     return DataError(f"{path} is truncated or damaged: {outcome} of {count / rate:.2f} s.", FETCH_AGAIN)
 
 
-def _mix(samples: Waveform, path: Path) -> Waveform:
+def _mix(samples: Waveform, path: str | Path) -> Waveform:
     """(n, channels) -> (n,), the mean of the channels; DataError for NaN and infinity."""
     if not np.isfinite(samples).all():
         bad = int(np.count_nonzero(~np.isfinite(samples).all(axis=1)))

@@ -1,4 +1,4 @@
-"""The native COMET against the original one: `sordino evaluate ... --comet-check`.
+"""The native COMET against the original one: `--comet-check` of `sordino evaluate` and `sordino score`.
 
 `unbabel-comet` needs transformers 4 and numpy 1, so it gets an environment of its own, made on request from the
 pinned comet_requirements.txt (1.4 GB, about two minutes, kept for the next time). It scores the same texts with the

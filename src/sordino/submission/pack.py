@@ -3,7 +3,7 @@
     OUT/${TEAM}_IWSLT27_ModelCompression_${LP}_${constrained|unconstrained}_${primary|contrastive}/
       NAME.md                description.py
       TESTSET/NAME.txt       what is uploaded for the test set
-      TESTSET/segments.jsonl the pieces behind it, as long_audio.py writes them
+      TESTSET/segments.jsonl the chunks behind it, as long_audio.py writes them
       stage.json             what made them
 
 A test set is a folder of recordings with FILE_ORDER and, where it is segmented, one YAML list. As in the organisers'
@@ -27,7 +27,8 @@ from sordino.data.clip import MAX_SECONDS, Clip
 from sordino.data.corpora import iwslt
 from sordino.data.corpora import segments as listing
 from sordino.errors import ArtifactError, DataError, RecipeError
-from sordino.inference import long_audio, translation
+from sordino.inference import long_audio
+from sordino.inference.model import languages_of
 from sordino.languages import language_code
 from sordino.models.loading import ADAPTER_CONFIG
 from sordino.pipeline import artifact, lineage
@@ -78,10 +79,10 @@ def submit(
     Raises DataError, ArtifactError, RecipeError, FamilyError; everything that can be known before translating is.
     """
     path = chosen_model(Path(model))
-    source, target = translation.languages_of(str(path), options.source, options.target)
+    source, target = languages_of(str(path), options.source, options.target)
     options = replace(options, source=source, target=target)
     name = entry.name(f"{language_code(source)}-{language_code(target)}")
-    known = _lineage(path, entry)
+    history = _lineage(path, entry)
     sets = _test_sets(folders, segments, (source, target))
     chunks.refuse_long([clip for clips in sets.values() for clip in clips], MAX_SECONDS)
     inputs = {clip.audio for clips in sets.values() for clip in clips}
@@ -93,7 +94,7 @@ def submit(
     directory = out / name
     long_audio.refuse_other(directory, section, parents)
     if artifact.why_stale(directory, section, parents) is not None:
-        translator = long_audio.Translator(str(path), options)
+        translator = long_audio.LongAudioTranslator(str(path), options)
         with artifact.building(directory, section, parents, {"stage": "submit"}) as (partial, record):
             with artifact.locked(partial):
                 outcomes = {}
@@ -101,7 +102,7 @@ def submit(
                     state = partial / artifact.STATE_DIR / key
                     state.mkdir(parents=True, exist_ok=True)
                     outcomes[key] = _write(partial / key, name, clips, translator.rows(clips, state), target)
-                described = Described(name, path, f"{source} to {target}", known, entry.datasets, outcomes)
+                described = Described(name, path, f"{source} to {target}", history, entry.datasets, outcomes)
                 files.write_text(partial / f"{name}.md", describe(described))
             record |= {"outcomes": outcomes}
     stage = records.read_stage(directory)
@@ -112,9 +113,9 @@ def submit(
         "directory": str(directory),
         "description": str(directory / f"{name}.md"),
         "files": {key: str(directory / key / f"{name}.txt") for key in outcomes},
-        "segments": {key: found["segments"] for key, found in outcomes.items()},
-        "empty": {key: found["empty"] for key, found in outcomes.items()},
-        "folded": {key: found["folded"] for key, found in outcomes.items()},
+        "segments": {key: outcome["segments"] for key, outcome in outcomes.items()},
+        "empty": {key: outcome["empty"] for key, outcome in outcomes.items()},
+        "folded": {key: outcome["folded"] for key, outcome in outcomes.items()},
     }
 
 
@@ -130,28 +131,28 @@ def chosen_model(path: Path) -> Path:
     if len(exports) == 1:
         return exports[0]
     models = exports or sorted(file.parent for file in path.glob("*/config.json"))
-    found = f"Give one of: {', '.join(map(str, models))}." if models else "Give a model directory or a run."
-    raise RecipeError(f"it is not known which model of {path} is to be submitted.", found)
+    remedy = f"Give one of: {', '.join(map(str, models))}." if models else "Give a model directory or a run."
+    raise RecipeError(f"it is not known which model of {path} is to be submitted.", remedy)
 
 
 def _lineage(model: Path, entry: Entry) -> lineage.Lineage | None:
     """None where the submitter's words stand for it. Raises ArtifactError where the condition is not met."""
     try:
-        found = lineage.read(model)
+        history = lineage.read(model)
     except ArtifactError as error:
         if entry.constrained or not entry.datasets:
             remedy = f"{error.remedy} " if error.remedy else ""
             more = "" if entry.constrained else " Or say what data was used: --datasets TEXT (the rules ask for it)."
             raise ArtifactError(error.problem, f"{remedy}Submit a model inside its run.{more}") from None
         return None
-    others = sorted({data.name for data in found.data} - set(CONSTRAINED))
+    others = sorted({data.name for data in history.data} - set(CONSTRAINED))
     if entry.constrained and others:
         raise ArtifactError(
             f"{model} was made with {', '.join(others)}, and the constrained condition allows only "
             f"{', '.join(CONSTRAINED)}.",
             "Submit it without --constrained.",
         )
-    return found
+    return history
 
 
 def _test_sets(folders: Sequence[Path], segments: Path | None, languages: tuple[str, str]) -> dict[str, list[Clip]]:
@@ -159,17 +160,17 @@ def _test_sets(folders: Sequence[Path], segments: Path | None, languages: tuple[
         raise RecipeError(
             "--segments names the list of one test set, and several are given.", "Submit them one by one."
         )
-    found: dict[str, list[Clip]] = {}
+    sets: dict[str, list[Clip]] = {}
     for folder in folders:
         key = folder.absolute().name
         if not SET.fullmatch(key):
             raise DataError(
                 f"{folder}: a test set is named by its folder: letters, digits, dots, hyphens, underscores."
             )
-        if key in found:
+        if key in sets:
             raise DataError(f"two test sets are called {key}.", "Name their folders apart.")
-        found[key] = test_set(folder, segments, languages)
-    return found
+        sets[key] = test_set(folder, segments, languages)
+    return sets
 
 
 def test_set(folder: Path, segments: Path | None, languages: tuple[str, str]) -> list[Clip]:
@@ -199,10 +200,10 @@ def test_set(folder: Path, segments: Path | None, languages: tuple[str, str]) ->
     ranks = {name: rank for rank, name in enumerate(names)}
     missing, unknown = [n for n in recordings if n not in ranks], [n for n in names if n not in recordings]
     if missing or unknown or len(ranks) < len(names):
-        said = [f"it does not name {', '.join(missing)}"] if missing else []
-        said += [f"nothing is there of {', '.join(unknown)}"] if unknown else []
-        said += ["it names a recording twice"] if len(ranks) < len(names) else []
-        raise DataError(f"{order} and the segments disagree: {'; '.join(said)}.", "Is the test set complete?")
+        problems = [f"it does not name {', '.join(missing)}"] if missing else []
+        problems += [f"nothing is there of {', '.join(unknown)}"] if unknown else []
+        problems += ["it names a recording twice"] if len(ranks) < len(names) else []
+        raise DataError(f"{order} and the segments disagree: {'; '.join(problems)}.", "Is the test set complete?")
     return sorted(clips, key=lambda clip: ranks[called[clip.audio]])
 
 

@@ -1,13 +1,12 @@
 """The corpora sordino can read, one module each; adding one is a module and a line in CORPORA."""
 
-import difflib
 import inspect
 from importlib import import_module
 from pathlib import Path
 from typing import Any, cast
 
 from sordino.data.corpora.base import SPLITS, BadRow, Corpus, Loader, Split
-from sordino.errors import RecipeError
+from sordino.errors import RecipeError, near_match
 
 __all__ = ["CORPORA", "SPLITS", "BadRow", "Corpus", "Loader", "Split", "load", "loader"]
 
@@ -24,8 +23,8 @@ UNSET = (None, (), "own")  # values of a recipe's settings that ask for nothing
 def loader(name: str) -> Loader:
     """The reader of a corpus by name; RecipeError, with the near match, for a name that is not there."""
     if name not in CORPORA:
-        near = difflib.get_close_matches(name, CORPORA, n=1)
-        hint = f"Did you mean {near[0]!r}? " if near else ""
+        near = near_match(name, CORPORA)
+        hint = f"Did you mean {near!r}? " if near else ""
         raise RecipeError(f"There is no corpus {name!r}.", f"{hint}There are: {', '.join(sorted(CORPORA))}.")
     module, function = CORPORA[name].split(":")
     return cast(Loader, getattr(import_module(module), function))

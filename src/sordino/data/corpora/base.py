@@ -40,6 +40,10 @@ class Corpus:
     notes: tuple[str, ...] = ()
     own_splits: bool = False
 
+    def of(self, split: Split) -> list[Clip]:
+        """The clips of one split, where the corpus assigns them."""
+        return [clip for clip in self.clips if self.splits.get(clip.id) == split]
+
 
 class Loader(Protocol):
     """A corpus reader. path: the corpus on disk; texts: which table, where there are several; settings: its own."""
