@@ -13,7 +13,8 @@ from typing import Any, Literal
 from sordino.errors import FamilyError
 from sordino.models import registry
 from sordino.models.family import Family, Table
-from sordino.models.parts import part_of
+from sordino.models.parts import is_tied, part_of
+from sordino.runtime.terminal import quoted
 
 Kind = Literal["linear", "head", "embedding", "other"]
 
@@ -44,8 +45,8 @@ class Shape:
 class Model:
     """A model as its config describes it. tensors: sorted by name; a tied head is not among them.
 
-    dims: the letters of the family's fields, encoder_layers, decoder_layers, heads, kv_heads, Q and K (of the widest
-    layer); D, F and M are 0 without an encoder.
+    dims: the letters of the family's fields, encoder_layers, decoder_layers, heads, kv_heads, head_dim, Q and K (of the
+    widest layer); D, F and M are 0 without an encoder.
     """
 
     family: Family
@@ -87,7 +88,7 @@ def model(
     dims = _dims(family, config)
     changed = {"V": vocabulary, "decoder_layers": decoder_layers, "encoder_layers": encoder_layers}
     dims |= {name: value for name, value in changed.items() if value is not None}
-    tied = registry.is_tied(config)
+    tied = is_tied(config)
     tensors = [
         Shape(name, shape, kind, family.gguf_name(name))
         for prefix, table in family.tensors.tables.items()
@@ -145,10 +146,11 @@ def _dims(family: Family, config: Mapping[str, Any]) -> dict[str, int]:
         if value is None:
             value = default
         if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-            raise FamilyError(f"config.json: {section}.{key} is {value!r:.60} and not a size.", "Copy the model again.")
+            problem = f"config.json: {section}.{key} is {quoted(value, 60)} and not a size."
+            raise FamilyError(problem, "Copy the model again.")
+        if not value and default != 0 and not name.endswith("_layers"):  # 0 by default: what a model may lack
+            raise FamilyError(f"config.json: {section}.{key} is 0.", "Copy the model again.")
         dims[name] = value
-    if not dims["heads"]:
-        raise FamilyError("config.json: text_config.num_attention_heads is 0.", "Copy the model again.")
     head = dims["head_dim"] or dims["H"] // dims["heads"]
     dims |= {"head_dim": head, "Q": dims["heads"] * head, "K": dims["kv_heads"] * head}
     dims |= family.tensors.letters(config, dims)
