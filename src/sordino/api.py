@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     from sordino.metrics.base import Score
     from sordino.models.features import EncodedClip
     from sordino.models.generation import Hypothesis
-    from sordino.pruning.search import Layer, Removal
+    from sordino.pruning.layer import Layer
+    from sordino.pruning.ranking import Ranking
 
 __all__ = ["Recipe", "encode", "export", "inspect", "load", "prune", "rank_layers", "run", "score", "translate"]
 
@@ -183,7 +184,7 @@ def rank_layers(
     max_new_tokens: int = 256,
     seed: int = 0,
     progress: Progress | None = None,
-) -> list[Removal]:
+) -> Ranking:
     """Find the layers that translation can spare, one removal after the other (Moslem 2025; docs/method.md).
 
     Args:
@@ -200,8 +201,9 @@ def rank_layers(
         progress: called with (label, done, total).
 
     Returns:
-        The removals in order, for `prune`. Of each: `.layer`, by its index in this model; `.trial.score`, of the model
-        without it and all before it; `.probability`, the share of resamples in which it is the best of its round.
+        A Ranking, for `prune`: iterable, the layers in order, by their index in this model. `.removals` says of each
+        `.score`, of the model without it and all before it, and `.probability`, the share of resamples in which it is
+        the best of its round.
 
     Raises:
         DataError: a clip lacks its reference or cannot be read. RecipeError: fewer candidates than `remove`, or an
@@ -224,7 +226,7 @@ def rank_layers(
 
 def prune(
     model: Model,
-    order: Iterable[Removal | Layer | str | int],
+    order: Ranking | Iterable[Layer | str | int],
     directory: str | Path | None = None,
     *,
     progress: Progress | None = None,
@@ -233,7 +235,7 @@ def prune(
 
     Args:
         model: as `load` gives it. It stays as it is; the smaller model shares its weights.
-        order: removals of `rank_layers`, or layers by their index in this model: `decoder.12`, `encoder.3`, 12.
+        order: what `rank_layers` gives, or layers by their index in this model: `decoder.12`, `encoder.3`, 12.
         directory: where to write the smaller model: in bfloat16, copied from the files of `model`, with sordino.json
             beside it. It must not exist.
         progress: called with (label, done, total).
@@ -352,15 +354,15 @@ def run(
         ArtifactError: a disk or a memory that is full; the progress is kept.
     """
     environment.prepare()
+    from sordino.config.run_layout import RunLayout
     from sordino.pipeline import runner
-    from sordino.pipeline.job import SCORES
 
     resolved = _resolved(recipe, overrides)
     with reported_to(progress):
         ran = runner.run(resolved, {"skip_bad": skip_bad})
     scores = None
     if resolved.translate and resolved.evaluate:
-        systems = files.read_json(resolved.directory / SCORES / "scores.json")["systems"]
+        systems = files.read_json(RunLayout(resolved.directory).scores)["systems"]
         scores = {key: {name: s["value"] for name, s in row["scores"].items()} for key, row in systems.items()}
     return Run(resolved.directory, tuple(ran), scores)
 

@@ -271,12 +271,12 @@ def test_too_little_memory_for_files_and_batches(
     made: Made, tmp_path: Path, capsys: Capsys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from sordino.inference import translation
-    from sordino.stages import pseudolabel
+    from sordino.pipeline import pseudolabels
 
     def short(*_: object, **__: object) -> None:
         raise no_memory("torch")
 
-    monkeypatch.setattr(pseudolabel, "generate", short)
+    monkeypatch.setattr(pseudolabels, "generate", short)
     file = made.copied(tmp_path, stages=["10-data", "20-teacher"])
     assert "lower pseudolabel.batch_size (now 3)" in refusal(capsys, "pseudolabel", file)
     monkeypatch.setattr(translation, "translate_files", short)

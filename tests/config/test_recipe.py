@@ -87,7 +87,7 @@ def test_wrong_types(tmp_path: Path, changes: dict[str, Any], said: str) -> None
         ({"rank": {"remove": 0}}, "rank.remove: must be at least 1, found 0"),
         ({"rank": {"protect_first": -1}}, "rank.protect_first: must be at least 0"),
         ({"prune": None}, "prune: needs the rank section"),
-        ({"rank": None, "prune": {"of": "teacher"}}, "prune.of: there is no teacher"),
+        ({"rank": None, "prune": {"of": "teacher"}}, "prune.of: this recipe makes no 'teacher' model"),
         ({"distil": {"mix": {"pseudo": False}}}, "distil: needs the prune section"),
         ({"pseudolabel": None}, "pseudolabel: needs the finetune section"),
         ({"merge": None}, "merge: needs the qlora section"),

@@ -59,18 +59,19 @@ def _run(args: argparse.Namespace) -> Result:
 
 def _results(recipe: Recipe, quiet: bool) -> Result:
     """Print the table of all systems where the run has got that far; the scores for --json."""
-    from sordino.pipeline.job import REPORT
-    from sordino.stages import report as report_stage
+    from sordino.config.run_layout import PAGE, REPORT, SCORES_FILE
+    from sordino.pipeline import runner
 
     directory = recipe.directory / REPORT
-    if report_stage.STAGE.section(recipe) is None or records.read_stage(directory) is None:
+    if runner.by_name("report").section(recipe) is None or records.read_stage(directory) is None:
         return {}
     if not quiet:
+        from sordino.pipeline.results import report_of
         from sordino.report.table import table
 
-        output().print(table(report_stage.build(recipe).systems))
-        print(f"report: {directory / 'report.html'}")
-    return {"report": str(directory / "report.html"), "scores": files.read_json(directory / "scores.json")}
+        output().print(table(report_of(recipe).systems))
+        print(f"report: {directory / PAGE}")
+    return {"report": str(directory / PAGE), "scores": files.read_json(directory / SCORES_FILE)}
 
 
 def _plan(args: argparse.Namespace) -> Result:
@@ -142,24 +143,24 @@ def _settings(args: argparse.Namespace) -> Result:
 
 
 def _sweep(args: argparse.Namespace) -> Result:
+    from sordino.config.run_layout import SWEEP, SWEEP_FILE, SWEEP_PAGE
     from sordino.pipeline import runner
-    from sordino.pipeline.job import SWEEP
 
     if _load(args).sweep is None:
         args.overrides = [*args.overrides, "sweep={}"]
     recipe = _load(args)
     directory = recipe.directory / SWEEP
     ran = runner.run(recipe, {"skip_bad": args.skip_bad})
-    result: Result = files.read_json(directory / "sweep.json")
+    result: Result = files.read_json(directory / SWEEP_FILE)
     if not args.json:
+        from sordino.pipeline.sweeping import report_of
         from sordino.report.lines import sweep_lines
         from sordino.report.table import table
-        from sordino.stages import sweep
 
-        output().print(table(sweep.build(recipe, directory).systems))
-        for line in (*sweep_lines(result), f"plot: {directory / 'sweep.html'}"):
+        output().print(table(report_of(recipe, directory).systems))
+        for line in (*sweep_lines(result), f"plot: {directory / SWEEP_PAGE}"):
             print(line)
-    return {"run": str(recipe.directory), "ran": ran, "page": str(directory / "sweep.html")} | result
+    return {"run": str(recipe.directory), "ran": ran, "page": str(directory / SWEEP_PAGE)} | result
 
 
 CHAIN = {

@@ -15,13 +15,14 @@ FORMATS = {
     "gguf-q4_k_m": "sordino.formats.gguf:Q4_K_M",
     "gguf-q4_0": "sordino.formats.gguf:Q4_0",
 }
+MIXED = "mixed"  # the format whose widths are chosen for a budget of bytes
+WITH_PACKAGES = ("gguf-q8_0", "gguf-q4_k_m", "gguf-q4_0")  # that have `require`: the others are not imported to ask
 
 
 def require(name: str) -> None:
     """Raise FamilyError where a format needs a package that is not installed."""
-    needed = getattr(get(name), "require", None)
-    if needed:
-        needed()
+    if name in WITH_PACKAGES:
+        get(name).require()
 
 
 def get(name: str) -> Any:

@@ -32,7 +32,7 @@ from sordino.models.generation import Decoding, batches_by_length
 from sordino.models.loading import ADAPTER_CONFIG
 from sordino.models.translation import encode_and_translate
 from sordino.pipeline import artifact
-from sordino.pipeline.job import device_of, plain
+from sordino.pipeline.device import device_of
 from sordino.runtime import files
 from sordino.runtime.progress import bar, note
 
@@ -189,7 +189,8 @@ def request(model: str, options: Options, inputs: Sequence[str]) -> tuple[dict[s
     prompt = card.read(Path(model)).prompt
     asked = {"source": source, "target": target, "prompt": dataclasses.asdict(prompt)}
     section = dataclasses.asdict(options) | asked | {"device": str(device_of(options.device))}
-    return plain(section), [*model_parents(model), *(artifact.Parent(i, artifact.fingerprint(Path(i))) for i in inputs)]
+    parents = [*model_parents(model), *(artifact.Parent(i, artifact.fingerprint(Path(i))) for i in inputs)]
+    return files.plain(section), parents
 
 
 def model_parents(model: str) -> list[artifact.Parent]:

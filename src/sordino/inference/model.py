@@ -15,11 +15,12 @@ from sordino.config import card
 from sordino.config.card import Card
 from sordino.errors import UsageError
 from sordino.languages import language_name
+from sordino.models import prompts
 from sordino.models.features import Features
 from sordino.models.loading import open_model
 from sordino.models.speech import SpeechModel
-from sordino.pipeline.job import device_of, render_section
-from sordino.pruning.search import Layer
+from sordino.pipeline.device import device_of
+from sordino.pruning.layer import Layer
 
 SOURCE = "en"  # where nothing says what is spoken
 
@@ -49,7 +50,7 @@ class Model:
 
     def prompt(self, source: str, target: str) -> str:
         """The prompt as the model sees it, with one audio placeholder."""
-        return render_section(self.speech, self.card.prompt, source, target)
+        return prompts.render(self.speech, self.card.prompt, source, target)
 
     def changed(self) -> bool:
         """Whether any parameter was trained or replaced since the files were read."""

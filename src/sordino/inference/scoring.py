@@ -141,22 +141,23 @@ def _rows(file: Path) -> list[dict[str, Any]]:
 
 def check_comet(recipe: Recipe, environment: Path | None) -> list[dict[str, Any]]:
     """Compare the COMET scores of an evaluated run with the original's; default environment: in the run's cache."""
+    from sordino.config.run_layout import RunLayout
     from sordino.data import manifest
     from sordino.metrics import comet, comet_check
-    from sordino.pipeline.job import CACHE, DATA, SCORES
-    from sordino.stages import evaluate
+    from sordino.pipeline import evaluation
 
     assert recipe.translate
-    systems = files.read_json(recipe.directory / SCORES / "scores.json")["systems"]
-    clips = manifest.read(recipe.directory / DATA / f"{recipe.translate.split}.jsonl")
-    texts = {key: evaluate.hypotheses(recipe, key, clips) for key in systems}
+    layout = RunLayout(recipe.directory)
+    systems = files.read_json(layout.scores)["systems"]
+    clips = manifest.read(layout.manifest(recipe.translate.split))
+    texts = {key: evaluation.hypotheses(recipe, key, clips) for key in systems}
     checks: list[dict[str, Any]] = []
     for name in map(metrics.canonical, recipe.evaluate.metrics if recipe.evaluate else ()):
         metric = metrics.get(name)
         if isinstance(metric, comet.Comet):
             segments = {key: entry["scores"][name]["segments"] for key, entry in systems.items()}
             references, sources = [clip.target_text or "" for clip in clips], [clip.source_text for clip in clips]
-            place = environment or recipe.directory / CACHE / "comet-original"
+            place = environment or layout.cache / "comet-original"
             checks += [c.to_json() for c in comet_check.check(metric, segments, texts, references, sources, place)]
     if not checks:
         raise RecipeError("--comet-check: the recipe asks for no COMET.", "Add it: evaluate.metrics=[chrf,comet].")

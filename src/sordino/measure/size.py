@@ -132,11 +132,11 @@ def weights_files(path: Path) -> tuple[Path, ...]:
 def headers(files: Iterable[Path]) -> dict[str, Tensor]:
     """The tensors of several files. Raises ArtifactError for a damaged one and for a tensor that two of them hold."""
     files = list(files)
-    found = read_headers(file for file in files if file.suffix != GGUF)
+    tensors = read_headers(file for file in files if file.suffix != GGUF)
     for file in files:
         if file.suffix == GGUF:
-            found |= gguf.read_header(file).tensors
-    return found
+            tensors |= gguf.read_header(file).tensors
+    return tensors
 
 
 def logical_parameters(tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> int | None:

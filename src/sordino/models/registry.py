@@ -66,16 +66,6 @@ def family_of(path: str, revision: str | None = None) -> Family:
     return get(model_type)
 
 
-def local_config(path: str, revision: str | None = None) -> Any | None:
-    """The config of a local directory, or of a Hub id that has been fetched before; None where it is not here."""
-    from transformers import AutoConfig
-
-    try:
-        return AutoConfig.from_pretrained(path, revision=revision, local_files_only=True)
-    except (OSError, ValueError):
-        return None  # loading the model will say what is wrong
-
-
 def layer_count(config: Any, scope: Scope) -> int:
     """Layers of a scope by a model's config; 0 where the family has no such stack. Raises FamilyError."""
     stack = get(str(config.model_type)).stacks.get(scope)

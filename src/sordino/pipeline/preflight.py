@@ -1,12 +1,15 @@
-"""What is refused before anything runs: mistakes that a later stage would find, perhaps after hours of training."""
+"""What is refused before anything runs: mistakes that a later stage would find, perhaps after hours of training.
+
+No torch where the recipe does not ask for an accelerator: a plan is made in a moment.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from sordino.config import records
+from sordino.config.run_layout import RunLayout
 from sordino.config.schema import Recipe
 from sordino.data import manifest
 from sordino.data.clip import Clip
@@ -14,37 +17,40 @@ from sordino.errors import DataError, FamilyError, RecipeError
 from sordino.formats import registry as formats
 from sordino.metrics import comet_files
 from sordino.metrics import registry as metrics
-from sordino.models import registry
-from sordino.pipeline.job import DATA, device_of
-from sordino.pruning import search
+from sordino.models import shapes
+from sordino.pipeline.device import device_type
+from sordino.pipeline.forecast import config_of
+from sordino.pruning.layer import SCOPES, kept, parse_layer
 
 
 def refuse(recipe: Recipe) -> None:
     """Raise SordinoError for a device, packages, layers, metrics and texts that are not there, and a
     tokenizer that cannot be trimmed."""
-    device_of(recipe.device)
+    device_type(recipe.device)
     for name in recipe.export.formats if recipe.export else ():
         formats.require(name)
     refuse_layers(recipe)
     refuse_tokenizer(recipe)
-    for _, where, metric in metrics_of(recipe):
+    for _, setting, metric in metrics_of(recipe):
         word, _, model = metrics.canonical(metric).partition(":")
-        if where != "evaluate.metrics" and word not in metrics.WITH_MODEL:
-            raise RecipeError(f"{where}: '{metric}' is no COMET.", "Write comet, or comet:MODEL.")
+        if setting != "evaluate.metrics" and word not in metrics.WITH_MODEL:
+            raise RecipeError(f"{setting}: '{metric}' is no COMET.", "Write comet, or comet:MODEL.")
         if model:
             comet_files.local(model)
-    if records.read_stage(recipe.directory / DATA) is not None:
-        refuse_sources(recipe, lambda split: manifest.read(recipe.directory / DATA / f"{split}.jsonl"))
+    layout = RunLayout(recipe.directory)
+    if records.read_stage(layout.data) is not None:
+        refuse_sources(recipe, lambda split: manifest.read(layout.manifest(split)))
 
 
 def refuse_layers(recipe: Recipe) -> None:
     """Raise RecipeError for layers that are named wrongly, or that the base model does not have."""
-    order = [search.parse_layer(text) for text in recipe.rank.layers] if recipe.rank else []
-    config = registry.local_config(recipe.model, recipe.revision) if order else None
-    if config is None:
+    order = [parse_layer(text) for text in recipe.rank.layers] if recipe.rank else []
+    config = config_of(recipe) if order else None
+    if config is None or not shapes.known(config):  # then ranking will say
         return
-    for scope in search.SCOPES["both"]:
-        search.kept(registry.layer_count(config, scope), scope, order)
+    dims = shapes.model(config).dims
+    for scope in SCOPES["both"]:
+        kept(dims.get(f"{scope}_layers", 0), scope, order)
 
 
 def refuse_tokenizer(recipe: Recipe) -> None:
@@ -60,25 +66,25 @@ def refuse_tokenizer(recipe: Recipe) -> None:
 
 def metrics_of(recipe: Recipe) -> list[tuple[str, str, str]]:
     """(split, setting, name) of every metric that the recipe will compute."""
-    found = []
+    rows = []
     if recipe.evaluate and recipe.translate:
-        found += [(str(recipe.translate.split), "evaluate.metrics", name) for name in recipe.evaluate.metrics]
+        rows += [(str(recipe.translate.split), "evaluate.metrics", name) for name in recipe.evaluate.metrics]
     if recipe.pseudolabel and recipe.pseudolabel.filter.min_comet is not None:
-        found.append(("train", "pseudolabel.filter.comet", recipe.pseudolabel.filter.comet))
-    return found
+        rows.append(("train", "pseudolabel.filter.comet", recipe.pseudolabel.filter.comet))
+    return rows
 
 
 def refuse_sources(recipe: Recipe, read: Callable[[str], Sequence[Clip]]) -> None:
     """Raise DataError where a metric needs source texts that the clips of its split lack. read: split -> clips."""
-    for split, where, name in metrics_of(recipe):
-        metric: Any = metrics.get(name)
-        if not metric.needs_sources:
+    for split, setting, name in metrics_of(recipe):
+        learned = metrics.canonical(name).partition(":")[0] in metrics.WITH_MODEL  # the others count what is written
+        if not learned or not metrics.get(name).needs_sources:
             continue
         clips = read(split)
         lacking = [clip.id for clip in clips if not (clip.source_text or "").strip()]
         if lacking:
             raise DataError(
-                f"{where}: {name} needs source texts, and {len(lacking)} of {len(clips)} {split} clips have none, "
+                f"{setting}: {name} needs source texts, and {len(lacking)} of {len(clips)} {split} clips have none, "
                 f"{lacking[0]} among them.",
                 "Give the corpus a source_text column, or leave the metric out.",
             )

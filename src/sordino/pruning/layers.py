@@ -18,21 +18,7 @@ from sordino.errors import RecipeError
 from sordino.models.family import Scope, Stack
 from sordino.models.registry import sub_config
 from sordino.models.speech import SpeechModel
-
-
-def check_keep(keep: Sequence[int], total: int, scope: Scope) -> list[int]:
-    """Sorted copy of the layers to keep. Raises RecipeError for an index out of range, twice, or an empty list."""
-    wrong = [i for i in keep if not 0 <= i < total]
-    if wrong:
-        raise RecipeError(
-            f"{scope} layer {wrong[0]} is out of range: this model has {scope} layers 0 to {total - 1}.",
-            "Name layers by their index in the unpruned model.",
-        )
-    if len(set(keep)) != len(keep):
-        raise RecipeError(f"a {scope} layer is named twice in {list(keep)}.")
-    if not keep:
-        raise RecipeError(f"no {scope} layer would be left.", "Remove fewer layers.")
-    return sorted(keep)
+from sordino.pruning.layer import check_keep
 
 
 def _configs(speech: SpeechModel, scope: Scope) -> list[Any]:

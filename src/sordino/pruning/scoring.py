@@ -27,17 +27,8 @@ from sordino.models.features import EncodedClip
 from sordino.models.speech import SpeechModel
 from sordino.pruning import criteria
 from sordino.pruning.engines import Engine, open_engine
-from sordino.pruning.search import (
-    Layer,
-    Trial,
-    renumbered,
-    rungs,
-    schedule,
-    screened_in,
-    screening_clips,
-    survivors,
-    without,
-)
+from sordino.pruning.layer import Layer, renumbered
+from sordino.pruning.search import Trial, rungs, schedule, screened_in, screening_clips, survivors, without
 from sordino.runtime.threads import each, workers_on
 
 RESAMPLES = 1000

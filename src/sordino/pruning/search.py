@@ -27,27 +27,12 @@ from sordino.errors import RecipeError
 from sordino.models.family import Scope
 from sordino.models.registry import sub_config
 from sordino.models.speech import SpeechModel
-from sordino.pruning.layers import check_keep, only
+from sordino.pruning.layer import SCOPES, Layer, kept
+from sordino.pruning.layers import only
 
-SCOPES: dict[str, tuple[Scope, ...]] = {
-    "decoder": ("decoder",),
-    "encoder": ("encoder",),
-    "both": ("decoder", "encoder"),
-}
 SCREEN_SHARE = 12  # racing screens on a twelfth of the clips
 SCREENED_FOR = 4  # rounds, then anew
 SCREENED = 3  # and lets a third of the candidates through, but no fewer than these
-
-
-@dataclass(frozen=True, order=True)
-class Layer:
-    """A layer by its index in the unpruned model."""
-
-    scope: Scope
-    index: int
-
-    def __str__(self) -> str:
-        return f"{self.scope}.{self.index}"
 
 
 @dataclass(frozen=True)
@@ -124,14 +109,6 @@ class Removal:
     runner_up_probability: float
 
 
-def parse_layer(text: str) -> Layer:
-    """'12' or 'decoder.12' or 'encoder.3'. Raises RecipeError."""
-    scope, _, index = text.rpartition(".")
-    if scope not in ("", "decoder", "encoder") or not index.isdigit():
-        raise RecipeError(f"'{text}' names no layer.", "Write decoder.12, encoder.3, or 12 for a decoder layer.")
-    return Layer("encoder" if scope == "encoder" else "decoder", int(index))
-
-
 def candidates(speech: SpeechModel, scope: str, protect_first: int, protect_last: int) -> list[Layer]:
     """The layers of a scope that may be removed. Raises RecipeError where the protection leaves none."""
     layers: list[Layer] = []
@@ -164,19 +141,6 @@ def middle(speech: SpeechModel, scope: str, remove: int) -> list[Layer]:
         first = (total - remove) // 2
         block += [Layer(each, i) for i in range(first, first + remove)]
     return block
-
-
-def renumbered(layer: Layer, removed: Sequence[Layer]) -> Layer:
-    """A layer by its present index, once the layers in `removed` (by their old index) are gone."""
-    return Layer(layer.scope, layer.index - sum(r.scope == layer.scope and r.index < layer.index for r in removed))
-
-
-def kept(total: int, scope: Scope, removed: Sequence[Layer]) -> list[int]:
-    """Indices of a scope's `total` layers that stay. Raises RecipeError: out of range, twice, or none left."""
-    gone = [layer.index for layer in removed if layer.scope == scope]
-    if gone:
-        check_keep(gone, total, scope)
-    return check_keep([i for i in range(total) if i not in gone], total, scope)
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from sordino.checkpoint.writing import HEADER_ALIGNMENT
 from sordino.layouts import tables
 from sordino.models.parts import LAYER
 from sordino.models.shapes import Model, Shape
-from sordino.pruning.search import Layer
+from sordino.pruning.layer import Layer
 from sordino.quantization.allocation import Drop, Option
 from sordino.quantization.sensitivity import Change, Cost, part_of_weight
 

@@ -29,7 +29,8 @@ from sordino.models.parts import LAYER, part_of
 from sordino.models.speech import SpeechModel
 from sordino.pruning import criteria
 from sordino.pruning.engines import open_engine
-from sordino.pruning.search import Layer, without
+from sordino.pruning.layer import Layer
+from sordino.pruning.search import without
 from sordino.quantization.integer import Scheme, quantize
 
 Advance = Callable[[int], None]

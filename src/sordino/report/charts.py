@@ -59,9 +59,9 @@ class Cell:
     step: int | None = None
 
 
-def ticks(low: float, high: float, wanted: int = 6) -> list[float]:
+def ticks(low: float, high: float, count: int = 6) -> list[float]:
     """Round numbers that cover [low, high]: steps of 1, 2 or 5 times a power of ten."""
-    raw = ((high - low) or 1.0) / wanted
+    raw = ((high - low) or 1.0) / count
     power = 10.0 ** math.floor(math.log10(raw))
     step = next(step * power for step in (1, 2, 5, 10) if step * power >= raw)
     first = math.floor(low / step)
@@ -187,7 +187,7 @@ def cells(trials: Sequence[Trial], lower_is_better: bool = False) -> list[Cell]:
     low, high = colour_range([sign * trial.score for trial in trials])
     by_place = {(trial.round, trial.layer): trial for trial in trials}
     removed_in = {trial.layer: trial.round for trial in trials if trial.removed}
-    found = []
+    squares = []
     for number in sorted({trial.round for trial in trials}):
         for layer in range(max(trial.layer for trial in trials) + 1):
             trial = by_place.get((number, layer))
@@ -195,11 +195,11 @@ def cells(trials: Sequence[Trial], lower_is_better: bool = False) -> list[Cell]:
                 share = (sign * trial.score - low) / (high - low) if high > low else 1.0
                 step = min(STEPS - 1, max(0, int(share * STEPS)))
                 state = "removed" if trial.removed else "tried"
-                found.append(Cell(number, layer, state, trial.score, step))
+                squares.append(Cell(number, layer, state, trial.score, step))
             else:
                 gone = removed_in.get(layer, number) < number
-                found.append(Cell(number, layer, "gone" if gone else "kept"))
-    return found
+                squares.append(Cell(number, layer, "gone" if gone else "kept"))
+    return squares
 
 
 def heat_map(trials: Sequence[Trial], scope: str, label: str, lower_is_better: bool = False) -> Markup:

@@ -18,11 +18,11 @@ TEMPLATE = "template.html.j2"
 
 def outputs(sample: Sample, systems: Sequence[System]) -> list[tuple[list[str], str]]:
     """(labels, text) of each different hypothesis: systems that say the same share a line, in the chain's order."""
-    said: dict[str, list[str]] = {}
+    labels_of: dict[str, list[str]] = {}
     for system in systems:
         if system.name in sample.hypotheses:
-            said.setdefault(sample.hypotheses[system.name].strip(), []).append(system.label)
-    return [(labels, text) for text, labels in said.items()]
+            labels_of.setdefault(sample.hypotheses[system.name].strip(), []).append(system.label)
+    return [(labels, text) for text, labels in labels_of.items()]
 
 
 def p_value(value: float) -> str:
@@ -33,9 +33,9 @@ def p_value(value: float) -> str:
 def _tests(systems: Sequence[System], keys: Sequence[str]) -> list[tuple[str, str, str, str]]:
     """(system, metric, bootstrap p, randomisation p) of every test."""
     return [
-        (system.label, metric_label(key), p_value(found.bootstrap_p), p_value(found.randomisation_p))
+        (system.label, metric_label(key), p_value(test.bootstrap_p), p_value(test.randomisation_p))
         for system in systems
-        for key, found in ((key, system.significance[key]) for key in keys if key in system.significance)
+        for key, test in ((key, system.significance[key]) for key in keys if key in system.significance)
     ]
 
 
@@ -50,8 +50,8 @@ def _groups(report: Report, keys: Sequence[str]) -> list[tuple[str, int, str, li
 
 
 def _group_score(system: System, key: str, group: str) -> str:
-    found = system.groups.get(key, {}).get(group)
-    return DASH if found is None else printed(key, found)
+    score = system.groups.get(key, {}).get(group)
+    return DASH if score is None else printed(key, score)
 
 
 def _cleaned(systems: Sequence[System], keys: Sequence[str]) -> list[tuple[str, str, list[tuple[str, str]]]]:
@@ -95,6 +95,6 @@ def render(report: Report) -> str:
         tests=_tests(report.systems, keys),
         groups=_groups(report, keys),
         cleaned=_cleaned(report.systems, keys),
-        signatures={label: found for label, found in signatures.items() if found},
+        signatures={label: texts for label, texts in signatures.items() if texts},
         faults=[(system.label, system.health) for system in report.systems if system.health and system.health.total],
     )

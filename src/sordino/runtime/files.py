@@ -100,3 +100,10 @@ def read_jsonl(file: Path) -> list[dict[str, Any]]:
 def json_line(row: Mapping[str, Any]) -> str:
     """One JSON object on one line, as all of sordino's JSONL files have them."""
     return json.dumps(row, ensure_ascii=False)
+
+
+def plain(value: Any) -> Any:
+    """A value as JSON would give it back: tuples are lists."""
+    if isinstance(value, dict):
+        return {key: plain(inner) for key, inner in value.items()}
+    return [plain(inner) for inner in value] if isinstance(value, (list, tuple)) else value

@@ -21,6 +21,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from sordino.config import records
+from sordino.config.run_layout import EXPORT
 from sordino.data import chunks
 from sordino.data.clip import MAX_SECONDS, Clip
 from sordino.data.corpora import iwslt
@@ -31,7 +32,6 @@ from sordino.inference.model import languages_of
 from sordino.languages import language_code
 from sordino.models.loading import ADAPTER_CONFIG
 from sordino.pipeline import artifact, lineage
-from sordino.pipeline.job import EXPORT
 from sordino.runtime import files
 from sordino.submission.description import Described, describe
 

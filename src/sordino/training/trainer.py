@@ -27,6 +27,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from sordino.config.run_layout import DATA, split_file
 from sordino.config.schema import TrainSection
 from sordino.errors import DataError
 from sordino.models.answers import SpeechLM
@@ -94,7 +95,7 @@ def train(
     Raises DataError where there is nothing to train on, or the loss is no longer a number.
     """
     if not examples:
-        raise DataError(f"{label}: no training clips.", "Look at 10-data/train.jsonl and the stage's mix.")
+        raise DataError(f"{label}: no training clips.", f"Look at {DATA}/{split_file('train')} and the stage's mix.")
     steps = plan_steps([e.length for e in examples], section, seed)
     per_epoch = math.ceil(len(examples) / section.batch_size)
     every = section.checkpoint_steps or per_epoch
