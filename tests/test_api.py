@@ -273,18 +273,6 @@ def test_a_run(made: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
         sordino.run(file, finetune={"epoch": 3})
 
 
-@pytest.mark.parametrize("name", recipes.shipped())
-def test_a_recipe_as_a_value_is_the_recipe_of_its_file(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(ROOT)  # where the demo's model is
-    recipe = recipes.load(name)
-    assert api._resolved(recipe, {}) == recipe
-    changed = api._resolved(recipe, {"seed": 3, "rank": {"remove": 20}, "translate": {"batch_size": 2}, "report": None})
-    assert changed.rank and changed.translate
-    assert (changed.seed, changed.rank.remove, changed.translate.batch_size, changed.report) == (3, 20, 2, None)
-    with pytest.raises(RecipeError, match=r"rank\.remove: must be at least 1"):
-        api._resolved(recipe, {"rank": {"remove": 0}})
-
-
 def test_a_recipe_made_by_hand_is_checked() -> None:
     with pytest.raises(RecipeError, match=r"data\.path: missing"):
         sordino.run(sordino.Recipe(model="demo/base"))

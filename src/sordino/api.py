@@ -7,15 +7,13 @@ something takes long; None is silence.
 
 from __future__ import annotations
 
-import dataclasses
-import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast, overload
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, overload
 
 from sordino.config.schema import RankSection, Recipe
-from sordino.config.sections import hints, section_in
+from sordino.config.values import with_settings
 from sordino.runtime import environment, files
 from sordino.runtime.progress import reported_to
 
@@ -357,7 +355,7 @@ def run(
     from sordino.config.run_layout import RunLayout
     from sordino.pipeline import runner
 
-    resolved = _resolved(recipe, overrides)
+    resolved = with_settings(recipe, overrides)
     with reported_to(progress):
         ran = runner.run(resolved, {"skip_bad": skip_bad})
     scores = None
@@ -378,39 +376,3 @@ def _inputs(
     spoken, written = inputs.languages_in(items)
     pair = languages(model.card, source or model.card.source or spoken, to or model.card.target or written)
     return inputs.read(items, rate, pair, model.speech.window_samples / SAMPLE_RATE), pair
-
-
-def _resolved(recipe: str | Path | Recipe, overrides: Mapping[str, Any]) -> Recipe:
-    """The recipe with its overrides, checked anew."""
-    from sordino.config import parsing
-    from sordino.config import recipe as recipes
-
-    words = list(_words(overrides))
-    if not isinstance(recipe, Recipe):
-        return recipes.load(recipe, words)
-    raw, problems = _raw(recipe), list[str]()
-    for word in words:
-        parsing.override(Recipe, raw, word, problems)
-    return recipes.parse(raw, problems, "the recipe")
-
-
-def _words(overrides: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
-    """Settings as the command line has them: `distil.epochs=2`."""
-    for key, value in overrides.items():
-        if isinstance(value, Mapping) and value:
-            yield from _words(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}={json.dumps(value)}"
-
-
-def _raw(section: Any) -> dict[str, Any]:
-    """A section as a YAML file would hold it: what is left out is not there, what is switched off is False."""
-    raw: dict[str, Any] = {}
-    kinds = hints(cast(Any, type(section)))
-    for field in dataclasses.fields(section):
-        value = getattr(section, field.name)
-        if dataclasses.is_dataclass(value):
-            raw[field.name] = _raw(value)
-        elif value != field.default:
-            raw[field.name] = False if value is None and section_in(kinds[field.name]) else value
-    return raw
