@@ -45,6 +45,11 @@ def fresh(speech: SpeechModel) -> SpeechModel:
     return dataclasses.replace(speech, model=copy.deepcopy(speech.model))
 
 
+def is_tied(speech: SpeechModel) -> bool:
+    """Whether head and embedding are one tensor."""
+    return speech.model.get_output_embeddings().weight is speech.model.get_input_embeddings().weight
+
+
 def stock(speech: SpeechModel, directory: Any, **options: Any) -> SpeechModel:
     """What stock `from_pretrained` makes of a directory."""
     model_class = getattr(transformers, speech.family.model_class)
@@ -126,7 +131,30 @@ def _voxtral(processor: Any, wave: Waveform, instruction: str) -> dict[str, Tens
     return dict(processor.apply_chat_template([[{"role": "user", "content": content}]]))
 
 
-_STOCK_INPUTS = {"qwen2_audio": _qwen2_audio, "voxtral": _voxtral}
+def _gemma4_unified(processor: Any, wave: Waveform, instruction: str) -> dict[str, Tensor]:
+    from transformers.models.gemma4_unified.processing_gemma4_unified import Gemma4UnifiedProcessor
+
+    class WithoutPictures(Gemma4UnifiedProcessor):  # their processors want torchvision
+        def check_argument_for_proper_class(self, argument_name: str, argument: Any) -> None:
+            pass
+
+    tokenizer = processor.tokenizer
+    stock = WithoutPictures(processor.feature_extractor, None, tokenizer, None, chat_template=tokenizer.chat_template)
+    content = [{"type": "text", "text": instruction}, {"type": "audio", "audio": wave}]
+    options = {"add_generation_prompt": True, "tokenize": True, "return_dict": True, "return_tensors": "pt"}
+    return dict(stock.apply_chat_template([{"role": "user", "content": content}], enable_thinking=False, **options))
+
+
+def _qwen3_asr(processor: Any, wave: Waveform, instruction: str) -> dict[str, Tensor]:
+    return dict(processor.apply_transcription_request(wave, prompt=instruction, sampling_rate=RATE))
+
+
+_STOCK_INPUTS = {
+    "gemma4_unified": _gemma4_unified,
+    "qwen2_audio": _qwen2_audio,
+    "voxtral": _voxtral,
+    "qwen3_asr": _qwen3_asr,
+}
 
 
 def answer_loss(speech: SpeechModel, batch: AnswerBatch) -> tuple[Tensor, int]:

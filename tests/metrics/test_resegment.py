@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -36,6 +37,35 @@ def test_other_cuts_come_back_to_the_references() -> None:
     assert resegment.resegment([(["今天天气很好。我喜欢", "GPT 你们。"], ["今天天气好。", "我喜欢你们。"])], "zh") == [
         "今天天气很好。", "我喜欢 GPT 你们。",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("code", ["zh-CN", "zh_TW", "zh-Hans", "Chinese"])
+def test_a_language_is_cut_alike_by_every_name(code: str) -> None:
+    references = ["请关掉灯光。", "最近的药店在哪里？", "我想要一个住两晚的房间。"]
+    texts = ["".join(references).replace("药店", "药房")]
+    assert resegment.resegment([(texts, references)], code) == resegment.resegment([(texts, references)], "zh")
+
+
+def test_languages_without_spaces_are_aligned_by_characters() -> None:
+    references = ["วันนี้อากาศดีมาก", "ฉันชอบดื่มกาแฟ ทุกวัน", "สถานีอยู่ที่ไหน"]
+    assert resegment.resegment([([" ".join(references)], references)], "th-TH") == references
+    assert resegment.resegment([([" ".join(references[:2]), references[2]], references)], "th") == references
+    japanese = ["今日はとてもいい天気ですね。", "駅はどこですか。"]
+    assert resegment.resegment([(["".join(japanese)], japanese)], "ja-JP") == japanese
+
+
+@pytest.mark.parametrize(
+    ("texts", "references", "problem"),
+    [
+        (["a", None], ["a"], "is None, not a text"),
+        (["a", 5], ["a"], "is 5, not a text"),
+        (["\ud800"], ["a"], "half of a surrogate pair"),
+        (["a"], ["a", " "], "clip 1 of 2 has no reference"),
+    ],
+)
+def test_what_is_no_text_is_refused(texts: Any, references: Any, problem: str) -> None:
+    with pytest.raises(DataError, match=problem):
+        resegment.resegment([(texts, references)], "de")
 
 
 def test_scores_of_a_talk_that_was_cut_elsewhere(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

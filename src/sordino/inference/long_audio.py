@@ -189,8 +189,10 @@ def request(model: str, options: Options, inputs: Sequence[str]) -> tuple[dict[s
     prompt = card.read(Path(model)).prompt
     asked = {"source": source, "target": target, "prompt": dataclasses.asdict(prompt)}
     section = dataclasses.asdict(options) | asked | {"device": str(device_of(options.device))}
-    parents = [*model_parents(model), *(artifact.Parent(i, artifact.fingerprint(Path(i))) for i in inputs)]
-    return files.plain(section), parents
+    return files.plain(section), [
+        *model_parents(model),
+        *(artifact.Parent(i, artifact.fingerprint(Path(i))) for i in inputs),
+    ]
 
 
 def model_parents(model: str) -> list[artifact.Parent]:

@@ -17,7 +17,7 @@ from sordino.formats import registry as formats
 from sordino.inference.model import Model
 from sordino.models.family import Scope
 from sordino.pruning import removal
-from sordino.pruning.layer import SCOPES, Layer, parse_layer
+from sordino.pruning.layer import Layer, parse_layer
 
 SIXTEEN_BIT = "bf16"
 OF_A_RUN = (formats.MIXED, "w4a16-gptq")  # formats that are made for a run's clips
@@ -31,7 +31,7 @@ def prune(model: Model, order: Iterable[Layer | str | int]) -> Model:
     layers = [item if isinstance(item, Layer) else parse_layer(str(item)) for item in order]
     memo = {id(parameter): parameter for parameter in speech.model.parameters()}  # shared, not copied
     smaller = dataclasses.replace(speech, model=copy.deepcopy(speech.model, memo))
-    names = {scope: _names(model, scope) for scope in SCOPES["both"]}
+    names = {scope: _names(model, scope) for scope in speech.family.scopes}
     removal.remove(smaller, layers)
     gone = tuple(Layer(layer.scope, names[layer.scope][layer.index]) for layer in layers)
     return dataclasses.replace(model, speech=smaller, removed=(*model.removed, *gone))

@@ -46,5 +46,5 @@ def get(name: str, device: str = "auto") -> Metric:
     key, _, model = canonical(name).partition(":")
     module, attribute = METRICS[key].split(":")
     metric = getattr(importlib.import_module(module), attribute)
-    found: Metric = metric.of(model, device) if key in WITH_MODEL else metric
-    return found
+    chosen: Metric = metric.of(model, device) if key in WITH_MODEL else metric
+    return chosen

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from typing import Any
 
 # First match wins. Names as transformers saves them, or llama.cpp (token_embd, blk.N, output); "layers.N" is the
 # decoder once the audio tower is out.
@@ -24,9 +22,3 @@ LAYER = re.compile(r"\b(?:layers|blk)\.(\d+)\.")  # of either stack
 def part_of(name: str) -> str:
     """Which part of the model a stored tensor belongs to: a key of PARTS; final norms and the like are 'other'."""
     return next((part for part, pattern in PARTS.items() if pattern.search(name)), "other")
-
-
-def is_tied(config: Mapping[str, Any]) -> bool:
-    """Whether head and embedding are one tensor: the text model's flag, else the model's."""
-    inner = config.get("text_config") or {}
-    return bool(inner.get("tie_word_embeddings", config.get("tie_word_embeddings", False)))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import importlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,9 @@ from sordino.errors import FamilyError
 from sordino.models.family import Family, Scope
 
 FAMILIES = {
+    "gemma4_unified": "sordino.models.gemma4_unified:GEMMA4_UNIFIED",
     "qwen2_audio": "sordino.models.qwen2_audio:QWEN2_AUDIO",
+    "qwen3_asr": "sordino.models.qwen3_asr:QWEN3_ASR",
     "voxtral": "sordino.models.voxtral:VOXTRAL",
 }
 
@@ -29,6 +32,24 @@ def get(model_type: str) -> Family:
         )
     module, name = FAMILIES[model_type].split(":")
     family: Family = getattr(importlib.import_module(module), name)
+    return family
+
+
+def of_config(config: Mapping[str, Any], path: str = "config.json") -> Family:
+    """The family of a config.json. path: where it is from, for the message.
+
+    Raises FamilyError for an unknown one, one that needs code of its own, and a layout that the family does not read.
+    """
+    model_type = config.get("model_type")
+    if not isinstance(model_type, str):
+        raise FamilyError(f"{path} names no model_type.", "Give a transformers model.")
+    if model_type not in FAMILIES and "auto_map" in config:
+        raise FamilyError(
+            f"{path}: models of type '{model_type}' bring code of their own (auto_map), which is never run.",
+            f"Use a checkpoint in transformers' own layout; supported: {', '.join(sorted(FAMILIES))}.",
+        )
+    family = get(model_type)
+    family.check(config, path)
     return family
 
 
@@ -53,17 +74,15 @@ def is_hub_id(path: str) -> bool:
 
 def family_of(path: str, revision: str | None = None) -> Family:
     """The family of a local directory or a Hub id. Raises FamilyError."""
-    if is_hub_id(path):
-        from transformers import AutoConfig
+    if not is_hub_id(path):
+        return of_config(read_config(path), str(Path(path) / "config.json"))
+    from transformers import PreTrainedConfig
 
-        try:
-            return get(str(AutoConfig.from_pretrained(path, revision=revision).model_type))
-        except (OSError, ValueError) as error:
-            raise not_fetched(path, error) from error
-    model_type = read_config(path).get("model_type")
-    if not isinstance(model_type, str):
-        raise FamilyError(f"{Path(path) / 'config.json'} names no model_type.", "Give a transformers model.")
-    return get(model_type)
+    try:
+        config, _ = PreTrainedConfig.get_config_dict(path, revision=revision)
+    except (OSError, ValueError) as error:
+        raise not_fetched(path, error) from error
+    return of_config(config, path)
 
 
 def layer_count(config: Any, scope: Scope) -> int:
@@ -75,6 +94,15 @@ def layer_count(config: Any, scope: Scope) -> int:
 def sub_config(config: Any, name: str) -> Any:
     """The part of a config object at a dotted name; the whole at ""."""
     return functools.reduce(getattr, filter(None, name.split(".")), config)
+
+
+def is_tied(config: Mapping[str, Any]) -> bool:
+    """Whether head and embedding are one tensor by config.json: the text model's flag, else the model's, else the
+    default of the family's class."""
+    inner = config.get("text_config") or {}
+    model_type = str(config.get("model_type"))
+    default = model_type in FAMILIES and get(model_type).tensors.tied
+    return bool(inner.get("tie_word_embeddings", config.get("tie_word_embeddings", default)))
 
 
 def is_gguf(path: str) -> bool:

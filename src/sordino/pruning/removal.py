@@ -13,10 +13,11 @@ from sordino.pruning.layer import SCOPES, Layer, kept
 
 def remove(speech: SpeechModel, removed: Sequence[Layer]) -> dict[str, list[int]]:
     """Prune in place. Returns, per scope, the old index of every layer that stays (position = new index)."""
-    staying = {scope: kept(speech.layer_count(scope), scope, removed) for scope in SCOPES["both"]}
+    staying: dict[str, list[int]] = {str(scope): [] for scope in SCOPES["both"]}
     for scope in speech.family.scopes:
+        staying[scope] = kept(speech.layer_count(scope), scope, removed)
         layers.prune(speech, scope, staying[scope])
-    return {str(scope): indices for scope, indices in staying.items()}
+    return staying
 
 
 def write_without(source: str, revision: str | None, removed: Sequence[Layer], directory: Path) -> dict[str, list[int]]:

@@ -18,6 +18,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from sordino.runtime import terminal
+
 Advance = Callable[[int], None]
 Listener = Callable[[str, int, int], None]  # what is done, steps behind it, steps in all
 console = Console(stderr=True)
@@ -63,7 +65,7 @@ def _bar(amount: ProgressColumn, label: str, total: int, done: int) -> Iterator[
         return
     columns = (TextColumn("{task.description}"), BarColumn(24), amount, TimeElapsedColumn())
     with Progress(*columns, TextColumn("left"), TimeRemainingColumn(), console=console) as progress:
-        task = progress.add_task(label, total=total, completed=done)
+        task = progress.add_task(terminal.markup(label), total=total, completed=done)
         yield lambda steps: progress.advance(task, steps)
 
 
@@ -81,4 +83,4 @@ def _told(listener: Listener, label: str, total: int, done: int) -> Advance:
 def note(message: str) -> None:
     """A line for people, on stderr."""
     if _listener.get() is None:
-        console.print(message, highlight=False, soft_wrap=True, markup=False)
+        console.print(terminal.message(message), highlight=False, soft_wrap=True, markup=False)
