@@ -78,8 +78,8 @@ class Stack:
     """A list of layers: where it is, and what of the configuration must follow when layers go.
 
     config: dotted name of the sub-config, "" for the whole. lists: its attributes with one item a layer. removable:
-    (sub-config, count) -> layers that may go at all. resize: (sub-config, old indices that stay) -> the other attributes
-    that follow, with their values then; it changes nothing, and with all indices gives what a view puts back.
+    (sub-config, count) -> layers that may go at all. resize: (sub-config, old indices that stay) -> the attributes that
+    follow as well, with their values then; it changes nothing, and with all indices gives what a view puts back.
     """
 
     path: str

@@ -1,7 +1,7 @@
-"""Judges candidates for removal: the model, the select clips and a criterion, put together fast.
+"""Scores candidates for removal: the model, the select clips and a criterion, put together fast.
 
-Translations go through `speculative`: clips are encoded once, candidates share prefix layers, drafts are the current model's own
-translations. What has been translated is remembered (and handed to `remember`, so that a killed search loses at most
+Translations go through `speculative`: clips are encoded once, candidates share prefix layers, drafts are the current
+model's own translations. What has been translated is remembered (and handed to `remember`, so that a killed search loses at most
 one batch), which serves resuming, the next round's drafts and the next stage of a race alike.
 
 Several target languages are ranked together: each brings its prompt and references, and a candidate's score is the
@@ -180,7 +180,7 @@ class ClipScorer:
     def _groups(
         self, removed: Sequence[Layer], candidates: Sequence[Layer | None]
     ) -> Iterator[tuple[list[Layer], list[Layer | None], Sequence[EncodedClip]]]:
-        """Candidates that can share prefix layers: all of the decoder; each of the encoder by itself, as its own model."""
+        """Candidates that share prefix layers: all of the decoder; each of the encoder by itself, as its own model."""
         together = [c for c in candidates if c is None or c.scope == "decoder"]
         if together:
             yield list(removed), together, self._encoded(removed)
