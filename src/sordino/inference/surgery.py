@@ -15,10 +15,9 @@ from sordino.config import card
 from sordino.errors import ArtifactError, FamilyError, UsageError, near_match
 from sordino.formats import registry as formats
 from sordino.inference.model import Model
-from sordino.models import stored
 from sordino.models.family import Scope
 from sordino.pruning.layer import Layer, parse_layer
-from sordino.pruning.removal import remove
+from sordino.pruning.removal import remove, write_without
 from sordino.pruning.search import Removal
 
 SIXTEEN_BIT = "bf16"
@@ -78,20 +77,14 @@ def write(model: Model | str, directory: Path, name: str) -> None:
     with _new(directory) as out:
         if removed and name != SIXTEEN_BIT:
             with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{directory.name}.") as place:
-                _write_16bit(path, removed, Path(place))
+                write_without(path, None, removed, Path(place))
                 formats.get(name).write(place, out)
         elif removed:
-            _write_16bit(path, removed, out)
+            write_without(path, None, removed, out)
         else:
             formats.get(name).write(path, out)
         if asked.target is not None:
             asked.write(out)
-
-
-def _write_16bit(path: str, removed: Iterable[Layer], out: Path) -> None:
-    model = stored.open_model(path)
-    remove(model.speech, list(removed))
-    model.write_16bit(out, "copying the weights")
 
 
 @contextmanager
