@@ -126,7 +126,21 @@ def _voxtral(processor: Any, wave: Waveform, instruction: str) -> dict[str, Tens
     return dict(processor.apply_chat_template([[{"role": "user", "content": content}]]))
 
 
-_STOCK_INPUTS = {"qwen2_audio": _qwen2_audio, "voxtral": _voxtral}
+def _gemma4_unified(processor: Any, wave: Waveform, instruction: str) -> dict[str, Tensor]:
+    from transformers.models.gemma4_unified.processing_gemma4_unified import Gemma4UnifiedProcessor
+
+    class WithoutPictures(Gemma4UnifiedProcessor):  # their processors want torchvision
+        def check_argument_for_proper_class(self, argument_name: str, argument: Any) -> None:
+            pass
+
+    tokenizer = processor.tokenizer
+    stock = WithoutPictures(processor.feature_extractor, None, tokenizer, None, chat_template=tokenizer.chat_template)
+    content = [{"type": "text", "text": instruction}, {"type": "audio", "audio": wave}]
+    options = {"add_generation_prompt": True, "tokenize": True, "return_dict": True, "return_tensors": "pt"}
+    return dict(stock.apply_chat_template([{"role": "user", "content": content}], enable_thinking=False, **options))
+
+
+_STOCK_INPUTS = {"gemma4_unified": _gemma4_unified, "qwen2_audio": _qwen2_audio, "voxtral": _voxtral}
 
 
 def answer_loss(speech: SpeechModel, batch: AnswerBatch) -> tuple[Tensor, int]:

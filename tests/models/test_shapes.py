@@ -38,7 +38,8 @@ def test_defaults_are_those_of_the_class(family):
     config = getattr(transformers, name.replace("ForConditionalGeneration", "Config"))()
     with torch.device("meta"):
         real = getattr(transformers, name)(config)
-    assert shapes.model({"model_type": family}).parameters == sum(p.numel() for p in real.parameters())
+    tensors = {id(tensor): tensor.numel() for tensor in real.state_dict(keep_vars=True).values()}  # a tied one once
+    assert shapes.model({"model_type": family}).parameters == sum(tensors.values())
 
 
 @pytest.mark.parametrize("family", list(registry.FAMILIES))
@@ -80,7 +81,7 @@ def test_a_tied_head_is_not_stored():
 
 def test_what_is_unknown_is_refused():
     with pytest.raises(
-        FamilyError, match="models of type 'whisper' are not supported; supported: qwen2_audio, voxtral"
+        FamilyError, match="models of type 'whisper' are not supported; supported: .*qwen2_audio, .*voxtral"
     ):
         shapes.model({"model_type": "whisper"})
     with pytest.raises(FamilyError, match=r"text_config\.vocab_size is 'many'"):

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from sordino.models.family import Decoder
+from sordino.models import registry
 from sordino.models.speech import SpeechModel
 from sordino.pruning import search
 from sordino.pruning.engines import open_engine
@@ -20,18 +20,20 @@ from tests.pruning.test_scoring import judge, task
 
 def slow(speech: SpeechModel) -> SpeechModel:
     """The same model of a family that knows no decoder line."""
-    return dataclasses.replace(speech, family=dataclasses.replace(speech.family, decoder=Decoder(line=None)))
+    decoder = dataclasses.replace(speech.family.decoder, line=None)
+    return dataclasses.replace(speech, family=dataclasses.replace(speech.family, decoder=decoder))
 
 
 @pytest.mark.parametrize("criterion", ["chrf", "loss", "kl", "influence", "angular"])
-@pytest.mark.parametrize("family", ["qwen2_audio", "voxtral"])
+@pytest.mark.parametrize("family", sorted(registry.FAMILIES))
 def test_trials_are_those_of_the_fast_way(pico: Callable[[str], SpeechModel], family: str, criterion: str) -> None:
     fast = tiny.fresh(pico(family))
     plain = slow(fast)
     assert isinstance(open_engine(fast, 4, 2**20), SpeculativeDecoder)
     assert isinstance(open_engine(plain, 4, 2**20), PlainDecoder)
     removed = [Layer("decoder", 1)]
-    candidates = [None, Layer("decoder", 0), Layer("decoder", 3), Layer("encoder", 1)]
+    pool = [layer for scope in fast.family.scopes for layer in search.candidates(fast, scope, 0, 0)]
+    candidates = [None, *(layer for layer in pool if layer not in removed)]
     clips = 5
     expected, trials = (
         list(judge(model, criterion, [task(model)]).trials(2, removed, candidates, clips)) for model in (fast, plain)

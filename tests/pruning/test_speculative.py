@@ -15,6 +15,7 @@ from sordino.models.features import EncodedClip, Features
 from sordino.models.generation import generate
 from sordino.models.registry import FAMILIES
 from sordino.models.speech import SpeechModel
+from sordino.pruning import search
 from sordino.pruning.decode_pool import DecodePool, guess
 from sordino.pruning.search import Layer, without
 from sordino.pruning.speculative import SpeculativeDecoder
@@ -55,7 +56,7 @@ def test_every_candidate_translates_as_when_decoded_alone(
     family: str, memory: int, pico: Callable[[str], SpeechModel], encoded: Callable[[str], list[EncodedClip]]
 ) -> None:
     speech, clips = pico(family), encoded(family)
-    candidates = [None, *range(len(speech.layers("decoder")))]
+    candidates = [None, *(layer.index for layer in search.candidates(speech, "decoder", 0, 0))]
     drafts = {i: [ids] for i, ids in enumerate(plain(speech, clips, None))}
     engine = SpeculativeDecoder(speech, MOST, memory)
     found: dict[tuple[int | None, int], list[int]] = {}

@@ -43,13 +43,12 @@ class LoraOptions:
 
 
 def targets(speech: SpeechModel, scope: AdapterScope) -> list[str]:
-    """Full names of the linear layers an adapter of this scope wraps, in model order; never the head."""
-    head, decoder = speech.family.parts["head"], speech.family.parts["decoder"] + "."
-    return [
-        name
-        for name, module in speech.model.named_modules()
-        if isinstance(module, nn.Linear) and name != head and (scope == "all" or name.startswith(decoder))
-    ]
+    """Full names of the linear layers an adapter of this scope wraps, in model order; never the head, and none that
+    speech does not run."""
+    family = speech.family
+    head, decoder = family.parts["head"], family.parts["decoder"] + "."
+    linear = [name for name, m in speech.model.named_modules() if isinstance(m, nn.Linear) and name != head]
+    return [n for n in linear if family.tensors.runs(n) and (scope == "all" or n.startswith(decoder))]
 
 
 def attach(speech: SpeechModel, options: LoraOptions, seed: int) -> Any:

@@ -78,8 +78,8 @@ class Stack:
     """A list of layers: where it is, and what of the configuration must follow when layers go.
 
     config: dotted name of the sub-config, "" for the whole. lists: its attributes with one item a layer. removable:
-    (sub-config, count) -> layers that may go at all. resize: what else follows in the sub-config, given the old indices
-    that stay; `touched` names the attributes it sets, so that a view can put them back.
+    (sub-config, count) -> layers that may go at all. resize: (sub-config, old indices that stay) -> the other attributes
+    that follow, with their values then; it changes nothing, and with all indices gives what a view puts back.
     """
 
     path: str
@@ -87,8 +87,7 @@ class Stack:
     count: str
     lists: tuple[str, ...] = ()
     removable: Callable[[Any, int], Sequence[int]] = _all_layers
-    resize: Callable[[Any, Sequence[int]], None] | None = None
-    touched: tuple[str, ...] = ()
+    resize: Callable[[Any, Sequence[int]], Mapping[str, Any]] | None = None
 
 
 def head_logits(model: Any, hidden: Tensor) -> Tensor:
@@ -122,13 +121,13 @@ class Chat:
 class Table:
     """Tensors under one prefix, a line each: `name dimensions`, # for a layer's index, letters of `Tensors.fields`.
 
-    A row with a dimension of 0 is left out. layers: the field that counts #. per_layer: (config.json, index) -> letters
-    that this layer has otherwise.
+    A row with a dimension of 0 is left out. layers: the field that counts #. per_layer: (letters of all, config.json,
+    index) -> letters that this layer has otherwise.
     """
 
     rows: str
     layers: str | None = None
-    per_layer: Callable[[Mapping[str, Any], int], Mapping[str, int]] | None = None
+    per_layer: Callable[[Mapping[str, int], Mapping[str, Any], int], Mapping[str, int]] | None = None
 
 
 @dataclass(frozen=True)
@@ -148,18 +147,24 @@ class Gguf:
 class Tensors:
     """Names and shapes of the weights, so that sizes are known from config.json alone.
 
-    saved: module path -> what stands for it in the names of checkpoints. fixed: tables that no training changes.
+    saved: module path -> what stands for it in the names of checkpoints. fixed: tables that no training changes; idle:
+    parts that speech never runs, which are neither trained nor adapted. tied: whether head and embedding are one tensor
+    where a config leaves it out.
     tables: prefix in checkpoints -> rows, or empty where nobody has written them down: sizes are then not predicted.
-    fields: letter -> (sub-config, field, default): a config leaves out what equals its class's default.
+    fields: letter -> (sub-config, field, default): a config leaves out what equals its class's default. letters:
+    (config.json, those of the fields) -> further letters, and other values.
     window_seconds: of the fields. pads_audio: whether a shorter clip costs the whole window.
     states_per_second: of audio; states_per_token: encoder states that one audio token stands for.
     """
 
     saved: Mapping[str, str]
     fixed: tuple[str, ...] = ()
+    idle: tuple[str, ...] = ()
     ignored: tuple[str, ...] = ()  # prefixes of weights that checkpoints hold and this model does not use
+    tied: bool = False
     tables: Mapping[str, Table] = field(default_factory=dict)
     fields: Mapping[str, tuple[str, str, int]] = field(default_factory=dict)
+    letters: Callable[[Mapping[str, Any], Mapping[str, int]], Mapping[str, int]] = lambda config, dims: {}
     window_seconds: Callable[[Mapping[str, int]], float] = lambda dims: 30.0
     pads_audio: bool = False
     states_per_second: float = 50.0
@@ -169,6 +174,10 @@ class Tensors:
     def saved_name(self, name: str) -> str:
         """A weight's name in the model -> its name in a checkpoint."""
         return _renamed(name, self.saved.items())
+
+    def runs(self, name: str) -> bool:
+        """Whether speech runs the module or weight of this name in the model."""
+        return not any(f"{name}.".startswith(f"{part}.") for part in self.idle)
 
     def live_name(self, name: str) -> str:
         """A weight's name in a checkpoint -> its name in the model, which some checkpoints have already."""
@@ -186,6 +195,7 @@ class Family:
     parts: encoder, projector, decoder, embeddings, head -> module path; an encoder-free family has no encoder, neither
     here nor among `stacks`.
     tiny: writes a random model of under a million parameters: (directory, decoder layers, encoder layers, seed).
+    ready: what a loaded model of the transformers class needs before it takes embeddings.
     """
 
     model_type: str  # config.json's
@@ -198,6 +208,7 @@ class Family:
     tensors: Tensors
     load_processor: Callable[[str, str | None], Any]  # directory or Hub id, revision
     tiny: Callable[[str, int, int, int], None]
+    ready: Callable[[Any], None] = lambda model: None
 
     def gguf_name(self, name: str) -> str | None:
         """llama.cpp's name for a decoder's tensor, by its name in the model or in a checkpoint; None for another's."""

@@ -107,7 +107,9 @@ def load_checkpoint(
         mismatched=[f"'{key[0]}'" for key in report["mismatched_keys"]],
     )
     model.eval()
-    for part in family.tensors.fixed:  # the class freezes them, and loading a checkpoint undoes that
+    family.ready(model)
+    still = {name for name, _ in model.named_modules() if not family.tensors.runs(name)}
+    for part in (*family.tensors.fixed, *still):  # the class freezes the fixed ones, and loading undoes that
         module_at(model, part).requires_grad_(False)
     if quantize or getattr(model, "is_quantized", False):
         if nf4.is_packed(model):

@@ -26,7 +26,7 @@ PIECE = 2**20  # weights packed at once: a multiple of BLOCK
 def nf4_config(family: Family, compute_dtype: torch.dtype, kept: Sequence[str] = ()) -> Any:
     """The BitsAndBytesConfig that quantizes every linear layer of this family but the head.
 
-    kept: parts of the family that stay in 16 bits as well, e.g. encoder and projector.
+    kept: parts that stay in 16 bits as well, e.g. encoder and projector, as far as the family has them.
     """
     from transformers import BitsAndBytesConfig
 
@@ -36,7 +36,7 @@ def nf4_config(family: Family, compute_dtype: torch.dtype, kept: Sequence[str] =
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=compute_dtype,
         # a list of one's own replaces the default, which holds the head: always the full list
-        llm_int8_skip_modules=[family.parts[part] for part in ("head", *kept)],
+        llm_int8_skip_modules=[family.parts[part] for part in ("head", *kept) if part in family.parts],
     )
 
 
@@ -52,7 +52,7 @@ def quantized_linears(model: nn.Module) -> list[str]:
 
 def linears(family: Family, model: nn.Module, kept: Sequence[str] = ()) -> dict[str, nn.Linear]:
     """The linear layers that `nf4_config` means, by name, quantized or not."""
-    kept_paths = tuple(family.parts[part] for part in ("head", *kept))
+    kept_paths = tuple(family.parts[part] for part in ("head", *kept) if part in family.parts)
     every = {name: m for name, m in model.named_modules() if isinstance(m, nn.Linear)}
     return {name: m for name, m in every.items() if not any(f"{name}.".startswith(f"{part}.") for part in kept_paths)}
 

@@ -6,6 +6,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from sordino.models import registry
+
 # First match wins. Names as transformers saves them, or llama.cpp (token_embd, blk.N, output); "layers.N" is the
 # decoder once the audio tower is out.
 PARTS = {
@@ -27,6 +29,8 @@ def part_of(name: str) -> str:
 
 
 def is_tied(config: Mapping[str, Any]) -> bool:
-    """Whether head and embedding are one tensor: the text model's flag, else the model's."""
+    """Whether head and embedding are one tensor: the text model's flag, else the model's, else what its family has."""
     inner = config.get("text_config") or {}
-    return bool(inner.get("tie_word_embeddings", config.get("tie_word_embeddings", False)))
+    model_type = str(config.get("model_type"))
+    usual = model_type in registry.FAMILIES and registry.get(model_type).tensors.tied
+    return bool(inner.get("tie_word_embeddings", config.get("tie_word_embeddings", usual)))

@@ -15,6 +15,7 @@ from sordino.errors import FamilyError
 from sordino.models.family import Family, Scope
 
 FAMILIES = {
+    "gemma4_unified": "sordino.models.gemma4_unified:GEMMA4_UNIFIED",
     "qwen2_audio": "sordino.models.qwen2_audio:QWEN2_AUDIO",
     "voxtral": "sordino.models.voxtral:VOXTRAL",
 }

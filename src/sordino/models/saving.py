@@ -40,5 +40,6 @@ def complete_config(directory: Path, model: Any) -> None:
     if "text_config" in config:
         config["text_config"]["tie_word_embeddings"] = tied
     for name in set(model.config.sub_configs) & set(config):
-        config[name]["dtype"] = config["dtype"]
+        if config[name] is not None:
+            config[name]["dtype"] = config["dtype"]
     file.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

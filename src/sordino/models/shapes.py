@@ -44,7 +44,8 @@ class Shape:
 class Model:
     """A model as its config describes it. tensors: sorted by name; a tied head is not among them.
 
-    dims: the letters of the family's fields, encoder_layers, decoder_layers, heads, kv_heads, Q and K.
+    dims: the letters of the family's fields, encoder_layers, decoder_layers, heads, kv_heads, Q and K (of the widest
+    layer); D, F and M are 0 without an encoder.
     """
 
     family: Family
@@ -101,7 +102,7 @@ def _rows(
 ) -> Iterable[tuple[str, tuple[int, ...], Kind]]:
     """Name, shape and kind of every tensor of a table."""
     layers = dims[table.layers] if table.layers else 0
-    own = [{**dims, **(table.per_layer(config, i) if table.per_layer else {})} for i in range(layers)]
+    own = [{**dims, **(table.per_layer(dims, config, i) if table.per_layer else {})} for i in range(layers)]
     for row in filter(None, table.rows.splitlines()):
         name, *letters = row.split()
         for index, at in enumerate(own) if "#" in name else [(0, dims)]:
@@ -114,8 +115,9 @@ def lora(model: Model, rank: int, *, decoder_only: bool = False) -> tuple[Shape,
     """An adapter of all linear layers, or the decoder's: A (r, in) and B (out, r) of each, named as peft names them."""
     adapter = []
     for tensor in model.tensors:
-        if tensor.kind == "linear" and (tensor.part == "decoder" or not decoder_only):
-            live = model.family.tensors.live_name(tensor.name).removesuffix(".weight")
+        live = model.family.tensors.live_name(tensor.name).removesuffix(".weight")
+        inside = tensor.part == "decoder" or not decoder_only
+        if tensor.kind == "linear" and inside and model.family.tensors.runs(live):
             rows, columns = tensor.shape
             adapter += [Shape(f"base_model.model.{live}.lora_A.weight", (rank, columns), "other")]
             adapter += [Shape(f"base_model.model.{live}.lora_B.weight", (rows, rank), "other")]
@@ -134,7 +136,7 @@ def layer_counts(config: Mapping[str, Any]) -> dict[str, int]:
 
 
 def _dims(family: Family, config: Mapping[str, Any]) -> dict[str, int]:
-    dims = {"encoder_layers": 0}
+    dims = {"encoder_layers": 0, "D": 0, "F": 0, "M": 0}
     for name, (section, key, default) in family.tensors.fields.items():
         place: Any = config
         for part in filter(None, section.split(".")):
@@ -148,7 +150,13 @@ def _dims(family: Family, config: Mapping[str, Any]) -> dict[str, int]:
     if not dims["heads"]:
         raise FamilyError("config.json: text_config.num_attention_heads is 0.", "Copy the model again.")
     head = dims["head_dim"] or dims["H"] // dims["heads"]
-    return dims | {"Q": dims["heads"] * head, "K": dims["kv_heads"] * head}
+    dims |= {"Q": dims["heads"] * head, "K": dims["kv_heads"] * head}
+    dims |= family.tensors.letters(config, dims)
+    for table in family.tensors.tables.values():
+        if table.per_layer and table.layers:
+            layers = [table.per_layer(dims, config, i) for i in range(dims[table.layers])]
+            dims |= {name: max(layer.get(name, dims[name]) for layer in layers) for name in "QK" if layers}
+    return dims
 
 
 def _kind(name: str, shape: tuple[int, ...]) -> Kind:
@@ -156,4 +164,4 @@ def _kind(name: str, shape: tuple[int, ...]) -> Kind:
         return "head"
     if "embed_tokens" in name:
         return "embedding"
-    return "linear" if len(shape) == 2 and "embed" not in name else "other"
+    return "linear" if len(shape) == 2 and not name.split(".")[-2].startswith("embed_") else "other"

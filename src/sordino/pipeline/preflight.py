@@ -17,10 +17,10 @@ from sordino.errors import DataError, FamilyError, RecipeError
 from sordino.formats import registry as formats
 from sordino.metrics import comet_files
 from sordino.metrics import registry as metrics
-from sordino.models import shapes
+from sordino.models import registry, shapes
 from sordino.pipeline.device import device_type
 from sordino.pipeline.forecast import config_of
-from sordino.pruning.layer import SCOPES, kept, parse_layer
+from sordino.pruning.layer import parse_layer, refuse_removals, stacks_of
 
 
 def refuse(recipe: Recipe) -> None:
@@ -43,14 +43,27 @@ def refuse(recipe: Recipe) -> None:
 
 
 def refuse_layers(recipe: Recipe) -> None:
-    """Raise RecipeError for layers that are named wrongly, or that the base model does not have."""
+    """Raise RecipeError for layers and parts that are named wrongly, or that the base model does not have or cannot do
+    without; FamilyError for a format that its family has not."""
     order = [parse_layer(text) for text in recipe.rank.layers] if recipe.rank else []
-    config = config_of(recipe) if order else None
-    if config is None or not shapes.known(config):  # then ranking will say
+    config = config_of(recipe)
+    if config is None or str(config.get("model_type")) not in registry.FAMILIES:  # then loading will say
         return
-    dims = shapes.model(config).dims
-    for scope in SCOPES["both"]:
-        kept(dims.get(f"{scope}_layers", 0), scope, order)
+    family = registry.get(str(config["model_type"]))
+    if shapes.known(config):
+        refuse_removals(family, config, shapes.layer_counts(config), order)
+    if recipe.rank and recipe.rank.method != "explicit":
+        stacks_of(family, recipe.rank.scope)
+    for name in ("finetune", "distil", "qlora"):
+        section = getattr(recipe, name)
+        for part in section.freeze if section else ():
+            if part not in family.parts:
+                raise RecipeError(f"{name}.freeze: a {family.model_type} model has no {part}.", "Leave it out.")
+    for name in recipe.export.formats if recipe.export else ():
+        if name.startswith("gguf") and family.tensors.gguf is None:
+            raise FamilyError(
+                f"export.formats: {name} is not written of {family.model_type} models.", "Export another format."
+            )
 
 
 def refuse_tokenizer(recipe: Recipe) -> None:

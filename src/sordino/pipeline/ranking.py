@@ -19,7 +19,7 @@ from sordino.models.features import Features
 from sordino.models.speech import SpeechModel
 from sordino.pipeline.stage import Job
 from sordino.pruning import search
-from sordino.pruning.layer import SCOPES, kept, parse_layer
+from sordino.pruning.layer import SCOPES, parse_layer, refuse_removals
 from sordino.pruning.ranking import RankedRemoval, Ranking
 from sordino.pruning.scoring import ClipScorer, Key, ScoringOptions, TargetLanguage, work
 from sordino.pruning.search import Removal, Trial
@@ -35,13 +35,13 @@ def rank_layers(job: Job, section: RankSection, speech: SpeechModel) -> Ranking:
     removals: list[Removal] = []
     if section.method == "explicit":
         order = [parse_layer(text) for text in section.layers]
-        for scope in SCOPES["both"]:
-            kept(speech.layer_count(scope), scope, order)  # refuses what this model cannot follow
     elif section.method == "middle":
         order = search.middle(speech, section.scope, section.remove)
     else:
         removals = search_layers(job, section, speech)
         order = [removal.layer for removal in removals]
+    counts = {str(scope): speech.layer_count(scope) for scope in speech.family.scopes}
+    refuse_removals(speech.family, speech.model.config.to_dict(), counts, order)
     return Ranking(
         method=section.method,
         scope=section.scope,

@@ -5,14 +5,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+import types
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sordino.errors import RecipeError
 
 if TYPE_CHECKING:
-    from sordino.models.family import Scope
+    from sordino.models.family import Family, Scope
 
 # name of a scope in recipes -> the layer lists it means
 SCOPES: dict[str, tuple[Scope, ...]] = {
@@ -73,3 +75,40 @@ def check_keep(keep: Sequence[int], total: int, scope: Scope) -> list[int]:
     if not keep:
         raise RecipeError(f"no {scope} layer would be left.", "Remove fewer layers.")
     return sorted(keep)
+
+
+def stacks_of(family: Family, scope: str) -> list[Scope]:
+    """The layer lists that a scope means. Raises RecipeError for the encoder of a model that has none."""
+    lacking = [each for each in SCOPES[scope] if each not in family.stacks]
+    if lacking:
+        raise RecipeError(
+            f"rank.scope: a {family.model_type} model has no {lacking[0]} layers.", "Use rank.scope: decoder."
+        )
+    return list(SCOPES[scope])
+
+
+def check_removable(family: Family, scope: Scope, config: Any, total: int, keep: Sequence[int]) -> None:
+    """Raise RecipeError where a layer goes that the family cannot do without. config: the stack's sub-config."""
+    protected = sorted(set(range(total)) - {*family.stacks[scope].removable(config, total), *keep})
+    if protected:
+        raise RecipeError(
+            f"{scope} layer {protected[0]} cannot be removed from a {family.model_type} model.",
+            "Leave it out of the layers to remove.",
+        )
+
+
+def refuse_removals(
+    family: Family, config: Mapping[str, Any], counts: Mapping[str, int], removed: Sequence[Layer]
+) -> None:
+    """Raise RecipeError for layers that a model does not have or cannot do without.
+
+    config: config.json; counts: layers by scope.
+    """
+    for scope in SCOPES["both"]:
+        total = counts.get(scope, 0)
+        staying = kept(total, scope, removed)
+        if scope in family.stacks and any(layer.scope == scope for layer in removed):
+            part = functools.reduce(
+                lambda at, key: at[key], filter(None, family.stacks[scope].config.split(".")), config
+            )
+            check_removable(family, scope, types.SimpleNamespace(**part), total, staying)

@@ -7,18 +7,16 @@ cached generation breaks or the saved model does not load. One function does all
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from torch import nn
 
-from sordino.errors import RecipeError
 from sordino.models.family import Scope, Stack
 from sordino.models.registry import sub_config
 from sordino.models.speech import SpeechModel
-from sordino.pruning.layer import check_keep
+from sordino.pruning.layer import check_keep, check_removable
 
 
 def _configs(speech: SpeechModel, scope: Scope) -> list[Any]:
@@ -39,20 +37,17 @@ def _install(speech: SpeechModel, scope: Scope, layers: Sequence[nn.Module]) -> 
                 module.layer_idx = index  # type: ignore[assignment]  # a plain attribute of attention modules
 
 
-def _resize(stack: Stack, config: Any, keep: Sequence[int]) -> None:
-    """Cut what a sub-config says of its layers: the count, the lists with one item a layer, and the family's own."""
-    lists = {name: list(value) for name in stack.lists if (value := getattr(config, name, None)) is not None}
-    setattr(config, stack.count, len(keep))
-    for name, items in lists.items():
-        setattr(config, name, [items[i] for i in keep])
-    if stack.resize:
-        stack.resize(config, keep)
+def sizes(stack: Stack, config: Any, keep: Sequence[int]) -> dict[str, Any]:
+    """What a sub-config says of the layers `keep`, in the order in which it is set: the count, the lists with one item
+    a layer, and the family's own."""
+    lists = {name: list(items) for name in stack.lists if (items := getattr(config, name, None)) is not None}
+    cut = {name: [items[i] for i in keep] for name, items in lists.items()}
+    return {stack.count: len(keep), **cut, **(stack.resize(config, keep) if stack.resize else {})}
 
 
-def _settings(stack: Stack, config: Any) -> dict[str, Any]:
-    """All that `_resize` may change, in the order in which it is put back."""
-    names = (stack.count, *stack.lists, *stack.touched)
-    return {name: copy.deepcopy(value) for name in names if (value := getattr(config, name, None)) is not None}
+def _set(config: Any, values: Mapping[str, Any]) -> None:
+    for name, value in values.items():
+        setattr(config, name, value)
 
 
 @contextmanager
@@ -63,15 +58,14 @@ def only(speech: SpeechModel, scope: Scope, keep: Sequence[int]) -> Iterator[Spe
     """
     before, stack = list(speech.layers(scope)), speech.family.stacks[scope]
     kept = check_keep(keep, len(before), scope)
-    settings = [(config, _settings(stack, config)) for config in _configs(speech, scope)]
+    whole = [(config, sizes(stack, config, range(len(before)))) for config in _configs(speech, scope)]
     try:
         prune(speech, scope, kept)
         yield speech
     finally:
         _install(speech, scope, before)
-        for config, values in settings:
-            for name, value in values.items():
-                setattr(config, name, value)
+        for config, values in whole:
+            _set(config, values)
 
 
 def prune(speech: SpeechModel, scope: Scope, keep: Sequence[int]) -> None:
@@ -83,12 +77,7 @@ def prune(speech: SpeechModel, scope: Scope, keep: Sequence[int]) -> None:
     before, stack = list(speech.layers(scope)), speech.family.stacks[scope]
     kept = check_keep(keep, len(before), scope)
     configs = _configs(speech, scope)
-    protected = sorted(set(range(len(before))) - {*stack.removable(configs[0], len(before)), *kept})
-    if protected:
-        raise RecipeError(
-            f"{scope} layer {protected[0]} cannot be removed from a {speech.family.model_type} model.",
-            "Leave it out of the layers to remove.",
-        )
+    check_removable(speech.family, scope, configs[0], len(before), kept)
     for config in configs:
-        _resize(stack, config, kept)
+        _set(config, sizes(stack, config, kept))
     _install(speech, scope, [before[i] for i in kept])

@@ -24,10 +24,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sordino.errors import RecipeError
-from sordino.models.family import Scope
 from sordino.models.registry import sub_config
 from sordino.models.speech import SpeechModel
-from sordino.pruning.layer import SCOPES, Layer, kept
+from sordino.pruning.layer import SCOPES, Layer, kept, stacks_of
 from sordino.pruning.layers import only
 
 SCREEN_SHARE = 12  # racing screens on a twelfth of the clips
@@ -112,7 +111,7 @@ class Removal:
 def candidates(speech: SpeechModel, scope: str, protect_first: int, protect_last: int) -> list[Layer]:
     """The layers of a scope that may be removed. Raises RecipeError where the protection leaves none."""
     layers: list[Layer] = []
-    for each in stacks_of(speech, scope):
+    for each in stacks_of(speech.family, scope):
         stack, total = speech.family.stacks[each], speech.layer_count(each)
         removable = stack.removable(sub_config(speech.model.config, stack.config), total)
         layers += [Layer(each, i) for i in range(protect_first, total - protect_last) if i in removable]
@@ -121,20 +120,10 @@ def candidates(speech: SpeechModel, scope: str, protect_first: int, protect_last
     return layers
 
 
-def stacks_of(speech: SpeechModel, scope: str) -> list[Scope]:
-    """The layer lists that a scope means. Raises RecipeError for the encoder of a model that has none."""
-    lacking = [each for each in SCOPES[scope] if each not in speech.family.stacks]
-    if lacking:
-        raise RecipeError(
-            f"rank.scope: a {speech.family.model_type} model has no {lacking[0]} layers.", "Use rank.scope: decoder."
-        )
-    return list(SCOPES[scope])
-
-
 def middle(speech: SpeechModel, scope: str, remove: int) -> list[Layer]:
     """A block of `remove` layers around the middle of each list of the scope (the paper's 12-19 of 32 for 8)."""
     block: list[Layer] = []
-    for each in stacks_of(speech, scope):
+    for each in stacks_of(speech.family, scope):
         total = speech.layer_count(each)
         if remove >= total:
             raise RecipeError(f"rank.remove: {remove} of {total} {each} layers would leave none.", "Remove fewer.")

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from sordino.config.run_layout import DATA, split_file
 from sordino.config.schema import TrainSection
-from sordino.errors import DataError
+from sordino.errors import DataError, RecipeError
 from sordino.models.answers import SpeechLM
 from sordino.models.generation import batches_by_length
 from sordino.models.speech import SpeechModel
@@ -62,8 +62,13 @@ def weight_dtype(section: TrainSection, device: torch.device) -> torch.dtype:
 
 
 def freeze(speech: SpeechModel, section: TrainSection) -> None:
-    """Train every weight but those of the frozen parts; what the family never trains stays frozen."""
+    """Train every weight but those of the frozen parts; what the family never trains stays frozen.
+
+    Raises RecipeError for a part that the family does not have.
+    """
     for part in section.freeze:
+        if part not in speech.family.parts:
+            raise RecipeError(f"freeze: a {speech.family.model_type} model has no {part}.", "Leave it out.")
         speech.part(part).requires_grad_(False)
 
 
