@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import importlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,12 @@ def get(model_type: str) -> Family:
     module, name = FAMILIES[model_type].split(":")
     family: Family = getattr(importlib.import_module(module), name)
     return family
+
+
+def supported(config: Mapping[str, Any]) -> Family | None:
+    """The family of what config.json holds; None for one that sordino does not know."""
+    model_type = str(config.get("model_type"))
+    return get(model_type) if model_type in FAMILIES else None
 
 
 def read_config(path: str) -> dict[str, Any]:

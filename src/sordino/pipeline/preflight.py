@@ -47,9 +47,9 @@ def refuse_layers(recipe: Recipe) -> None:
     without; FamilyError for a format that its family has not."""
     order = [parse_layer(text) for text in recipe.rank.layers] if recipe.rank else []
     config = config_of(recipe)
-    if config is None or str(config.get("model_type")) not in registry.FAMILIES:  # then loading will say
+    family = registry.supported(config) if config else None
+    if config is None or family is None:  # then loading will say
         return
-    family = registry.get(str(config["model_type"]))
     if shapes.known(config):
         refuse_removals(family, config, shapes.layer_counts(config), order)
     if recipe.rank and recipe.rank.method != "explicit":
