@@ -295,7 +295,7 @@ def every_recipe() -> Iterator[Recipe]:
         yield recipes.load(recipes.shipped()[name])
 
 
-@pytest.mark.parametrize("recipe", every_recipe(), ids=lambda recipe: recipe.name)
+@pytest.mark.parametrize("recipe", list(every_recipe()), ids=lambda recipe: recipe.name)
 def test_a_recipe_as_a_value_is_the_recipe_of_its_file(recipe: Recipe) -> None:
     assert api._resolved(recipe, {}) == recipe
     changed = api._resolved(recipe, {"seed": 3, "rank": {"remove": 20}, "translate": {"batch_size": 2}, "report": None})

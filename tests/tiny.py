@@ -45,6 +45,11 @@ def fresh(speech: SpeechModel) -> SpeechModel:
     return dataclasses.replace(speech, model=copy.deepcopy(speech.model))
 
 
+def is_tied(speech: SpeechModel) -> bool:
+    """Whether head and embedding are one tensor."""
+    return speech.model.get_output_embeddings().weight is speech.model.get_input_embeddings().weight
+
+
 def stock(speech: SpeechModel, directory: Any, **options: Any) -> SpeechModel:
     """What stock `from_pretrained` makes of a directory."""
     model_class = getattr(transformers, speech.family.model_class)
@@ -126,6 +131,10 @@ def _voxtral(processor: Any, wave: Waveform, instruction: str) -> dict[str, Tens
     return dict(processor.apply_chat_template([[{"role": "user", "content": content}]]))
 
 
+def _qwen3_asr(processor: Any, wave: Waveform, instruction: str) -> dict[str, Tensor]:
+    return dict(processor.apply_transcription_request(wave, prompt=instruction, sampling_rate=RATE))
+
+
 def _gemma4_unified(processor: Any, wave: Waveform, instruction: str) -> dict[str, Tensor]:
     from transformers.models.gemma4_unified.processing_gemma4_unified import Gemma4UnifiedProcessor
 
@@ -140,7 +149,12 @@ def _gemma4_unified(processor: Any, wave: Waveform, instruction: str) -> dict[st
     return dict(stock.apply_chat_template([{"role": "user", "content": content}], enable_thinking=False, **options))
 
 
-_STOCK_INPUTS = {"gemma4_unified": _gemma4_unified, "qwen2_audio": _qwen2_audio, "voxtral": _voxtral}
+_STOCK_INPUTS = {
+    "gemma4_unified": _gemma4_unified,
+    "qwen2_audio": _qwen2_audio,
+    "qwen3_asr": _qwen3_asr,
+    "voxtral": _voxtral,
+}
 
 
 def answer_loss(speech: SpeechModel, batch: AnswerBatch) -> tuple[Tensor, int]:

@@ -51,13 +51,17 @@ def test_weights_come_back_within_the_formats_error(
     live = dict(speech.model.named_parameters())
     seen = 0
     for stored, weight in found.items():
-        theirs = {"token_embd.weight": "model.language_model.embed_tokens.weight", "output.weight": "lm_head.weight"}
+        parts = speech.family.parts
+        theirs = {"token_embd.weight": f"{parts['embeddings']}.weight", "output.weight": f"{parts['head']}.weight"}
         if stored in theirs:
             real = live[theirs[stored]]
         elif stored.startswith("blk.2.attn_"):
             part = stored.split(".")[2].removeprefix("attn_")
-            inner = {"norm": "input_layernorm", "output": "self_attn.o_proj"}.get(part, f"self_attn.{part}_proj")
-            real = live[f"model.language_model.layers.2.{inner}.{stored.rsplit('.', 1)[1]}"]
+            inner = {
+                "norm": "input_layernorm", "output": "self_attn.o_proj", "q_norm": "self_attn.q_norm",
+                "k_norm": "self_attn.k_norm",
+            }.get(part, f"self_attn.{part}_proj")  # fmt: skip
+            real = live[f"{speech.family.stacks['decoder'].path}.2.{inner}.{stored.rsplit('.', 1)[1]}"]
         else:
             continue
         seen += 1
@@ -65,7 +69,7 @@ def test_weights_come_back_within_the_formats_error(
         error = (transformers_order(stored, weight, speech) - real.detach()).abs()
         error = error if real.ndim == 1 else error.reshape(*real.shape[:-1], -1, 32)
         assert (error <= most * (0 if real.ndim == 1 else ERROR[name])).all(), stored
-    assert seen == (10 if family == "qwen2_audio" else 7)
+    assert seen == {"qwen2_audio": 10, "qwen3_asr": 8}.get(family, 7)
 
 
 @pytest.mark.parametrize("family", list(registry.FAMILIES))
@@ -74,7 +78,8 @@ def test_encoder_and_projector_are_in_bfloat16_and_nothing_else_is_beside_them(
 ) -> None:
     whole = load_file(pico_dir(family) / "model.safetensors")
     kept = load_file(written(family, "gguf-q8_0") / "model.safetensors")
-    assert kept.keys() == {name for name in whole if name.startswith(("audio_tower.", "multi_modal_projector."))}
+    outside = tuple(f"{registry.get(family).parts[part]}." for part in ("encoder", "projector"))
+    assert kept.keys() == {n for n in whole if registry.get(family).tensors.live_name(n).startswith(outside)}
     assert all(torch.equal(kept[name], whole[name].to(torch.bfloat16)) for name in kept)
 
 

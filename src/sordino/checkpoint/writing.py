@@ -56,12 +56,12 @@ class Planned:
 def place(planned: Mapping[str, Planned], start: int = 0) -> dict[str, Tensor]:
     """Where each tensor of one file lies, in the file's order, as the safetensors library has it: wider types first,
     then by name. Those of unknown length come last. start: of the first one's data."""
-    found = {}
+    placed = {}
     for name in sorted(planned, key=lambda n: (planned[n].shape is None, ORDER[planned[n].dtype], n)):
         entry = planned[name]
-        found[name] = Tensor(entry.dtype, entry.shape or (entry.bytes,) * (entry.shape is None), entry.bytes, start)
+        placed[name] = Tensor(entry.dtype, entry.shape or (entry.bytes,) * (entry.shape is None), entry.bytes, start)
         start += entry.bytes
-    return found
+    return placed
 
 
 def header(placed: Mapping[str, Tensor], least: int = 0) -> bytes:
@@ -127,17 +127,17 @@ class Writer:
         """
         import torch
 
-        tensor, wanted = source.tensors[source_name], self.planned[name]
-        if tensor.shape != wanted.shape:
-            raise ValueError(f"{name} is planned as {wanted.shape}, and {source_name} is {tensor.shape}")
+        tensor, plan = source.tensors[source_name], self.planned[name]
+        if tensor.shape != plan.shape:
+            raise ValueError(f"{name} is planned as {plan.shape}, and {source_name} is {tensor.shape}")
         handle, start = self._begin(name)
-        if tensor.dtype == wanted.dtype:
+        if tensor.dtype == plan.dtype:
             with source.file_of[source_name].open("rb", buffering=0) as stream:
                 _copy(stream.fileno(), tensor.start, handle, start, tensor.bytes)
             return
-        if tensor.dtype not in FLOATING or wanted.dtype not in FLOATING:
-            raise ValueError(f"{source_name} is {tensor.dtype} and cannot become {wanted.dtype}")
-        before, after = torch_type(tensor.dtype), torch_type(wanted.dtype)
+        if tensor.dtype not in FLOATING or plan.dtype not in FLOATING:
+            raise ValueError(f"{source_name} is {tensor.dtype} and cannot become {plan.dtype}")
+        before, after = torch_type(tensor.dtype), torch_type(plan.dtype)
         for piece in source.chunks(source_name, CHUNK_BYTES):
             start = _put(handle, start, _bytes_of(torch.frombuffer(piece, dtype=before).to(after)))
 
@@ -148,24 +148,24 @@ class Writer:
         """
         import torch
 
-        wanted = self.planned[name]
+        plan = self.planned[name]
         handle, start = self._begin(name)
-        if wanted.shape is None:
+        if plan.shape is None:
             if not isinstance(data, torch.Tensor) or data.dim() != 1 or data.nbytes > LATE_BYTES:
                 raise ValueError(f"{name} is no vector of at most {LATE_BYTES} bytes")
             self._late[name] = bytes(_bytes_of(data))
             return
         rows = 0
         for piece in [data] if isinstance(data, torch.Tensor) else data:
-            whole = piece.shape == wanted.shape or (piece.dim() and piece.shape[1:] == wanted.shape[1:])
-            if piece.dtype != torch_type(wanted.dtype) or not whole:
-                raise ValueError(f"{name} is planned as {wanted}, and not as {piece.dtype} {tuple(piece.shape)}")
+            whole = piece.shape == plan.shape or (piece.dim() and piece.shape[1:] == plan.shape[1:])
+            if piece.dtype != torch_type(plan.dtype) or not whole:
+                raise ValueError(f"{name} is planned as {plan}, and not as {piece.dtype} {tuple(piece.shape)}")
             rows += piece.shape[0] if piece.dim() else 1
-            if rows > (wanted.shape[0] if wanted.shape else 1):
+            if rows > (plan.shape[0] if plan.shape else 1):
                 break
             start = _put(handle, start, _bytes_of(piece))
-        if rows != (wanted.shape[0] if wanted.shape else 1):
-            raise ValueError(f"{name} is planned with {wanted.shape}, and {rows} rows came")
+        if rows != (plan.shape[0] if plan.shape else 1):
+            raise ValueError(f"{name} is planned with {plan.shape}, and {rows} rows came")
 
     def _begin(self, name: str) -> tuple[int, int]:
         """The shard to write to and where. Each tensor is written once."""
@@ -176,9 +176,9 @@ class Writer:
         return self._handles[shard], self._shards[shard][1][name].start
 
     def _finish(self) -> None:
-        left = self.planned.keys() - self._written
-        if left:
-            raise ValueError(f"{len(left)} planned tensors were not written, {min(left)} among them")
+        missing = self.planned.keys() - self._written
+        if missing:
+            raise ValueError(f"{len(missing)} planned tensors were not written, {min(missing)} among them")
         total = 0
         for handle, (_, placed) in zip(self._handles, self._shards, strict=True):
             room = min((t.start for t in placed.values()), default=0)

@@ -35,7 +35,8 @@ training           weights + gradients + moments + activations; the fused AdamW 
   bfloat16-mixed   as float32; and 2 a matrix weight for autocast's copies, counted as activations
   QLoRA            nf4 (scope decoder: its layers only), the rest in recipe dtype; 4 + 4 + 8 bytes an adapter weight
   activations      b = 2 bytes (float32: 4); B clips at once (batch_size / accumulate), each of S tokens, E states
-    decoder layer  B S (2 (4 + b) H + b (2 H + 2 Q + 2 K) + 4 b I); 5 H for 2 H with bfloat16-mixed
+    decoder layer  B S (2 (4 + b) H + b (2 H + 2 Q + 2 K) + 4 b I); 5 H for 2 H with bfloat16-mixed; where
+                   queries and keys are normed, B S (4 + b) (Q + K) more
     encoder layer  B E b (9 D + 2 F), E more where padding is masked; nothing if the encoder is frozen
     convolutions   B E b (2 M + 6 D)
     checkpointing  a layer's input for each layer instead, and the largest layer once
@@ -211,8 +212,10 @@ def _activations(
     tokens, states = batch.tokens(model), batch.states(model)
     copies = 5 if precision == "bfloat16-mixed" else 2  # autocast copies an input for each of q, k, v, gate, up
     layer = 2 * (4 + b) * width + b * (copies * width + 2 * q + 2 * k) + 4 * b * inner  # bytes a token
-    mask = 0 if model.family.tensors.pads_audio else states
-    encoded = b * (9 * dims["D"] + 2 * dims["F"] + mask)  # bytes an encoder state
+    if any(tensor.name.endswith(".q_norm.weight") for tensor in model.tensors):  # norms of queries and keys
+        layer += (4 + b) * (q + k)
+    front, inside = model.family.tensors.kept(dims, states)
+    encoded = round(b * inside)  # bytes an encoder state
     if adapter:  # peft casts the input of every adapted layer to the adapter's float32
         layer += 4 * (3 * width + q + 2 * width + inner)
         encoded += 4 * (5 * dims["D"] + dims["F"]) if encoder else 0
@@ -220,7 +223,7 @@ def _activations(
     total = batch.answer() * dims["V"] * (b + 12)
     if encoder:
         stacks += [(states * encoded, states * b * dims["D"], dims["encoder_layers"])]
-        total += states * b * (2 * dims["M"] + 6 * dims["D"])  # the convolutions
+        total += round(states * b * front)
     if checkpointing:
         total += sum(between * layers for _, between, layers in stacks) + max(each for each, _, _ in stacks)
     else:

@@ -61,7 +61,7 @@ def check(
     sources: Sequence[str | None],
     environment: Path,
 ) -> list[Check]:
-    """Compare the segment scores `found` of each system with the original's, made in `environment`."""
+    """Compare the segment `scores` of each system with the original's, made in `environment`."""
     python = install(environment)
     files = locate(metric.model)
     if files.checkpoint != files.settings.parent / CHECKPOINT:

@@ -100,7 +100,7 @@ def additive(allowed: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 class LlamaLine:
-    """Decoders of the Llama line, Qwen2 among them: one kind of layer, rotary embeddings common to all."""
+    """Decoders of the Llama line, Qwen2 and Qwen3 among them: one kind of layer, rotary embeddings common to all."""
 
     KIND = "full_attention"
 
@@ -155,7 +155,10 @@ def llama_keys_values(layer: Any, hidden: Tensor, cos_sin: CosSin) -> tuple[Tens
     attention = layer.self_attn
     normed = layer.input_layernorm(hidden)
     shape = (*normed.shape[:-1], -1, attention.head_dim)
-    keys = attention.k_proj(normed).view(shape).transpose(1, 2)
+    keys = attention.k_proj(normed).view(shape)
+    if hasattr(attention, "k_norm"):  # Qwen3's
+        keys = attention.k_norm(keys)
+    keys = keys.transpose(1, 2)
     values = attention.v_proj(normed).view(shape).transpose(1, 2)
     cos, sin = (part.unsqueeze(1) for part in cos_sin)
     half = keys.shape[-1] // 2

@@ -115,6 +115,7 @@ class Chat:
     stop_tokens: tuple[str, ...]  # any of them ends an answer
     answers_end_with: Mapping[str, str]  # prompt style -> stop token of training answers
     takes_system: bool  # whether a system prompt may stand beside audio
+    takes_example: bool = True  # whether a text turn and its answer may stand before the question
 
 
 @dataclass(frozen=True)
@@ -143,6 +144,11 @@ class Gguf:
     interleaved: bool = False
 
 
+def _kept_by_whisper(dims: Mapping[str, int], states: int) -> tuple[float, float]:
+    """Two convolutions; layers of attention, with a mask of all states, and an MLP."""
+    return 2 * dims["M"] + 6 * dims["D"], 9 * dims["D"] + 2 * dims["F"] + states
+
+
 @dataclass(frozen=True)
 class Tensors:
     """Names and shapes of the weights, so that sizes are known from config.json alone.
@@ -154,7 +160,8 @@ class Tensors:
     fields: letter -> (sub-config, field, default): a config leaves out what equals its class's default. letters:
     (config.json, those of the fields) -> further letters, and other values.
     window_seconds: of the fields. pads_audio: whether a shorter clip costs the whole window.
-    states_per_second: of audio; states_per_token: encoder states that one audio token stands for.
+    states_per_second: of audio; states_per_token: encoder states that one audio token stands for. kept: (fields, states
+    of a clip) -> elements that going back needs of a state: before the encoder's layers, and in each of them.
     """
 
     saved: Mapping[str, str]
@@ -169,6 +176,7 @@ class Tensors:
     pads_audio: bool = False
     states_per_second: float = 50.0
     states_per_token: float = 2.0
+    kept: Callable[[Mapping[str, int], int], tuple[float, float]] = _kept_by_whisper
     gguf: Gguf | None = None
 
     def saved_name(self, name: str) -> str:
@@ -195,6 +203,7 @@ class Family:
     parts: encoder, projector, decoder, embeddings, head -> module path; an encoder-free family has no encoder, neither
     here nor among `stacks`.
     tiny: writes a random model of under a million parameters: (directory, decoder layers, encoder layers, seed).
+    check: (config.json, its path) -> raises FamilyError for a checkpoint of this type in a layout that is not read.
     ready: what a loaded model of the transformers class needs before it takes embeddings.
     """
 
@@ -208,6 +217,7 @@ class Family:
     tensors: Tensors
     load_processor: Callable[[str, str | None], Any]  # directory or Hub id, revision
     tiny: Callable[[str, int, int, int], None]
+    check: Callable[[Mapping[str, Any], str], None] = lambda config, path: None
     ready: Callable[[Any], None] = lambda model: None
 
     def gguf_name(self, name: str) -> str | None:

@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 from sordino.models.family import Audio, AudioInputs, Chat, Decoder, Family, Prompt, Stack, Table, Tensors
 from sordino.models.tables import (
-    LLAMA_DECODER,
     LLAMA_GGUF,
-    QKV_BIASES,
+    LLAMA_TEXT,
+    TEXT_BIASES,
     WHISPER_ENCODER,
     WHISPER_FIELDS,
+    causal,
     positions_window,
 )
 
@@ -217,7 +218,7 @@ QWEN2_AUDIO = Family(
         fixed=("model.audio_tower.embed_positions",),
         tables={
             "audio_tower.": Table(WHISPER_ENCODER, "encoder_layers"),
-            "language_model.": Table(LLAMA_DECODER + QKV_BIASES, "decoder_layers"),
+            "language_model.": Table(causal(LLAMA_TEXT + TEXT_BIASES), "decoder_layers"),
             "multi_modal_projector.": Table("linear.bias H\nlinear.weight H D"),
         },
         fields={

@@ -18,6 +18,7 @@ from sordino.models.family import Family, Scope
 FAMILIES = {
     "gemma4_unified": "sordino.models.gemma4_unified:GEMMA4_UNIFIED",
     "qwen2_audio": "sordino.models.qwen2_audio:QWEN2_AUDIO",
+    "qwen3_asr": "sordino.models.qwen3_asr:QWEN3_ASR",
     "voxtral": "sordino.models.voxtral:VOXTRAL",
 }
 
@@ -34,10 +35,22 @@ def get(model_type: str) -> Family:
     return family
 
 
-def supported(config: Mapping[str, Any]) -> Family | None:
-    """The family of what config.json holds; None for one that sordino does not know."""
-    model_type = str(config.get("model_type"))
-    return get(model_type) if model_type in FAMILIES else None
+def of_config(config: Mapping[str, Any], path: str = "config.json") -> Family:
+    """The family of a config.json. path: where it is from, for the message.
+
+    Raises FamilyError for an unknown one, one that needs code of its own, and a layout that the family does not read.
+    """
+    model_type = config.get("model_type")
+    if not isinstance(model_type, str):
+        raise FamilyError(f"{path} names no model_type.", "Give a transformers model.")
+    if model_type not in FAMILIES and "auto_map" in config:
+        raise FamilyError(
+            f"{path}: models of type '{model_type}' bring code of their own (auto_map), which is never run.",
+            f"Use a checkpoint in transformers' own layout; supported: {', '.join(sorted(FAMILIES))}.",
+        )
+    family = get(model_type)
+    family.check(config, path)
+    return family
 
 
 def read_config(path: str) -> dict[str, Any]:
@@ -61,17 +74,15 @@ def is_hub_id(path: str) -> bool:
 
 def family_of(path: str, revision: str | None = None) -> Family:
     """The family of a local directory or a Hub id. Raises FamilyError."""
-    if is_hub_id(path):
-        from transformers import AutoConfig
+    if not is_hub_id(path):
+        return of_config(read_config(path), str(Path(path) / "config.json"))
+    from transformers import PreTrainedConfig
 
-        try:
-            return get(str(AutoConfig.from_pretrained(path, revision=revision).model_type))
-        except (OSError, ValueError) as error:
-            raise not_fetched(path, error) from error
-    model_type = read_config(path).get("model_type")
-    if not isinstance(model_type, str):
-        raise FamilyError(f"{Path(path) / 'config.json'} names no model_type.", "Give a transformers model.")
-    return get(model_type)
+    try:
+        config, _ = PreTrainedConfig.get_config_dict(path, revision=revision)
+    except (OSError, ValueError) as error:
+        raise not_fetched(path, error) from error
+    return of_config(config, path)
 
 
 def layer_count(config: Any, scope: Scope) -> int:

@@ -14,6 +14,7 @@ from sordino.errors import FamilyError
 from sordino.models import registry
 from sordino.models.family import Family, Table
 from sordino.models.parts import is_tied, part_of
+from sordino.runtime.terminal import quoted
 
 Kind = Literal["linear", "head", "embedding", "other"]
 
@@ -44,8 +45,8 @@ class Shape:
 class Model:
     """A model as its config describes it. tensors: sorted by name; a tied head is not among them.
 
-    dims: the letters of the family's fields, encoder_layers, decoder_layers, heads, kv_heads, Q and K (of the widest
-    layer); D, F and M are 0 without an encoder.
+    dims: the letters of the family's fields, encoder_layers, decoder_layers, heads, kv_heads, head_dim, Q and K (of the
+    widest layer); D, F and M are 0 without an encoder.
     """
 
     family: Family
@@ -79,7 +80,7 @@ def model(
 
     Raises FamilyError for a family whose tables are not written down or a config that makes no sense.
     """
-    family = registry.get(str(config.get("model_type")))
+    family = registry.of_config(config)
     if not family.tensors.tables:
         raise FamilyError(
             f"the shapes of '{family.model_type}' models are not written down.", "Inspect the weights themselves."
@@ -131,7 +132,7 @@ def count(tensors: Iterable[Shape]) -> int:
 
 def layer_counts(config: Mapping[str, Any]) -> dict[str, int]:
     """Scope -> number of layers by config.json. Raises FamilyError."""
-    family = registry.get(str(config.get("model_type")))
+    family = registry.of_config(config)
     return {scope: _dims(family, config)[f"{scope}_layers"] for scope in family.scopes}
 
 
@@ -145,12 +146,13 @@ def _dims(family: Family, config: Mapping[str, Any]) -> dict[str, int]:
         if value is None:
             value = default
         if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-            raise FamilyError(f"config.json: {section}.{key} is {value!r:.60} and not a size.", "Copy the model again.")
+            problem = f"config.json: {section}.{key} is {quoted(value, 60)} and not a size."
+            raise FamilyError(problem, "Copy the model again.")
+        if not value and default != 0 and not name.endswith("_layers"):  # 0 by default: what a model may lack
+            raise FamilyError(f"config.json: {section}.{key} is 0.", "Copy the model again.")
         dims[name] = value
-    if not dims["heads"]:
-        raise FamilyError("config.json: text_config.num_attention_heads is 0.", "Copy the model again.")
     head = dims["head_dim"] or dims["H"] // dims["heads"]
-    dims |= {"Q": dims["heads"] * head, "K": dims["kv_heads"] * head}
+    dims |= {"head_dim": head, "Q": dims["heads"] * head, "K": dims["kv_heads"] * head}
     dims |= family.tensors.letters(config, dims)
     for table in family.tensors.tables.values():
         if table.per_layer and table.layers:

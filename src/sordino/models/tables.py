@@ -1,7 +1,7 @@
 """Tables of tensors that several families share, and llama.cpp's names for the decoders among them. No torch.
 
 Letters: D width of the audio encoder, F its feed-forward, M mel bins, P positions; H hidden size of the decoder, I its
-feed-forward, Q and K widths of all query and key heads, V vocabulary.
+feed-forward, Q and K widths of all query and key heads, head_dim of one, V vocabulary.
 """
 
 from __future__ import annotations
@@ -10,14 +10,7 @@ from collections.abc import Mapping
 
 from sordino.models.family import Gguf
 
-WHISPER_ENCODER = """
-conv1.bias D
-conv1.weight D M 3
-conv2.bias D
-conv2.weight D D 3
-embed_positions.weight P D
-layer_norm.bias D
-layer_norm.weight D
+WHISPER_LAYERS = """
 layers.#.fc1.bias F
 layers.#.fc1.weight F D
 layers.#.fc2.bias D
@@ -34,34 +27,59 @@ layers.#.self_attn.v_proj.weight D D
 layers.#.self_attn_layer_norm.bias D
 layers.#.self_attn_layer_norm.weight D
 """
+WHISPER_ENCODER = (
+    """
+conv1.bias D
+conv1.weight D M 3
+conv2.bias D
+conv2.weight D D 3
+embed_positions.weight P D
+layer_norm.bias D
+layer_norm.weight D
+"""
+    + WHISPER_LAYERS
+)
 WHISPER_FIELDS = {"M": ("audio_config", "num_mel_bins", 128), "P": ("audio_config", "max_source_positions", 1500)}
-LLAMA_DECODER = """
-lm_head.weight V H
-model.embed_tokens.weight V H
-model.layers.#.input_layernorm.weight H
-model.layers.#.mlp.down_proj.weight H I
-model.layers.#.mlp.gate_proj.weight I H
-model.layers.#.mlp.up_proj.weight I H
-model.layers.#.post_attention_layernorm.weight H
-model.layers.#.self_attn.k_proj.weight K H
-model.layers.#.self_attn.o_proj.weight H Q
-model.layers.#.self_attn.q_proj.weight Q H
-model.layers.#.self_attn.v_proj.weight K H
-model.norm.weight H
+LLAMA_TEXT = """
+embed_tokens.weight V H
+layers.#.input_layernorm.weight H
+layers.#.mlp.down_proj.weight H I
+layers.#.mlp.gate_proj.weight I H
+layers.#.mlp.up_proj.weight I H
+layers.#.post_attention_layernorm.weight H
+layers.#.self_attn.k_proj.weight K H
+layers.#.self_attn.o_proj.weight H Q
+layers.#.self_attn.q_proj.weight Q H
+layers.#.self_attn.v_proj.weight K H
+norm.weight H
 """
-QKV_BIASES = """
-model.layers.#.self_attn.k_proj.bias K
-model.layers.#.self_attn.q_proj.bias Q
-model.layers.#.self_attn.v_proj.bias K
+TEXT_BIASES = """
+layers.#.self_attn.k_proj.bias K
+layers.#.self_attn.q_proj.bias Q
+layers.#.self_attn.v_proj.bias K
 """
+TEXT_NORMS = """
+layers.#.self_attn.k_norm.weight head_dim
+layers.#.self_attn.q_norm.weight head_dim
+"""
+
+
+def causal(text: str) -> str:
+    """A text model's tensors as those of a whole causal model: under `model.`, with a head."""
+    return "lm_head.weight V H\n" + "".join(f"model.{row}\n" for row in text.split("\n") if row)
+
+
+LLAMA_DECODER = causal(LLAMA_TEXT)
 _OUTSIDE = {"embed_tokens.weight": "token_embd.weight", "norm.weight": "output_norm.weight"}
 _LLAMA = {
     "input_layernorm": "attn_norm", "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k",
     "self_attn.v_proj": "attn_v", "self_attn.o_proj": "attn_output", "post_attention_layernorm": "ffn_norm",
     "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down",
 }  # fmt: skip
+_NORMS = {"self_attn.q_norm": "attn_q_norm", "self_attn.k_norm": "attn_k_norm"}
 LLAMA_GGUF = {
     "qwen2": Gguf("qwen2", _LLAMA, _OUTSIDE),
+    "qwen3": Gguf("qwen3", _LLAMA | _NORMS, _OUTSIDE),
     "llama": Gguf("llama", _LLAMA, _OUTSIDE, interleaved=True),
 }
 

@@ -271,6 +271,7 @@ VOXTRAL = Family(
         },
         window_seconds=positions_window,
         pads_audio=True,
+        kept=lambda dims, states: (2 * dims["M"] + 6 * dims["D"], 9 * dims["D"] + 2 * dims["F"]),
         states_per_token=4,
         gguf=LLAMA_GGUF["llama"],
     ),

@@ -46,15 +46,15 @@ def load(
     only some corpora have; RecipeError for one that this corpus lacks, unless it is unset.
     """
     read = loader(name)
-    known = list(inspect.signature(read).parameters)
+    accepted = list(inspect.signature(read).parameters)
     given = {key: value for key, value in settings.items() if value not in UNSET}
     for key in given:
-        if key not in known:
+        if key not in accepted:
             having = [each for each in sorted(CORPORA) if key in inspect.signature(loader(each)).parameters]
             raise RecipeError(
                 f"The corpus {name!r} has no setting {key!r}.",
                 f"Corpora that have it: {', '.join(having)}." if having else "",
             )
-    if "audio_dir" in known:
+    if "audio_dir" in accepted:
         given["audio_dir"] = audio_dir
     return read(path, source_lang, target_lang, texts, **given)

@@ -82,8 +82,8 @@ class Rows:
 
 def visible(folder: Path, pattern: str = "*") -> list[Path]:
     """What a folder holds ("**/*": its folders too), sorted; side files of systems and programs are passed over."""
-    found = folder.glob(pattern) if folder.is_dir() else iter(())
-    parts = ((item, item.relative_to(folder).parts) for item in found)
+    items = folder.glob(pattern) if folder.is_dir() else iter(())
+    parts = ((item, item.relative_to(folder).parts) for item in items)
     return sorted(item for item, names in parts if not any(name.startswith(".") or name == JUNK for name in names))
 
 
@@ -96,23 +96,23 @@ def text_of(listing: Path, language: str) -> Path:
 def wrong_layout(corpus: str, path: Path, expected: str, missing: str = "") -> DataError:
     """A DataError that shows what the corpus looks like on disk and what is there instead."""
     if not path.is_dir():
-        found = "no such directory" if not path.exists() else "a file, not a directory"
+        contents = "no such directory" if not path.exists() else "a file, not a directory"
     else:
         names = [item.name + "/" * item.is_dir() for item in visible(path)]
         more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-        found = ", ".join(names[:SHOWN]) + more if names else "nothing"
+        contents = ", ".join(names[:SHOWN]) + more if names else "nothing"
     lacking = f": {missing}" if missing else ""
     return DataError(
         f"{path} does not hold {corpus} as it is published{lacking}.",
-        f"\nFound there: {found}\nExpected:\n{expected}",
+        f"\nFound there: {contents}\nExpected:\n{expected}",
     )
 
 
-def choose_subsets(corpus: str, path: Path, there: list[str], wanted: tuple[str, ...]) -> list[str]:
+def choose_subsets(corpus: str, path: Path, there: list[str], subsets: tuple[str, ...]) -> list[str]:
     """The corpus's own parts to read, in its order; DataError for one that is not there."""
-    for name in wanted:
+    for name in subsets:
         if name not in there:
             raise DataError(
                 f"{path} has no part {name!r} of {corpus}.", f"Found: {', '.join(there)}. Name them in 'subsets'."
             )
-    return [name for name in there if not wanted or name in wanted]
+    return [name for name in there if not subsets or name in subsets]

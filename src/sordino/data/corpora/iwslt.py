@@ -36,10 +36,10 @@ def load(path: str | Path, source_lang: str, target_lang: str, texts: str | None
         _check_order(file, folder / order.NAME, places)
     target, source = (text_of(file, language) for language in (target_lang, source_lang))
     if not target.is_file():
-        found = sorted(item.name for item in visible(folder) if item.name.startswith(f"{file.stem}."))
+        beside = sorted(item.name for item in visible(folder) if item.name.startswith(f"{file.stem}."))
         raise DataError(
             f"{folder} has no {target.name}, the translations into {language_name(target_lang)}.",
-            f"Found: {', '.join(found)}.",
+            f"Found: {', '.join(beside)}.",
         )
     rows = Rows()
     languages = source_lang, target_lang
@@ -48,14 +48,14 @@ def load(path: str | Path, source_lang: str, target_lang: str, texts: str | None
 
 
 def _list(folder: Path, texts: str | None, source: str, target: str) -> Path:
-    found = sorted(item.name for item in visible(folder) if item.suffix in (".yaml", ".yml"))
-    if texts in found or (texts is None and len(found) == 1):
-        return folder / (texts or found[0])
-    listing = f"Found: {', '.join(found) or 'none'}."
+    lists = sorted(item.name for item in visible(folder) if item.suffix in (".yaml", ".yml"))
+    if texts in lists or (texts is None and len(lists) == 1):
+        return folder / (texts or lists[0])
+    listing = f"Found: {', '.join(lists) or 'none'}."
     if texts is not None:
         raise DataError(f"{folder / texts} is not a file.", f"Name the list of segments in 'texts'. {listing}")
-    if found:
-        raise DataError(f"{folder} holds {len(found)} lists of segments. {listing}", "Name one in 'texts'.")
+    if lists:
+        raise DataError(f"{folder} holds {len(lists)} lists of segments. {listing}", "Name one in 'texts'.")
     layout = f"  NAME.yaml    - {{wav: talk_1.wav, offset: 16.08, duration: 3.5}}\n  NAME.{source}  NAME.{target}"
     raise wrong_layout(NAME, folder, f"{layout}    one line a segment\n  talk_1.wav ... (or wav/talk_1.wav)")
 
