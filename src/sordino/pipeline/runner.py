@@ -73,7 +73,7 @@ def plan(recipe: Recipe, config: Mapping[str, Any] | None = None, device: str | 
     """
     preflight.refuse(recipe)
     # a family whose shapes nobody has written down is planned without a forecast
-    described = config is not None and registry.get(str(config.get("model_type"))).tensors.tables
+    described = config is not None and registry.of_config(config).tensors.tables
     ahead = forecast(recipe, config, device) if config and described else {}
     lines: list[Planned] = []
     renewed: set[str] = set()
