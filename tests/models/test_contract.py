@@ -26,7 +26,9 @@ KEEP = {"decoder": [0, 2, 3], "encoder": [0, 2]}
 
 # each family with each list of layers that it has
 EACH_STACK = pytest.mark.parametrize(
-    ("speech", "scope"), [(name, scope) for name in FAMILIES for scope in registry.get(name).scopes], indirect=["speech"]
+    ("speech", "scope"),
+    [(name, scope) for name in FAMILIES for scope in registry.get(name).scopes],
+    indirect=["speech"],
 )
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
@@ -212,7 +214,7 @@ def test_a_saved_config_says_one_dtype(speech: SpeechModel, tmp_path: Path) -> N
     saving.save(changed, tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
     parts = [config, *(config[name] for name in changed.model.config.sub_configs)]
-    assert len(parts) >= 3 and {part["dtype"] for part in parts} == {"bfloat16"}
+    assert len(parts) >= 2 and {part["dtype"] for part in parts} == {"bfloat16"}
 
 
 @pytest.mark.parametrize("pruned", [False, True])
