@@ -20,6 +20,7 @@ PARTS = {
     "decoder": re.compile(r"\blayers\.\d+\.|^blk\.\d+\."),
 }
 
+HEAD = "lm_head.weight"  # in the state dict of transformers' models
 LAYER = re.compile(r"\b(?:layers|blk)\.(\d+)\.")  # of either stack
 
 
@@ -34,3 +35,10 @@ def is_tied(config: Mapping[str, Any]) -> bool:
     model_type = str(config.get("model_type"))
     usual = model_type in registry.FAMILIES and registry.get(model_type).tensors.tied
     return bool(inner.get("tie_word_embeddings", config.get("tie_word_embeddings", usual)))
+
+
+def decoder_layers(config: Mapping[str, Any]) -> int | None:
+    """Decoder layers by any model's config.json, of a family or not; None where it does not say."""
+    text = config.get("text_config")
+    layers = (text if isinstance(text, Mapping) else config).get("num_hidden_layers")
+    return layers if isinstance(layers, int) else None
