@@ -91,7 +91,8 @@ def test_activations_against_what_autograd_keeps(pico_dir, tmp_path, family, pre
     model = shapes.model(config_of(pico_dir(family)))
     predicted = predict.full_training(model, predict.Batch(4, 3.0), precision, checkpointing=checkpointing).activations
     if checkpointing:  # the layer that is computed again while going back is not in what was kept going forth
-        assert measured < predicted < 2.2 * measured
+        every = predict.full_training(model, predict.Batch(4, 3.0), precision).activations
+        assert measured < predicted < measured + every / tiny.ENCODER_LAYERS
     else:
         assert predicted == pytest.approx(measured, rel=0.15)
 

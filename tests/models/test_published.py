@@ -14,6 +14,7 @@ CONFIGS = Path(__file__).parent / "configs"
 
 # parameters, a tied head once; in millions what the model's page says, with the head stored beside where it does so
 PUBLISHED = {
+    "gemma4_12b": (11_959_730_224, 11_950.0),  # "11.95 B": everything, 49.9 M for pictures among it, rounded down
     "qwen3_asr_0.6b": (782_426_112, 938.0),  # 938 M stored, head beside the embedding
     "qwen3_asr_1.7b": (2_038_052_480, 2349.2),  # 4.70 GB stored, head beside the embedding
 }

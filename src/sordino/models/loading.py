@@ -8,13 +8,12 @@ from typing import Any, Literal
 
 import torch
 
-from sordino.checkpoint.reading import Checkpoint
 from sordino.config.records import read_stage
 from sordino.errors import ArtifactError, FamilyError
-from sordino.models import adapters, hybrid, nf4, registry
+from sordino.models import adapters, embedded, hybrid, nf4, registry
 from sordino.models.devices import default_device, default_dtype
 from sordino.models.speech import SpeechModel, module_at
-from sordino.models.stored import check_names
+from sordino.models.stored import check_names, local
 from sordino.runtime import files
 
 ADAPTER_CONFIG = "adapter_config.json"
@@ -27,7 +26,7 @@ def open_model(path: str, **options: Any) -> SpeechModel:
     Raises FamilyError for anything that is no model.
     """
     directory = Path(path)
-    if not (directory / ADAPTER_CONFIG).is_file():
+    if (directory / "config.json").is_file() or not (directory / ADAPTER_CONFIG).is_file():
         if directory.is_dir() and not (directory / "config.json").is_file():
             inside = sorted(p.parent.name for p in directory.glob("*/config.json"))
             if inside:
@@ -84,13 +83,20 @@ def load_checkpoint(
         options["attn_implementation"] = attention
     if revision:
         options["revision"] = revision
-    if not registry.is_hub_id(path):
-        Checkpoint.open(Path(path))
+    checkpoint = None
+    if family.adapter_flag or not registry.is_hub_id(path):
+        checkpoint = embedded.open_checkpoint(family, local(path, revision))
+    if quantize and isinstance(checkpoint, embedded.Merged):
+        raise FamilyError(
+            f"{path} holds an adapter beside its weights, which is not merged into 4-bit ones.",
+            "Write it merged first (export.formats: [bf16]), and give that.",
+        )
     processor = registry.load_processor(family, path, revision)
     if quantize == "nf4":
         options["quantization_config"] = nf4.nf4_config(family, floating, kept)
     try:
-        model, report = model_class.from_pretrained(path, output_loading_info=True, **options)
+        with embedded.without_adapter(checkpoint, path) as place:
+            model, report = model_class.from_pretrained(place, output_loading_info=True, **options)
     except FamilyError:
         raise
     except Exception as error:  # safetensors and transformers raise many types for damaged files
@@ -106,6 +112,8 @@ def load_checkpoint(
         unexpected=report["unexpected_keys"],
         mismatched=[f"'{key[0]}'" for key in report["mismatched_keys"]],
     )
+    if checkpoint:
+        embedded.put_in(family, model, checkpoint)
     model.eval()
     family.ready(model)
     still = {name for name, _ in model.named_modules() if not family.tensors.runs(name)}

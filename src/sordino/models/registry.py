@@ -17,6 +17,7 @@ from sordino.models.family import Family, Scope
 
 FAMILIES = {
     "gemma4_unified": "sordino.models.gemma4_unified:GEMMA4_UNIFIED",
+    "granite_speech": "sordino.models.granite_speech:GRANITE_SPEECH",
     "qwen2_audio": "sordino.models.qwen2_audio:QWEN2_AUDIO",
     "qwen3_asr": "sordino.models.qwen3_asr:QWEN3_ASR",
     "voxtral": "sordino.models.voxtral:VOXTRAL",
