@@ -14,9 +14,9 @@ from tests.data.sounds import save
 from tests.stages.runs import recipe_file, refusal, run, write_corpus
 from tests.tiny import clip
 
-ALONE: dict[str, Any] = {
-    name: None for name in ("rank", "prune", "pseudolabel", "distil", "qlora", "merge", "trim", "export")
-} | {"translate": False, "evaluate": False, "report": False}
+ALONE: dict[str, Any] = dict.fromkeys(
+    ("rank", "prune", "pseudolabel", "distil", "qlora", "merge", "trim", "export")
+) | {"translate": False, "evaluate": False, "report": False}
 
 
 @pytest.fixture
@@ -60,7 +60,9 @@ def test_a_control_token_in_a_text_is_named(
     told = refusal(capsys, "prepare", prepare(corpus))
     assert f"clip{row:02}: target_text holds '<|im_end|>'" in told
     run("prepare", prepare(corpus), "--skip-bad")
-    ids = {one.id for file in data_of(tmp_path).glob("*.jsonl") if file.stem != "skipped" for one in manifest.read(file)}
+    ids = {
+        one.id for file in data_of(tmp_path).glob("*.jsonl") if file.stem != "skipped" for one in manifest.read(file)
+    }
     assert f"clip{row:02}" not in ids
     assert len(ids) == 19
 
