@@ -141,6 +141,9 @@ def test_a_small_corpus_is_dealt_by_tenths_with_a_note() -> None:
     assert "400 clips are too few for test 100, dev 100, select 100" in notes[0]
     result = assign(corpus([None] * 20), {"select": 100, "dev": 100, "test": 100}, 0)
     assert {split: len(part) for split, part in result.items()} == {"train": 14, "select": 2, "dev": 2, "test": 2}
+    speakers = corpus([f"speaker {i // 6}" for i in range(30)])
+    result = assign(speakers, {"select": 100, "dev": 100, "test": 100}, 0)
+    assert {split: len(part) for split, part in result.items()} == {"train": 12, "select": 6, "dev": 6, "test": 6}
 
 
 def test_sizes_that_someone_chose_are_kept_with_a_note() -> None:

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import torch
 
+from sordino.checkpoint.finite import refuse_nonfinite
 from sordino.checkpoint.reading import Checkpoint
 from sordino.config.records import read_stage
 from sordino.errors import ArtifactError, FamilyError
@@ -47,6 +48,7 @@ def open_model(path: str, **options: Any) -> SpeechModel:
         )
     speech = load_checkpoint(base, **adapters.base_options(stage["section"]), **options)
     adapters.load(speech, directory)
+    refuse_nonfinite(path, ((name, tensor) for name, tensor in speech.model.named_parameters() if ".lora_" in name))
     speech.path = path
     return speech
 
@@ -65,8 +67,8 @@ def load_checkpoint(
 
     quantize="nf4" quantizes the linear layers while loading (bitsandbytes, double quantization), but for the head and
     the parts in `kept`.
-    Raises FamilyError for an unknown family, weights that do not load and a model whose decoder is not transformers',
-    ArtifactError for damaged shards, by name.
+    Raises FamilyError for an unknown family, weights that do not load or are no numbers, and a model whose decoder is
+    not transformers', ArtifactError for damaged shards, by name.
     """
     import transformers
 
@@ -106,6 +108,7 @@ def load_checkpoint(
         unexpected=report["unexpected_keys"],
         mismatched=[f"'{key[0]}'" for key in report["mismatched_keys"]],
     )
+    refuse_nonfinite(path, model.state_dict().items())
     model.eval()
     family.ready(model)
     still = {name for name, _ in model.named_modules() if not family.tensors.runs(name)}
