@@ -59,12 +59,12 @@ def run(job: Job, section: DataSection) -> None:
     if bad:
         files.write_text(job.out / SKIPPED, "".join(f"{files.json_line(row)}\n" for row in bad))
     leaked = leaks.notes(by_name)
-    for line in [*notes, *leaked]:
-        note(f"  {line}")
     counts = {split: len(clips) for split, clips in by_name.items()}
     leaking = section.splits.by == "segment" or any(line.startswith(leaks.RECORDINGS) for line in leaked)
     job.record |= {"clips": counts, "hours": hours, "skipped": len(bad), "leaking_split": leaking}
     note("  " + ", ".join(f"{n} {split}" for split, n in counts.items()) + (f"; {len(bad)} skipped" if bad else ""))
+    for line in [*notes, *leaked]:
+        note(f"  {line}")
 
 
 def refuse_lacking(recipe: Recipe, dealt: Container[str]) -> None:
