@@ -30,7 +30,7 @@ test-gguf: $(READY)  ## compile llama-cpp-python (5 to 15 minutes) and run what 
 test-vllm: $(READY)  ## install vLLM beside .venv (3.7 GB, minutes), load a w4a16 export and compare tokens
 	$(PYTEST) -rs -m isolated tests/formats
 
-wheel-test: $(READY)  ## build the wheel and use it from an empty directory; half a minute
+wheel-test: $(READY)  ## build the wheel and use it from an empty directory; a minute
 	$(PYTEST) -m isolated tests/test_wheel.py
 
 lint: $(READY)  ## rules and format of the code

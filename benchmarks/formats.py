@@ -12,6 +12,7 @@ ratio is the median over the rounds of bf16's time over theirs in the same round
 On a machine that others use take --threads 1 --clock cpu, and quote the ratios.
 """
 
+# ruff: noqa: E402 (environment.prepare comes before torch)
 from __future__ import annotations
 
 import argparse
@@ -26,20 +27,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sordino.config import card
 from sordino.models import parts
 from sordino.runtime import environment
 
 environment.prepare()  # its settings count only before torch is imported: hence the imports below it
 environment.quiet_libraries()
 
-import numpy as np  # noqa: E402
-import torch  # noqa: E402
-from rich.console import Console  # noqa: E402
-from rich.table import Table  # noqa: E402
-from true_size import mixture  # noqa: E402
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+from true_size import mixture
 
-from sordino.config import chain, run_layout
+from sordino.config import card, chain, run_layout
 from sordino.data import manifest
 from sordino.data.clip import SAMPLE_RATE, Clip
 from sordino.errors import SordinoError

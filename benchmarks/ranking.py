@@ -14,6 +14,7 @@ translates one clip. Times are wall-clock; quote the ratios. Search times leave 
 clips, which a run does once and keeps.
 """
 
+# ruff: noqa: E402 (environment.prepare comes before torch)
 from __future__ import annotations
 
 import argparse
@@ -37,8 +38,8 @@ from sordino.runtime import environment
 environment.prepare()  # its settings count only before torch is imported: hence the imports below it
 environment.quiet_libraries()
 
-import numpy as np  # noqa: E402
-import torch  # noqa: E402
+import numpy as np
+import torch
 
 from sordino.data import manifest
 from sordino.data.audio import load_clip

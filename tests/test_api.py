@@ -7,7 +7,6 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +17,13 @@ import soundfile
 import sordino
 from benchmarks.longform import make_talk
 from sordino import api
-from sordino.config import card
 from sordino.config import recipe as recipes
-from sordino.config.schema import Recipe
 from sordino.data import manifest
 from sordino.data.clip import Clip
 from sordino.errors import ArtifactError, DataError, FamilyError, RecipeError, UsageError
 from sordino.inference.model import Model
 from sordino.measure.audit import audit
+from sordino.pruning.ranking import Ranking
 from tests.stages.runs import Made, contents
 from tests.tiny import clip
 
@@ -61,19 +59,6 @@ def test_every_function_says_what_it_takes_gives_and_refuses() -> None:
     for name in set(sordino.__all__) - {"Recipe"}:
         text = getattr(sordino, name).__doc__
         assert re.search(r"Args:\n.*Returns:\n.*Raises:\n", text, re.DOTALL), name
-
-
-def test_the_readme_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its Python block as it stands, but for the directory that it writes to."""
-    monkeypatch.chdir(ROOT)
-    (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
-    assert len([line for line in block.splitlines() if line]) <= 12
-    exec(compile(block.replace('"out/', f'"{tmp_path}/'), "README.md", "exec"), {})
-    text, chrf, size = capsys.readouterr().out.splitlines()
-    assert re.search(r"[a-z]{3}", text)
-    assert 20 < float(chrf) < 100
-    assert int(size) == audit(tmp_path / "small-nf4").weights_bytes < audit(tmp_path / "small").weights_bytes / 2
-    assert card.read(tmp_path / "small-nf4").target == "German"
 
 
 def test_a_loaded_model_knows_how_it_is_asked(made: Made, teacher: Model) -> None:
@@ -149,12 +134,11 @@ def test_encoding(teacher: Model, select: list[Clip]) -> None:
 def test_layers_are_ranked_as_the_stage_ranks_them(made: Made, teacher: Model, select: list[Clip]) -> None:
     record = json.loads((made.finished / "30-ranking" / "ranking.json").read_text())
     seen: list[tuple[str, int, int]] = []
-    removals = sordino.rank_layers(
+    ranking = sordino.rank_layers(
         teacher, select, remove=2, max_new_tokens=4, progress=lambda *event: seen.append(event)
     )
-    assert [str(removal.layer) for removal in removals] == record["order"]
-    assert [removal.trial.score for removal in removals] == [row["score"] for row in record["removals"]]
-    assert [removal.probability for removal in removals] == [row["probability"] for row in record["removals"]]
+    assert json.loads(json.dumps(ranking.to_json())) == record
+    assert list(map(str, ranking)) == record["order"]
     assert ("ranking layers by chrf++", seen[-1][2], seen[-1][2]) == seen[-1]
     assert len(teacher.speech.layers("decoder")) == 6
 
@@ -176,8 +160,7 @@ def test_clips_that_cannot_be_ranked_by(made: Made, teacher: Model, select: list
 
 
 def test_pruning_writes_what_the_stage_writes(made: Made, teacher: Model, tmp_path: Path) -> None:
-    order = json.loads((made.finished / "30-ranking" / "ranking.json").read_text())["order"]
-    small = sordino.prune(teacher, order, tmp_path / "small")
+    small = sordino.prune(teacher, Ranking.read(made.finished / "30-ranking" / "ranking.json"), tmp_path / "small")
     there = contents(made.finished / "40-pruned")
     assert contents(tmp_path / "small") == {n: b for n, b in there.items() if n not in ("stage.json", "kept.json")}
     assert (small.speech.path, small.removed) == (str(tmp_path / "small"), ())
@@ -288,21 +271,6 @@ def test_a_run(made: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert "testing against the teacher" in labels
     with pytest.raises(RecipeError, match=r"finetune\.epoch' \(did you mean 'epochs'\?\)"):
         sordino.run(file, finetune={"epoch": 3})
-
-
-def every_recipe() -> Iterator[Recipe]:
-    for name in recipes.shipped():
-        yield recipes.load(recipes.shipped()[name])
-
-
-@pytest.mark.parametrize("recipe", list(every_recipe()), ids=lambda recipe: recipe.name)
-def test_a_recipe_as_a_value_is_the_recipe_of_its_file(recipe: Recipe) -> None:
-    assert api._resolved(recipe, {}) == recipe
-    changed = api._resolved(recipe, {"seed": 3, "rank": {"remove": 20}, "translate": {"batch_size": 2}, "report": None})
-    assert changed.rank and changed.translate
-    assert (changed.seed, changed.rank.remove, changed.translate.batch_size, changed.report) == (3, 20, 2, None)
-    with pytest.raises(RecipeError, match=r"rank\.remove: must be at least 1"):
-        api._resolved(recipe, {"rank": {"remove": 0}})
 
 
 def test_a_recipe_made_by_hand_is_checked() -> None:

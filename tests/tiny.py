@@ -131,6 +131,10 @@ def _voxtral(processor: Any, wave: Waveform, instruction: str) -> dict[str, Tens
     return dict(processor.apply_chat_template([[{"role": "user", "content": content}]]))
 
 
+def _qwen3_asr(processor: Any, wave: Waveform, instruction: str) -> dict[str, Tensor]:
+    return dict(processor.apply_transcription_request(wave, prompt=instruction, sampling_rate=RATE))
+
+
 def _gemma4_unified(processor: Any, wave: Waveform, instruction: str) -> dict[str, Tensor]:
     from transformers.models.gemma4_unified.processing_gemma4_unified import Gemma4UnifiedProcessor
 
@@ -145,15 +149,11 @@ def _gemma4_unified(processor: Any, wave: Waveform, instruction: str) -> dict[st
     return dict(stock.apply_chat_template([{"role": "user", "content": content}], enable_thinking=False, **options))
 
 
-def _qwen3_asr(processor: Any, wave: Waveform, instruction: str) -> dict[str, Tensor]:
-    return dict(processor.apply_transcription_request(wave, prompt=instruction, sampling_rate=RATE))
-
-
 _STOCK_INPUTS = {
     "gemma4_unified": _gemma4_unified,
     "qwen2_audio": _qwen2_audio,
-    "voxtral": _voxtral,
     "qwen3_asr": _qwen3_asr,
+    "voxtral": _voxtral,
 }
 
 

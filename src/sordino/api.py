@@ -7,15 +7,13 @@ something takes long; None is silence.
 
 from __future__ import annotations
 
-import dataclasses
-import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast, overload
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, overload
 
 from sordino.config.schema import RankSection, Recipe
-from sordino.config.sections import hints, section_in
+from sordino.config.values import with_settings
 from sordino.runtime import environment, files
 from sordino.runtime.progress import reported_to
 
@@ -30,7 +28,7 @@ if TYPE_CHECKING:
     from sordino.models.features import EncodedClip
     from sordino.models.generation import Hypothesis
     from sordino.pruning.layer import Layer
-    from sordino.pruning.search import Removal
+    from sordino.pruning.ranking import Ranking
 
 __all__ = ["Recipe", "encode", "export", "inspect", "load", "prune", "rank_layers", "run", "score", "translate"]
 
@@ -184,7 +182,7 @@ def rank_layers(
     max_new_tokens: int = 256,
     seed: int = 0,
     progress: Progress | None = None,
-) -> list[Removal]:
+) -> Ranking:
     """Find the layers that translation can spare, one removal after the other (Moslem 2025; docs/method.md).
 
     Args:
@@ -201,8 +199,9 @@ def rank_layers(
         progress: called with (label, done, total).
 
     Returns:
-        The removals in order, for `prune`. Of each: `.layer`, by its index in this model; `.trial.score`, of the model
-        without it and all before it; `.probability`, the share of resamples in which it is the best of its round.
+        A Ranking, for `prune`: iterable, the layers in order, by their index in this model. `.removals` says of each
+        `.score`, of the model without it and all before it, and `.probability`, the share of resamples in which it is
+        the best of its round.
 
     Raises:
         DataError: a clip lacks its reference or cannot be read. RecipeError: fewer candidates than `remove`, or an
@@ -225,7 +224,7 @@ def rank_layers(
 
 def prune(
     model: Model,
-    order: Iterable[Removal | Layer | str | int],
+    order: Ranking | Iterable[Layer | str | int],
     directory: str | Path | None = None,
     *,
     progress: Progress | None = None,
@@ -234,7 +233,7 @@ def prune(
 
     Args:
         model: as `load` gives it. It stays as it is; the smaller model shares its weights.
-        order: removals of `rank_layers`, or layers by their index in this model: `decoder.12`, `encoder.3`, 12.
+        order: what `rank_layers` gives, or layers by their index in this model: `decoder.12`, `encoder.3`, 12.
         directory: where to write the smaller model: in bfloat16, copied from the files of `model`, with sordino.json
             beside it. It must not exist.
         progress: called with (label, done, total).
@@ -356,7 +355,7 @@ def run(
     from sordino.config.run_layout import RunLayout
     from sordino.pipeline import runner
 
-    resolved = _resolved(recipe, overrides)
+    resolved = with_settings(recipe, overrides)
     with reported_to(progress):
         ran = runner.run(resolved, {"skip_bad": skip_bad})
     scores = None
@@ -377,39 +376,3 @@ def _inputs(
     spoken, written = inputs.languages_in(items)
     pair = languages(model.card, source or model.card.source or spoken, to or model.card.target or written)
     return inputs.read(items, rate, pair, model.speech.window_samples / SAMPLE_RATE), pair
-
-
-def _resolved(recipe: str | Path | Recipe, overrides: Mapping[str, Any]) -> Recipe:
-    """The recipe with its overrides, checked anew."""
-    from sordino.config import parsing
-    from sordino.config import recipe as recipes
-
-    words = list(_words(overrides))
-    if not isinstance(recipe, Recipe):
-        return recipes.load(recipe, words)
-    raw, problems = _raw(recipe), list[str]()
-    for word in words:
-        parsing.override(Recipe, raw, word, problems)
-    return recipes.parse(raw, problems, "the recipe")
-
-
-def _words(overrides: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
-    """Settings as the command line has them: `distil.epochs=2`."""
-    for key, value in overrides.items():
-        if isinstance(value, Mapping) and value:
-            yield from _words(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}={json.dumps(value)}"
-
-
-def _raw(section: Any) -> dict[str, Any]:
-    """A section as a YAML file would hold it: what is left out is not there, what is switched off is False."""
-    raw: dict[str, Any] = {}
-    kinds = hints(cast(Any, type(section)))
-    for field in dataclasses.fields(section):
-        value = getattr(section, field.name)
-        if dataclasses.is_dataclass(value):
-            raw[field.name] = _raw(value)
-        elif value != field.default:
-            raw[field.name] = False if value is None and section_in(kinds[field.name]) else value
-    return raw

@@ -172,7 +172,15 @@ def test_a_reader_that_has_seen_enough_is_no_error(
 
 @pytest.mark.parametrize(
     "words",
-    [["--help"], ["help", "rank"], ["families"], ["settings"], ["inspect", "demo/base"], ["score", "--help"]],
+    [
+        ["--help"],
+        ["help", "rank"],
+        ["families"],
+        ["settings"],
+        ["inspect", "demo/base"],
+        ["plan", "demo"],
+        ["score", "--help"],
+    ],
     ids=" ".join,
 )
 def test_what_needs_no_torch_does_not_import_it(words: list[str]) -> None:

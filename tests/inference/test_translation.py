@@ -81,7 +81,7 @@ def test_what_is_no_model_is_refused(made: Made, files: list[str], tmp_path: Pat
     strange = tmp_path / "strange"
     strange.mkdir()
     (strange / "config.json").write_text('{"model_type": "bert"}')
-    assert "models of type 'bert' are not supported; supported: qwen2_audio" in refused(strange)
+    assert "models of type 'bert' are not supported; supported: " in refused(strange)
     damaged = tmp_path / "damaged"
     shutil.copytree(made.model, damaged)
     weights = damaged / "model.safetensors"

@@ -10,6 +10,7 @@ from sordino.layouts import tables
 from sordino.measure import predict
 from sordino.models import loading, registry, shapes
 from sordino.training.collate import Example, collate
+from sordino.training.trainer import set_checkpointing
 from tests import tiny
 from tests.data import sounds
 from tests.models.test_shapes import QWEN2_AUDIO_7B, config_of
@@ -64,9 +65,7 @@ def test_activations_against_what_autograd_keeps(pico_dir, tmp_path, family, pre
     dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
     speech = loading.load_checkpoint(str(pico_dir(family)), device="cpu", dtype=dtype)
     if checkpointing:
-        model = speech.model  # transformers 5.24 renamed the method
-        enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
-        enable({"use_reentrant": False})
+        set_checkpointing(speech.model, True)
     speech.model.train()
     file = sounds.save(tmp_path / "a.wav", tiny.clip(0, 3.0), subtype="FLOAT")
     example = Example(sounds.clip("a", file, seconds=3.0), speech.answer_ids("x" * 11))

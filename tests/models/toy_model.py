@@ -24,16 +24,25 @@ class ToyConfig(PretrainedConfig):
         super().__init__(**{"tie_word_embeddings": False, **kwargs})
 
 
+class ToyLayer(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(64, 64)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        return hidden + torch.tanh(self.linear(hidden))
+
+
 class ToyEncoder(nn.Module):
     def __init__(self, layers: int) -> None:
         super().__init__()
         self.reduce = nn.Linear(FRAME, 64)
-        self.layers = nn.ModuleList(nn.Linear(64, 64) for _ in range(layers))
+        self.layers = nn.ModuleList(ToyLayer() for _ in range(layers))
 
     def forward(self, frames: Tensor) -> Tensor:
-        hidden = self.reduce(frames)
+        hidden: Tensor = self.reduce(frames)
         for layer in self.layers:
-            hidden = hidden + torch.tanh(layer(hidden))
+            hidden = layer(hidden)
         return hidden
 
 
@@ -83,8 +92,19 @@ class ToyForConditionalGeneration(PreTrainedModel, GenerationMixin):
         return self.lm_head
 
     def forward(
-        self, input_ids: Tensor | None = None, inputs_embeds: Tensor | None = None, **kwargs: Any
+        self,
+        input_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        input_features: Tensor | None = None,
+        **kwargs: Any,
     ) -> CausalLMOutputWithPast:
+        if input_features is not None:
+            assert input_ids is not None
+            model, place = self.model, input_ids == self.config.audio_token_id
+            encoded = model.projector(model.encoder(input_features)) if hasattr(model, "encoder") else None
+            audio = model.embed_audio(input_features) if encoded is None else encoded
+            inputs_embeds = self.get_input_embeddings()(input_ids).masked_scatter(place[..., None], audio)
+            input_ids = None
         kwargs.pop("labels", None)
         kwargs.pop("logits_to_keep", None)
         kwargs.pop("return_dict", None)

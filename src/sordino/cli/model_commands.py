@@ -8,10 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sordino.cli.command import Command, Parser, Result, count, output, seconds
+from sordino.config.run_layout import EXPORT, STUDENT
 from sordino.errors import UsageError
 
 if TYPE_CHECKING:
     from sordino.models.family import Family
+
+RUN = "runs/demo-en-de"  # of the examples
 
 
 def _how(parser: Parser) -> None:
@@ -177,21 +180,21 @@ COMMANDS = {
         "translate audio files with a model",
         _translate_arguments,
         _translate,
-        """sordino translate runs/demo-en-de/70-export/nf4 recording.wav --to German
-        sordino translate runs/demo-en-de/60-student *.wav --json
+        f"""sordino translate {RUN}/{EXPORT}/nf4 recording.wav --to German
+        sordino translate {RUN}/{STUDENT} *.wav --json
         sordino translate MODEL talk.flac --to de --out out/talk""",
     ),
     "submit": Command(
         "an IWSLT submission: translated test sets and the description",
         _submit_arguments,
         _submit,
-        "sordino submit runs/demo-en-de/70-export/nf4 tst2027 --team KIT --constrained",
+        f"sordino submit {RUN}/{EXPORT}/nf4 tst2027 --team KIT --constrained",
     ),
     "inspect": Command(
         "what a model directory weighs, from its headers alone",
         _inspect_arguments,
         _inspect,
-        """sordino inspect runs/demo-en-de/70-export/nf4
+        f"""sordino inspect {RUN}/{EXPORT}/nf4
         sordino inspect --config config.json --decoder-layers 24""",
     ),
     "families": Command(

@@ -6,11 +6,10 @@ import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from sordino.config.run_layout import CARD
 from sordino.config.schema import PromptSection
 from sordino.errors import ArtifactError
 from sordino.runtime import files
-
-CARD = "sordino.json"
 
 
 @dataclass(frozen=True)

@@ -27,8 +27,8 @@ from sordino.models import llama_cpp, stored
 from sordino.models.family import Family
 from sordino.models.hybrid import DECODER_FILE, require_gguf
 from sordino.models.parts import part_of
+from sordino.runtime.executor import parallel_map
 from sordino.runtime.progress import bar
-from sordino.runtime.threads import each
 
 METHOD = "gguf"  # quantization_config's quant_method
 IN_PYTHON = ("F32", "F16", "Q8_0", "Q4_0")  # types that the gguf package rounds to, bit by bit as ggml does
@@ -177,7 +177,7 @@ def _rounded(checkpoint: Checkpoint, name: str, kind: str, heads: int | None) ->
         part = checkpoint.read(name, (start, min(start + at_once, rows))).to(torch.float32).numpy()
         return start, _quantized(part, kind)
 
-    for start, data in each(torch.device("cpu"), piece, range(0, rows, at_once)):
+    for start, data in parallel_map(torch.device("cpu"), piece, range(0, rows, at_once)):
         blocks[start : start + len(data)] = data
     return blocks
 

@@ -8,15 +8,14 @@ from sordino.config.schema import RankSection, Recipe
 from sordino.data.clip import Clip
 from sordino.errors import DataError, FamilyError, RecipeError, UsageError
 from sordino.inference.model import Model
-from sordino.pruning import criteria, search
-from sordino.pruning.scoring import ClipScorer, ScoringOptions, TargetLanguage, work
-from sordino.pruning.search import Removal
-from sordino.pruning.speculative import default_memory
-from sordino.runtime.progress import bar
+from sordino.pipeline.ranking import ranking_of, search_on
+from sordino.pruning import criteria
+from sordino.pruning.ranking import Ranking
+from sordino.pruning.scoring import TargetLanguage
 
 
-def rank(model: Model, clips: Sequence[Clip], section: RankSection, seed: int) -> list[Removal]:
-    """The removals in order; the model is as before. Raises DataError, FamilyError, RecipeError, UsageError."""
+def rank(model: Model, clips: Sequence[Clip], section: RankSection, seed: int) -> Ranking:
+    """The model is as before. Raises DataError, FamilyError, RecipeError, UsageError."""
     speech = model.speech
     if speech.external_decoder:
         raise FamilyError(
@@ -28,14 +27,9 @@ def rank(model: Model, clips: Sequence[Clip], section: RankSection, seed: int) -
     names = (*criteria.TRANSLATION, *criteria.FORCED, *criteria.STATES)
     if criterion not in names:
         raise RecipeError(f"there is no criterion '{criterion}'.", f"There are: {', '.join(names)}.")
-    pool = search.candidates(speech, section.scope, section.protect_first, section.protect_last)
     task = _task(model, clips, target)
-    racing = section.search == "racing"
-    options = ScoringOptions(criterion, section.max_new_tokens, default_memory(speech), seed, racing)
-    total = work(len(pool), min(section.remove, len(pool)), len(clips), racing)
-    with bar(f"ranking layers by {criterion}", total) as advance:
-        scorer = ClipScorer(speech, [task], options, lambda h: model.features.encode(h.clip, h.prompt), advance=advance)
-        return search.search(pool, section.remove, scorer, [], lambda _: None, racing)
+    removals = search_on(speech, [task], section, criterion, seed)
+    return ranking_of(speech, section, [removal.layer for removal in removals], criterion, removals)
 
 
 def _target(clips: Sequence[Clip]) -> str:

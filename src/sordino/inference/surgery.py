@@ -15,34 +15,26 @@ from sordino.config import card
 from sordino.errors import ArtifactError, FamilyError, UsageError, near_match
 from sordino.formats import registry as formats
 from sordino.inference.model import Model
-from sordino.models import stored
 from sordino.models.family import Scope
+from sordino.pruning import removal
 from sordino.pruning.layer import Layer, parse_layer
-from sordino.pruning.removal import remove
-from sordino.pruning.search import Removal
 
 SIXTEEN_BIT = "bf16"
-OF_A_RUN = ("mixed", "w4a16-gptq")  # formats that are made for a run's clips
+OF_A_RUN = (formats.MIXED, "w4a16-gptq")  # formats that are made for a run's clips
 
 
-def prune(model: Model, order: Iterable[Removal | Layer | str | int]) -> Model:
+def prune(model: Model, order: Iterable[Layer | str | int]) -> Model:
     """A smaller model that shares the weights of `model`. Raises RecipeError for layers that it does not have."""
     speech = model.speech
     if speech.external_decoder:
         raise FamilyError(f"{speech.path} holds a decoder for llama.cpp.", "Prune the 16-bit model it was made from.")
-    layers = [_layer(item) for item in order]
+    layers = [item if isinstance(item, Layer) else parse_layer(str(item)) for item in order]
     memo = {id(parameter): parameter for parameter in speech.model.parameters()}  # shared, not copied
     smaller = dataclasses.replace(speech, model=copy.deepcopy(speech.model, memo))
-    names = {scope: _names(model, scope) for scope in model.speech.family.scopes}
-    remove(smaller, layers)
+    names = {scope: _names(model, scope) for scope in speech.family.scopes}
+    removal.remove(smaller, layers)
     gone = tuple(Layer(layer.scope, names[layer.scope][layer.index]) for layer in layers)
     return dataclasses.replace(model, speech=smaller, removed=(*model.removed, *gone))
-
-
-def _layer(item: Removal | Layer | str | int) -> Layer:
-    if isinstance(item, Removal):
-        return item.layer
-    return item if isinstance(item, Layer) else parse_layer(str(item))
 
 
 def _names(model: Model, scope: Scope) -> list[int]:
@@ -78,20 +70,14 @@ def write(model: Model | str, directory: Path, name: str) -> None:
     with _new(directory) as out:
         if removed and name != SIXTEEN_BIT:
             with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{directory.name}.") as place:
-                _write_16bit(path, removed, Path(place))
+                removal.write_without(path, None, removed, Path(place))
                 formats.get(name).write(place, out)
         elif removed:
-            _write_16bit(path, removed, out)
+            removal.write_without(path, None, removed, out)
         else:
             formats.get(name).write(path, out)
         if asked.target is not None:
             asked.write(out)
-
-
-def _write_16bit(path: str, removed: Iterable[Layer], out: Path) -> None:
-    model = stored.open_model(path)
-    remove(model.speech, list(removed))
-    model.write_16bit(out, "copying the weights")
 
 
 @contextmanager

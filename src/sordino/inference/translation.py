@@ -19,8 +19,8 @@ from sordino.inference.model import Model
 from sordino.models.features import EncodedClip
 from sordino.models.generation import Decoding, Hypothesis, batches_by_length
 from sordino.models.translation import encode_and_translate
+from sordino.runtime.executor import parallel_map
 from sordino.runtime.progress import bar
-from sordino.runtime.threads import each
 
 
 def translate_files(
@@ -118,7 +118,7 @@ def encode_inputs(model: Model, inputs: Inputs, languages: tuple[str, str]) -> l
 
     encoded = []
     with bar("encoding audio", len(inputs.clips)) as advance:
-        for one in each(model.speech.device, encode, range(len(inputs.clips))):
+        for one in parallel_map(model.speech.device, encode, range(len(inputs.clips))):
             encoded.append(one)
             advance(1)
     return encoded

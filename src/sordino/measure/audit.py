@@ -28,8 +28,7 @@ from sordino.measure.size import (
     weights_files,
 )
 from sordino.measure.torch_save import STORAGES, torch_save_bytes
-from sordino.models.parts import LAYER, part_of
-from sordino.models.registry import is_tied
+from sordino.models.parts import LAYER, is_tied, part_of
 
 
 @dataclass(frozen=True)

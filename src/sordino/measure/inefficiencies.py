@@ -10,8 +10,7 @@ from typing import Any
 
 from sordino.checkpoint.reading import Tensor
 from sordino.measure.size import COMPANION, FOUR_BIT_STATE, parameters_by_name
-from sordino.models.parts import LAYER, part_of
-from sordino.models.registry import is_tied
+from sordino.models.parts import LAYER, is_tied, part_of
 
 WEIGHTS = {".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".gguf", ".onnx", ".npz"}
 TRAINING = re.compile(  # files and directories of Trainer, DeepSpeed, Accelerate and sordino that only training reads

@@ -26,8 +26,7 @@ from sordino.checkpoint import gguf
 from sordino.checkpoint.reading import INDEX, SINGLE, Checkpoint, Tensor, read_headers
 from sordino.errors import ArtifactError
 from sordino.layouts import packed
-from sordino.models.parts import part_of
-from sordino.models.registry import is_tied
+from sordino.models.parts import is_tied, part_of
 
 GGUF = ".gguf"
 FOUR_BIT_WEIGHTS_PER_BYTE = 2

@@ -78,8 +78,8 @@ class Stack:
     """A list of layers: where it is, and what of the configuration must follow when layers go.
 
     config: dotted name of the sub-config, "" for the whole. lists: its attributes with one item a layer. removable:
-    (sub-config, count) -> layers that may go at all. resize: (sub-config, old indices that stay) -> the other attributes
-    that follow, with their values then; it changes nothing, and with all indices gives what a view puts back.
+    (sub-config, count) -> layers that may go at all. resize: (sub-config, old indices that stay) -> the attributes that
+    follow as well, with their values then; it changes nothing, and with all indices gives what a view puts back.
     """
 
     path: str
@@ -203,8 +203,8 @@ class Family:
     parts: encoder, projector, decoder, embeddings, head -> module path; an encoder-free family has no encoder, neither
     here nor among `stacks`.
     tiny: writes a random model of under a million parameters: (directory, decoder layers, encoder layers, seed).
-    ready: what a loaded model of the transformers class needs before it takes embeddings.
     check: (config.json, its path) -> raises FamilyError for a checkpoint of this type in a layout that is not read.
+    ready: what a loaded model of the transformers class needs before it takes embeddings.
     """
 
     model_type: str  # config.json's
@@ -217,8 +217,8 @@ class Family:
     tensors: Tensors
     load_processor: Callable[[str, str | None], Any]  # directory or Hub id, revision
     tiny: Callable[[str, int, int, int], None]
-    ready: Callable[[Any], None] = lambda model: None
     check: Callable[[Mapping[str, Any], str], None] = lambda config, path: None
+    ready: Callable[[Any], None] = lambda model: None
 
     def gguf_name(self, name: str) -> str | None:
         """llama.cpp's name for a decoder's tensor, by its name in the model or in a checkpoint; None for another's."""

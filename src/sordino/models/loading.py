@@ -118,7 +118,7 @@ def load_checkpoint(
         if nf4.is_packed(model):
             nf4.unpack(model)
         four_bit = set(nf4.quantized_linears(model))
-        if where.type == "cpu":
+        if where.type == "cpu" and torch.backends.cpu.get_cpu_capability().startswith("AVX512"):
             nf4.refuse_split_blocks({n: layer for n, layer in nf4.linears(family, model).items() if n in four_bit})
         nf4.set_compute_dtype(model, floating)
         if quantize:

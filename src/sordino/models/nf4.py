@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from sordino.errors import FamilyError
 from sordino.models.family import Family
-from sordino.runtime.threads import each
+from sordino.runtime.executor import parallel_map
 
 BLOCK, NESTED_BLOCK = 64, 256  # weights that share a scale; scales that share one in turn
 PIECE = 2**20  # weights packed at once: a multiple of BLOCK
@@ -82,7 +82,7 @@ def nf4_tensors(weight: Tensor) -> dict[str, Tensor]:
         packed, state = quantize_4bit(piece, blocksize=BLOCK, compress_statistics=False, quant_type="nf4")
         return packed, state
 
-    pieces = list(each(weight.device, pack, torch.split(weight.reshape(-1), PIECE)))
+    pieces = list(parallel_map(weight.device, pack, torch.split(weight.reshape(-1), PIECE)))
     absmax = torch.cat([state.absmax for _, state in pieces])
     offset = absmax.mean()
     scales, nested = quantize_blockwise(absmax - offset, blocksize=NESTED_BLOCK)

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from typing import Any
+
+from sordino.models import registry
 
 # First match wins. Names as transformers saves them, or llama.cpp (token_embd, blk.N, output); "layers.N" is the
 # decoder once the audio tower is out.
@@ -22,3 +26,11 @@ LAYER = re.compile(r"\b(?:layers|blk)\.(\d+)\.")  # of either stack
 def part_of(name: str) -> str:
     """Which part of the model a stored tensor belongs to: a key of PARTS; final norms and the like are 'other'."""
     return next((part for part, pattern in PARTS.items() if pattern.search(name)), "other")
+
+
+def is_tied(config: Mapping[str, Any]) -> bool:
+    """Whether head and embedding are one tensor: the text model's flag, else the model's, else what its family has."""
+    inner = config.get("text_config") or {}
+    model_type = str(config.get("model_type"))
+    usual = model_type in registry.FAMILIES and registry.get(model_type).tensors.tied
+    return bool(inner.get("tie_word_embeddings", config.get("tie_word_embeddings", usual)))

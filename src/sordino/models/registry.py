@@ -96,15 +96,6 @@ def sub_config(config: Any, name: str) -> Any:
     return functools.reduce(getattr, filter(None, name.split(".")), config)
 
 
-def is_tied(config: Mapping[str, Any]) -> bool:
-    """Whether head and embedding are one tensor by config.json: the text model's flag, else the model's, else the
-    default of the family's class."""
-    inner = config.get("text_config") or {}
-    model_type = str(config.get("model_type"))
-    default = model_type in FAMILIES and get(model_type).tensors.tied
-    return bool(inner.get("tie_word_embeddings", config.get("tie_word_embeddings", default)))
-
-
 def is_gguf(path: str) -> bool:
     """Whether a local directory's decoder is a GGUF file (formats/gguf.py)."""
     if is_hub_id(path):

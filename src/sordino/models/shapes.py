@@ -13,7 +13,7 @@ from typing import Any, Literal
 from sordino.errors import FamilyError
 from sordino.models import registry
 from sordino.models.family import Family, Table
-from sordino.models.parts import part_of
+from sordino.models.parts import is_tied, part_of
 from sordino.runtime.terminal import quoted
 
 Kind = Literal["linear", "head", "embedding", "other"]
@@ -45,8 +45,8 @@ class Shape:
 class Model:
     """A model as its config describes it. tensors: sorted by name; a tied head is not among them.
 
-    dims: the letters of the family's fields, encoder_layers, decoder_layers, heads, kv_heads, Q and K (of the widest
-    layer); D, F and M are 0 without an encoder.
+    dims: the letters of the family's fields, encoder_layers, decoder_layers, heads, kv_heads, head_dim, Q and K (of the
+    widest layer); D, F and M are 0 without an encoder.
     """
 
     family: Family
@@ -88,7 +88,7 @@ def model(
     dims = _dims(family, config)
     changed = {"V": vocabulary, "decoder_layers": decoder_layers, "encoder_layers": encoder_layers}
     dims |= {name: value for name, value in changed.items() if value is not None}
-    tied = registry.is_tied(config)
+    tied = is_tied(config)
     tensors = [
         Shape(name, shape, kind, family.gguf_name(name))
         for prefix, table in family.tensors.tables.items()

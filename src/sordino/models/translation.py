@@ -10,7 +10,7 @@ from sordino.data.audio import Waveform
 from sordino.data.clip import Clip
 from sordino.models.features import EncodedClip, Features
 from sordino.models.generation import Decoding, Hypothesis, translate
-from sordino.runtime.threads import each
+from sordino.runtime.executor import parallel_map
 
 
 def encode_and_translate(
@@ -26,7 +26,9 @@ def encode_and_translate(
         encoded = list(features.encode_each(clips, prompt))
     else:
         pairs = zip(clips, waves, strict=True)
-        encoded = list(each(features.speech.device, lambda pair: features.encode_waveform(*pair, prompt), pairs))
+        encoded = list(
+            parallel_map(features.speech.device, lambda pair: features.encode_waveform(*pair, prompt), pairs)
+        )
     share = (time.perf_counter() - start) / len(clips)
     hypotheses = translate(features.speech, encoded, options)
     timed = [dataclasses.replace(h, seconds=h.seconds + share) for h in hypotheses]

@@ -44,12 +44,12 @@ def refuse(recipe: Recipe) -> None:
 
 def refuse_layers(recipe: Recipe) -> None:
     """Raise RecipeError for layers and parts that are named wrongly, or that the base model does not have or cannot do
-    without; FamilyError for a format that its family has not."""
+    without; FamilyError for a model of no supported family, or a format that its family has not."""
     order = [parse_layer(text) for text in recipe.rank.layers] if recipe.rank else []
     config = config_of(recipe)
-    if config is None or str(config.get("model_type")) not in registry.FAMILIES:  # then loading will say
+    if config is None:  # of a model that is not here yet: loading will say
         return
-    family = registry.get(str(config["model_type"]))
+    family = registry.of_config(config, recipe.model)
     if shapes.known(config):
         refuse_removals(family, config, shapes.layer_counts(config), order)
     if recipe.rank and recipe.rank.method != "explicit":

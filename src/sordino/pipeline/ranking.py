@@ -6,6 +6,7 @@ that a killed search goes on from its last batch.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from sordino.config.run_layout import TRIALS
@@ -19,7 +20,7 @@ from sordino.models.features import Features
 from sordino.models.speech import SpeechModel
 from sordino.pipeline.stage import Job
 from sordino.pruning import search
-from sordino.pruning.layer import SCOPES, parse_layer, refuse_removals
+from sordino.pruning.layer import SCOPES, Layer, parse_layer, refuse_removals
 from sordino.pruning.ranking import RankedRemoval, Ranking
 from sordino.pruning.scoring import ClipScorer, Key, ScoringOptions, TargetLanguage, work
 from sordino.pruning.search import Removal, Trial
@@ -42,10 +43,17 @@ def rank_layers(job: Job, section: RankSection, speech: SpeechModel) -> Ranking:
         order = [removal.layer for removal in removals]
     counts = {str(scope): speech.layer_count(scope) for scope in speech.family.scopes}
     refuse_removals(speech.family, speech.model.config.to_dict(), counts, order)
+    return ranking_of(speech, section, order, job.recipe.criterion, removals)
+
+
+def ranking_of(
+    speech: SpeechModel, section: RankSection, order: Sequence[Layer], criterion: str, removals: Sequence[Removal]
+) -> Ranking:
+    """removals: of a search by the criterion; none where no layer was searched for."""
     return Ranking(
         method=section.method,
         scope=section.scope,
-        criterion=job.recipe.criterion if removals else None,
+        criterion=criterion if removals else None,
         search=section.search if removals else None,
         order=tuple(order),
         removals=tuple(map(ranked, removals)),
@@ -70,34 +78,56 @@ def ranked(removal: Removal) -> RankedRemoval:
 
 def search_layers(job: Job, section: RankSection, speech: SpeechModel) -> list[Removal]:
     """Search on the select clips, from where a killed search of the same settings stopped."""
-    pool = search.candidates(speech, section.scope, section.protect_first, section.protect_last)
-    racing = section.search == "racing"
     trials = [Trial.from_json(row) for row in files.read_jsonl(job.out / TRIALS)]
     translations = {_key(row): row["ids"] for row in files.read_jsonl(job.state / TRANSLATIONS)}
     languages = target_languages(job, section, speech)
+    return search_on(
+        speech,
+        languages,
+        section,
+        job.recipe.criterion,
+        job.recipe.seed,
+        trials=trials,
+        translations=translations,
+        record=lambda trial: files.append_jsonl(job.out / TRIALS, trial.to_json()),
+        remember=lambda rows: files.append_jsonl(job.state / TRANSLATIONS, *map(_row, rows)),
+    )
+
+
+def search_on(
+    speech: SpeechModel,
+    languages: Sequence[TargetLanguage],
+    section: RankSection,
+    criterion: str,
+    seed: int,
+    *,
+    trials: Sequence[Trial] = (),
+    translations: Mapping[Key, list[int]] | None = None,
+    record: Callable[[Trial], None] = lambda _: None,
+    remember: Callable[[Sequence[tuple[Key, list[int]]]], None] = lambda _: None,
+) -> list[Removal]:
+    """Search on encoded clips. trials, translations: of a search that was cut short; record, remember: get the new."""
+    pool = search.candidates(speech, section.scope, section.protect_first, section.protect_last)
+    racing = section.search == "racing"
     options = ScoringOptions(
-        criterion=job.recipe.criterion,
+        criterion=criterion,
         max_new_tokens=section.max_new_tokens,
         memory=section.memory_mb * 2**20 if section.memory_mb else default_memory(speech),
-        seed=job.recipe.seed,
+        seed=seed,
         racing=racing,
     )
     features = Features(speech, None)  # another encoder's features are of no use to anything else
     total = work(len(pool), min(section.remove, len(pool)), len(languages[0].encoded) * len(languages), racing)
-    with bar(f"ranking layers by {options.criterion}", total, len(translations)) as advance:
+    with bar(f"ranking layers by {criterion}", total, len(translations or {})) as advance:
         scorer = ClipScorer(
             speech,
             languages,
             options,
             lambda encoded: features.encode(encoded.clip, encoded.prompt),
             translations=translations,
-            remember=lambda rows: files.append_jsonl(job.state / TRANSLATIONS, *map(_row, rows)),
+            remember=remember,
             advance=advance,
         )
-
-        def record(trial: Trial) -> None:
-            files.append_jsonl(job.out / TRIALS, trial.to_json())
-
         return search.search(pool, section.remove, scorer, trials, record, racing)
 
 

@@ -8,7 +8,6 @@ sweep: smaller forms of them, bytes against quality
 
 from __future__ import annotations
 
-import difflib
 import errno
 import functools
 import importlib
@@ -19,7 +18,7 @@ from typing import Any
 
 from sordino.config import records
 from sordino.config.schema import Recipe
-from sordino.errors import ArtifactError, RecipeError, SordinoError, is_out_of_memory
+from sordino.errors import ArtifactError, RecipeError, SordinoError, is_out_of_memory, near_match
 from sordino.models import registry
 from sordino.pipeline import artifact, preflight
 from sordino.pipeline.device import device_of
@@ -74,7 +73,7 @@ def plan(recipe: Recipe, config: Mapping[str, Any] | None = None, device: str | 
     """
     preflight.refuse(recipe)
     # a family whose shapes nobody has written down is planned without a forecast
-    described = config is not None and registry.get(str(config.get("model_type"))).tensors.tables
+    described = config is not None and registry.of_config(config).tensors.tables
     ahead = forecast(recipe, config, device) if config and described else {}
     lines: list[Planned] = []
     renewed: set[str] = set()
@@ -203,8 +202,8 @@ def by_name(name: str) -> Stage[Any]:
         if stage.name == name:
             return stage
     names = [stage.name for stage in pipeline()]
-    near = difflib.get_close_matches(name, names, 1)
-    raise RecipeError(f"there is no stage '{name}'.", f"Did you mean {near[0]}?" if near else f"There are: {names}.")
+    near = near_match(name, names)
+    raise RecipeError(f"there is no stage '{name}'.", f"Did you mean {near}?" if near else f"There are: {names}.")
 
 
 def check(recipe: Recipe) -> list[str]:

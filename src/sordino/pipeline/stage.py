@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from sordino.config import chain
+from sordino.config.card import Card
 from sordino.config.chain import ModelRef
-from sordino.config.run_layout import CARD, RunLayout
+from sordino.config.run_layout import RunLayout
 from sordino.config.schema import Recipe
 from sordino.data import manifest
 from sordino.data.clip import Clip
@@ -138,9 +139,7 @@ class Job:
 
     def describe(self, directory: Path) -> None:
         """Leave beside a model how it was asked while training, so that it is asked the same way when used."""
-        recipe = self.recipe
-        prompt = files.plain(dataclasses.asdict(recipe.prompt))
-        files.write_json(directory / CARD, {"prompt": prompt, "source": recipe.source, "target": recipe.target})
+        Card(self.recipe.prompt, self.recipe.source, self.recipe.target).write(directory)
 
     def prompt(self, speech: SpeechModel) -> str:
         """The rendered prompt; one string for training and translating, recorded in stage.json."""

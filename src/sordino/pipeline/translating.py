@@ -15,9 +15,10 @@ from sordino.data.clip import Clip
 from sordino.measure.speed import Meter, release_memory
 from sordino.models import prompts, registry
 from sordino.models.features import Features
-from sordino.models.generation import Decoding, Hypothesis, translate
+from sordino.models.generation import Decoding, Hypothesis, batches_by_length
 from sordino.models.loading import open_model
 from sordino.models.speech import SpeechModel
+from sordino.models.translation import encode_and_translate
 from sordino.pipeline.device import device_of
 from sordino.runtime import files
 from sordino.runtime.progress import bar
@@ -37,7 +38,7 @@ def translate_timed(
     )
     meter = Meter(str(speech.device))
     prompt = prompts.render(speech, recipe.prompt, recipe.source, recipe.target)
-    hypotheses = encode_and_translate(speech, clips, prompt, section, meter, label)
+    hypotheses = metered(speech, clips, prompt, section, meter, label)
     facts = {
         "decoder_layers": registry.layer_count(speech.model.config, "decoder"),
         "dtype": str(speech.dtype).removeprefix("torch."),
@@ -45,21 +46,18 @@ def translate_timed(
     return hypotheses, meter.result().to_json() | {"model": facts}
 
 
-def encode_and_translate(
+def metered(
     speech: SpeechModel, clips: Sequence[Clip], prompt: str, section: TranslateSection, meter: Meter, label: str
 ) -> list[Hypothesis]:
     """In batches of similar length; the meter sees encoding and decoding, and not the loading of the model."""
-    order = sorted(range(len(clips)), key=lambda i: (clips[i].seconds or 0.0, i))
     hypotheses: dict[int, Hypothesis] = {}
-    features = Features(speech, None)
+    features, options = Features(speech, None), Decoding(section.batch_size, section.max_new_tokens)
     with bar(f"{label} translates", len(clips)) as advance:
-        for start in range(0, len(order), section.batch_size):
-            part = order[start : start + section.batch_size]
+        for part in batches_by_length([clip.seconds or 0.0 for clip in clips], section.batch_size):
             with meter:
-                encoded = list(features.encode_each([clips[i] for i in part], prompt))
-                results = translate(speech, encoded, Decoding(section.batch_size, section.max_new_tokens))
-            meter.add(audio_seconds=sum(h.seconds for h in encoded), tokens=sum(h.tokens for h in results))
-            hypotheses |= dict(zip(part, results, strict=True))
+                pairs = encode_and_translate(features, [clips[i] for i in part], prompt, options)
+            meter.add(audio_seconds=sum(e.seconds for e, _ in pairs), tokens=sum(h.tokens for _, h in pairs))
+            hypotheses |= {i: hypothesis for i, (_, hypothesis) in zip(part, pairs, strict=True)}
             advance(len(part))
     return [hypotheses[i] for i in range(len(clips))]
 

@@ -1,7 +1,7 @@
-"""What speculative scoring works on: batches of prompts with drafts, KV caches, and the pool of rows decoded together.
+"""What speculative scoring works on: batches of prompts with drafts, KV caches, and rows that are decoded together.
 
-Shapes as in speculative.py: B clips of a batch, P tokens that all prompts begin with, W width of the rest of the prompts
-with their drafts (left padded), R rows of the pool, Q columns of one of its steps, C columns of the key-value store
+Shapes as in speculative.py: B clips of a batch, P tokens that all prompts begin with, W width of the rest of the
+prompts with their drafts (left padded), R rows of the pool, Q columns of one of its steps, C columns of the KV cache
 (P + W and what was decoded), H hidden size.
 """
 
@@ -166,9 +166,9 @@ class DecodePool:
         own: KVCache,
         layers: int,
     ) -> None:
-        """Take over (row, accepted tokens, next token) of a candidate; keys and values come from the shared prefix layers and its own.
+        """Take over (row, accepted tokens, next token) of a candidate.
 
-        clips: of the batch's rows.
+        clips: of the batch's rows; shared, own: keys and values of the layers below the candidate's, and above it.
         """
         if not rows:
             return

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -69,6 +69,10 @@ class Ranking:
     order: tuple[Layer, ...]
     removals: tuple[RankedRemoval, ...]
     layers: Mapping[str, int]
+
+    def __iter__(self) -> Iterator[Layer]:
+        """The layers, the first to go first."""
+        return iter(self.order)
 
     def to_json(self) -> dict[str, Any]:
         """What ranking.json holds."""

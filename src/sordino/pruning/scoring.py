@@ -1,8 +1,8 @@
-"""Judges candidates for removal: the model, the select clips and a criterion, put together fast.
+"""Scores candidates for removal: the model, the select clips and a criterion, put together fast.
 
-Translations go through `speculative`: clips are encoded once, candidates share prefix layers, drafts are the current model's own
-translations. What has been translated is remembered (and handed to `remember`, so that a killed search loses at most
-one batch), which serves resuming, the next round's drafts and the next stage of a race alike.
+Translations go through `speculative`: clips are encoded once, candidates share prefix layers, drafts are the current
+model's own translations. What has been translated is remembered (and handed to `remember`, so that a killed search
+loses at most one batch), which serves resuming, the next round's drafts and the next stage of a race alike.
 
 Several target languages are ranked together: each brings its prompt and references, and a candidate's score is the
 mean of its scores.
@@ -29,7 +29,7 @@ from sordino.pruning import criteria
 from sordino.pruning.engines import Engine, open_engine
 from sordino.pruning.layer import Layer, renumbered
 from sordino.pruning.search import Trial, rungs, schedule, screened_in, screening_clips, survivors, without
-from sordino.runtime.threads import each, workers_on
+from sordino.runtime.executor import Threads, parallel_map
 
 RESAMPLES = 1000
 KNOWN_TEXTS = 16  # other translations of a clip that guesses are looked up in
@@ -180,7 +180,7 @@ class ClipScorer:
     def _groups(
         self, removed: Sequence[Layer], candidates: Sequence[Layer | None]
     ) -> Iterator[tuple[list[Layer], list[Layer | None], Sequence[EncodedClip]]]:
-        """Candidates that can share prefix layers: all of the decoder; each of the encoder by itself, as its own model."""
+        """Candidates that share prefix layers: all of the decoder; each of the encoder by itself, as its own model."""
         together = [c for c in candidates if c is None or c.scope == "decoder"]
         if together:
             yield list(removed), together, self._encoded(removed)
@@ -207,7 +207,7 @@ class ClipScorer:
                         for g in groups
                         if any((out_of(gone, c), i) not in self.translations for c in group for i in g)
                     ]
-                    done = each(
+                    done = parallel_map(
                         self.speech.device,
                         lambda part: engine.translate(encoded, part, list(named), known),  # noqa: B023 (used here)
                         new,
@@ -263,9 +263,9 @@ class ClipScorer:
                 lot = batches[first : first + workers]
                 before: list[list[Tensor]] = [[] for _ in lot]
                 if criterion == "kl":
-                    before = list(each(device, partial(self._logits, whole), lot, workers))
+                    before = list(parallel_map(device, partial(self._logits, whole), lot, workers))
                 with without(self.speech, gone):
-                    results = each(device, values, zip(lot, before, strict=True), workers)
+                    results = parallel_map(device, values, zip(lot, before, strict=True), workers)
                     for batch, rows in zip(lot, results, strict=True):
                         for name, row in zip(names, rows, strict=True):
                             translations[name] |= dict(zip(batch, row, strict=True))
@@ -309,7 +309,7 @@ class ClipScorer:
         """How many batches are worked on at once. Plain generation goes through views, one at a time."""
         if not self.speech.family.decoder.line:
             return 1
-        return workers_on(self.speech.device, self.terms.memory // LEAST_MEMORY)
+        return Threads.on(self.speech.device, self.terms.memory // LEAST_MEMORY).workers
 
     def _states(
         self, removed: Sequence[Layer], candidates: Sequence[Layer | None], clips: int

@@ -195,24 +195,24 @@ def decide(results: Sequence[Trial], scorer: CandidateScorer) -> Removal:
 
 @dataclass
 class Runner:
-    """Runs what is not trials_run yet."""
+    """Runs the trials that have not been run yet."""
 
     scorer: CandidateScorer
     pool: Sequence[Layer]
-    trials_run: dict[tuple[int, Layer | None, int], Trial]
+    trials: dict[tuple[int, Layer | None, int], Trial]
     record: Callable[[Trial], None]
     screened: dict[int, dict[Layer, float]] = field(
         default_factory=dict
     )  # divergences, by the round they were found in
 
     def score(self, number: int, removed: Sequence[Layer], layers: Sequence[Layer | None], clips: int) -> list[Trial]:
-        """Trials of all `layers` on so many clips, trials_run or new."""
-        new = [layer for layer in layers if (number, layer, clips) not in self.trials_run]
+        """Trials of all `layers` on so many clips, run now or earlier."""
+        new = [layer for layer in layers if (number, layer, clips) not in self.trials]
         if new:
             for trial in self.scorer.trials(number, removed, new, clips):
-                self.trials_run[number, trial.layer, clips] = trial
+                self.trials[number, trial.layer, clips] = trial
                 self.record(trial)
-        return [self.trials_run[number, layer, clips] for layer in layers]
+        return [self.trials[number, layer, clips] for layer in layers]
 
     def race(self, number: int, removed: Sequence[Layer], remaining: Sequence[Layer]) -> Removal:
         """Screen, then halve on growing parts of the clips until one is left."""

@@ -12,9 +12,9 @@ A candidate is the current model without one of its decoder layers. What makes i
   the rows of candidate n are passed by. Where a row may go on as another translation of the clip does, several tokens
   are guessed and verified in one step.
 
-Nothing is copied: layers are the model's own modules, and what candidates do not change is taken from the shared prefix. In
-float32 the tokens are those of plain decoding; in bfloat16 other batch shapes round differently, so that a choice
-between two nearly equal tokens may fall the other way.
+Nothing is copied: layers are the model's own modules, and what candidates do not change is taken from the shared
+prefix. In float32 the tokens are those of plain decoding; in bfloat16 other batch shapes round differently, so that a
+choice between two nearly equal tokens may fall the other way.
 
 Shapes: B clips of a batch, P tokens that all prompts begin with, W width of the rest of the prompts with their drafts
 (left padded), R rows of the pool, L layers of the current model, H hidden size.

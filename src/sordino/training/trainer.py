@@ -108,7 +108,7 @@ def train(
     done = run.resume()
     mixed = precision_of(section, speech.device) == "bfloat16-mixed"
     if section.gradient_checkpointing:
-        speech.model.gradient_checkpointing_enable({"use_reentrant": False})
+        set_checkpointing(speech.model, True)
     speech.model.train()
     part = section.batch_size // section.accumulate
     try:
@@ -132,9 +132,18 @@ def train(
     finally:
         speech.model.eval()
         if section.gradient_checkpointing:
-            speech.model.gradient_checkpointing_disable()
+            set_checkpointing(speech.model, False)
     tokens = sum(len(examples[i].answer) for batch in steps for i in batch)
     return Trained(len(steps), tuple(run.log), tokens)
+
+
+def set_checkpointing(model: nn.Module, on: bool) -> None:
+    """Compute activations again in the backward pass, or keep them. transformers 5.24 renamed both methods."""
+    name = "activation" if hasattr(model, "activation_checkpointing_enable") else "gradient"
+    if on:
+        getattr(model, f"{name}_checkpointing_enable")({"use_reentrant": False})
+    else:
+        getattr(model, f"{name}_checkpointing_disable")()
 
 
 def diverged(label: str, what: str, value: float, step: int) -> DataError:
