@@ -11,12 +11,13 @@ import json
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import sordino
 from sordino.cli import model_commands, recipe_commands, text_commands
 from sordino.cli.command import Command, Parser
-from sordino.errors import SordinoError, UsageError, is_out_of_memory, near_match
+from sordino.errors import SordinoError, UsageError, explain_os_error, is_out_of_memory, near_match
 from sordino.runtime import environment
 
 GROUPS: dict[str, dict[str, Command]] = {
@@ -35,14 +36,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     environment.quiet_libraries()
     words = list(sys.argv[1:] if argv is None else argv)
     try:
-        return _dispatch(words)
+        code = _dispatch(words)
+        sys.stdout.flush()  # a full disk behind it is told here, and not when Python ends
+        return code
     except SordinoError as error:
         print(f"sordino: {error}", file=sys.stderr)
         return 2
-    except (MemoryError, RuntimeError, OSError) as error:
+    except Exception as error:
         if isinstance(error, BrokenPipeError):  # `| head`
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            _drop_stdout()
             return 0
+        told = explain_os_error(error)
+        if told is not None:
+            _drop_stdout()
+            print(f"sordino: {told}", file=sys.stderr)
+            return 2
         if not is_out_of_memory(error):
             raise
         batches = words[0] in ("translate", "submit")
@@ -52,6 +60,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("sordino: interrupted; the same command goes on from here.", file=sys.stderr)
         return 130
+
+
+def _drop_stdout() -> None:
+    """What is still to be written there goes nowhere; Python would try once more when it ends."""
+    with suppress(OSError):  # of a caller in the same process it may have no file
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _dispatch(words: Sequence[str]) -> int:

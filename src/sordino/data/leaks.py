@@ -15,6 +15,7 @@ from sordino.runtime import files
 from sordino.runtime.terminal import printable
 
 TRAINED = ("train", "extra")
+RECORDINGS = "recordings"
 SHOWN = 3  # examples of each kind
 EXAMPLE = 60  # characters of one
 
@@ -22,7 +23,7 @@ EXAMPLE = 60  # characters of one
 def notes(dealt: Mapping[str, Sequence[Clip]]) -> list[str]:
     """One sentence for each kind of leak. dealt: split -> clips; extra clips for training may be one of them."""
     leaks = [
-        _note(dealt, "recordings", lambda clip: clip.audio, lambda clip: Path(clip.audio).name),
+        _note(dealt, RECORDINGS, lambda clip: clip.audio, lambda clip: Path(clip.audio).name),
         _note(dealt, "sounds", _sound(dealt), lambda clip: clip.id),
         _note(dealt, "sentences", _sentence, lambda clip: clip.target_text or clip.id),
     ]

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import torch
 
+from sordino.checkpoint.finite import refuse_nonfinite
 from sordino.config.records import read_stage
 from sordino.errors import ArtifactError, FamilyError
 from sordino.models import adapters, embedded, hybrid, nf4, registry
@@ -46,6 +47,7 @@ def open_model(path: str, **options: Any) -> SpeechModel:
         )
     speech = load_checkpoint(base, **adapters.base_options(stage["section"]), **options)
     adapters.load(speech, directory)
+    refuse_nonfinite(path, ((name, tensor) for name, tensor in speech.model.named_parameters() if ".lora_" in name))
     speech.path = path
     return speech
 
@@ -64,8 +66,8 @@ def load_checkpoint(
 
     quantize="nf4" quantizes the linear layers while loading (bitsandbytes, double quantization), but for the head and
     the parts in `kept`.
-    Raises FamilyError for an unknown family, weights that do not load and a model whose decoder is not transformers',
-    ArtifactError for damaged shards, by name.
+    Raises FamilyError for an unknown family, weights that do not load or are no numbers, and a model whose decoder is
+    not transformers', ArtifactError for damaged shards, by name.
     """
     import transformers
 
@@ -114,6 +116,7 @@ def load_checkpoint(
     )
     if checkpoint:
         embedded.put_in(family, model, checkpoint)
+    refuse_nonfinite(path, model.state_dict().items())
     model.eval()
     family.ready(model)
     still = {name for name, _ in model.named_modules() if not family.tensors.runs(name)}

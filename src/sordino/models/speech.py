@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from sordino.models import control_tokens
 from sordino.models.family import AudioInputs, Family, Scope
 
 
@@ -79,10 +80,13 @@ class SpeechModel:
         return int(pad) if pad is not None else self.stop_ids()[0]
 
     def answer_ids(self, text: str, style: str = "chat") -> list[int]:
-        """Token ids the model should produce: the text and the token that ends an answer in this style."""
+        """Token ids the model should produce: the text and the token that ends an answer in this style.
+
+        Raises DataError for a text with a control token in it.
+        """
         tokenizer = self.processor.tokenizer
         end = tokenizer.convert_tokens_to_ids(self.family.chat.answers_end_with[style])
-        return [*tokenizer.encode(text, add_special_tokens=False), end]
+        return [*control_tokens.encode(tokenizer, text), end]
 
     def decode(self, ids: Sequence[int]) -> str:
         text: str = self.processor.tokenizer.decode(ids, skip_special_tokens=True)

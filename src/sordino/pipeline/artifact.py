@@ -201,6 +201,7 @@ def locked(run: Path) -> Iterator[None]:
 
 def finish(partial: Path, directory: Path, stage: Mapping[str, Any]) -> None:
     """Flush every file, write stage.json last, rename into place; the resume state goes after that, not before."""
+    files.readable(partial)
     for file in partial.rglob("*"):
         if file.is_file():
             with file.open("rb") as data:
