@@ -228,6 +228,9 @@ def _activations(
     if encoder:
         stacks += [(states * encoded, states * b * dims["D"], dims["encoder_layers"])]
         total += round(states * b * front)
+    if checkpointing and encoder and not model.family.tensors.recomputes:
+        each, _, layers = stacks.pop()
+        total += each * layers
     if checkpointing:
         total += sum(between * layers for _, between, layers in stacks) + max(each for each, _, _ in stacks)
     else:

@@ -170,7 +170,8 @@ class Tensors:
     window_seconds: of the fields. pads_audio: whether a shorter clip costs the whole window.
     norm_bytes: (letters, bytes of an activation) -> bytes a token that a decoder layer's norms keep for training.
     states_per_second: of audio; states_per_token: encoder states that one audio token stands for. kept: (fields, states
-    of a clip) -> elements that going back needs of a state: before the encoder's layers, and in each of them.
+    of a clip) -> elements that going back needs of a state: before the encoder's layers, and in each of them;
+    recomputes: whether the encoder's layers can be computed twice instead.
     """
 
     saved: Mapping[str, str]
@@ -187,6 +188,7 @@ class Tensors:
     states_per_second: float = 50.0
     states_per_token: float = 2.0
     kept: Callable[[Mapping[str, int], int], tuple[float, float]] = _kept_by_whisper
+    recomputes: bool = True
     gguf: Gguf | None = None
 
     def saved_name(self, name: str) -> str:

@@ -75,6 +75,11 @@ class SpeechModel:
         """Ids that greedy decoding never takes: `suppress_tokens` of the checkpoint's generation config."""
         return list(getattr(self.model.generation_config, "suppress_tokens", None) or ())
 
+    @property
+    def recomputing(self) -> Any:
+        """What can compute its activations twice: the model, or where transformers' class does not, its decoder."""
+        return self.model if self.model.supports_gradient_checkpointing else self.part("decoder")
+
     def pad_id(self) -> int:
         pad = self.processor.tokenizer.pad_token_id
         return int(pad) if pad is not None else self.stop_ids()[0]
