@@ -30,6 +30,7 @@ LEVELS = (
     {"pipeline"},
     {"stages"},
     {"inference"},
+    {"serve"},
     {"submission"},
     {"cli"},
 )

@@ -22,6 +22,7 @@ import sordino
 from sordino.config import records
 from sordino.errors import RecipeError, SordinoError, is_out_of_memory
 from sordino.runtime import files
+from sordino.serve import command as serve
 
 if TYPE_CHECKING:
     from sordino.config.schema import Recipe
@@ -465,6 +466,7 @@ COMMANDS: dict[str, Command] = {
     "translate": Command(STAGES["translate"], _translate_arguments, _translate),
     "evaluate": Command(STAGES["evaluate"], _evaluate_arguments, _evaluate),
     "sweep": Command(STAGES["sweep"], _recipe_arguments, _sweep),
+    "serve": Command("a server with OpenAI's API and a page with a microphone", serve.arguments, serve.run),
     "submit": Command("an IWSLT submission: translated test sets and the description", _submit_arguments, _submit),
     "inspect": Command("what a model directory weighs, from its headers alone", _inspect_arguments, _inspect),
     "families": Command("the model families sordino knows", lambda _: None, _families),
