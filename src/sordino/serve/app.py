@@ -45,6 +45,7 @@ def application(service: Service) -> Starlette:
             if not service.ready:
                 work.cancel()
             await asyncio.gather(work, return_exceptions=True)
+            service.release()
 
     html = resources.files("sordino.serve").joinpath("page.html").read_text(encoding="utf-8")
 
@@ -120,7 +121,7 @@ class Gate:
         if settings.api_key is None or request.scope["path"] in OPEN:
             return None
         scheme, _, key = request.headers.get("authorization", "").partition(" ")
-        if scheme.lower() == "bearer" and hmac.compare_digest(key.strip().encode(), settings.api_key.encode()):
+        if scheme.lower() == "bearer" and hmac.compare_digest(key.strip().encode("latin-1"), settings.api_key.encode()):
             return None
         said = "A key is needed: Authorization: Bearer KEY."
         headers = CLOSE | {"www-authenticate": "Bearer"}

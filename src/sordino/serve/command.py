@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import ipaddress
 import os
 import signal
@@ -50,17 +51,13 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
     Raises RecipeError where the extra is missing or the address cannot be used, and what models raise that do not load.
     """
-    import importlib.util
-
     missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
         raise RecipeError(f"serve: {', '.join(missing)} is not installed.", "Run: pip install 'sordino[serve]'.")
-    import uvicorn
-
     from sordino.runtime.progress import note
     from sordino.serve.app import application
     from sordino.serve.catalog import entries
-    from sordino.serve.connection import Connection
+    from sordino.serve.connection import make_server
     from sordino.serve.service import Service
 
     settings = _settings(args)
@@ -74,18 +71,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         server.should_exit = True
 
     service = Service(served, settings, failed=stop)
-    config = uvicorn.Config(
-        application(service),
-        http=Connection,
-        ws="none",
-        lifespan="on",
-        log_config=None,  # what goes wrong still reaches stderr
-        access_log=False,
-        proxy_headers=False,
-        server_header=False,
-        timeout_graceful_shutdown=round(settings.upload_seconds + settings.timeout) + 1,
-    )
-    server = uvicorn.Server(config)
+    server = make_server(application(service), settings)
     address = f"[{host}]" if ":" in host else host
     note(f"{', '.join(entry.id for entry in served)}: http://{address}:{port}")
     # uvicorn raises a signal again once it has shut down: that must not end this process half way

@@ -28,6 +28,9 @@ class Metrics:
 
     def __init__(self) -> None:
         self.values: dict[str, dict[Labels, float]] = {name: defaultdict(float) for name in KINDS if name != LATENCY}
+        for name, (kind, _) in KINDS.items():
+            if kind == "gauge":
+                self.set(name, 0)
         self.buckets = [0] * len(BUCKETS)
         self.seconds, self.count = 0.0, 0
 

@@ -69,7 +69,7 @@ class Service:
         self.readers = ThreadPoolExecutor(READERS, "reading")
         self.active = 0
         self.mean_seconds = 0.0  # that a request took of late
-        self.failure: BaseException | None = None
+        self.failure: Exception | None = None
 
     @property
     def ready(self) -> bool:
@@ -80,11 +80,9 @@ class Service:
         try:
             loop = asyncio.get_running_loop()
             await loop.run_in_executor(self.batcher.thread, self._load)
-        except BaseException as error:
+        except Exception as error:
             self.failure = error
             self.failed()
-            if not isinstance(error, Exception):
-                raise
             return
         await self.batcher.run()
 
@@ -97,8 +95,13 @@ class Service:
             note(f"loaded {entry.id}{weight}")
 
     def close(self) -> None:
+        """Take nothing more; `run` ends when what waits is answered."""
         self.batcher.close()
-        self.readers.shutdown(wait=False, cancel_futures=True)
+
+    def release(self) -> None:
+        """Let the threads go, after `run` has ended."""
+        for pool in (self.batcher.thread, self.readers):
+            pool.shutdown(wait=False, cancel_futures=True)
 
     # -- what a request asks for
 
