@@ -23,7 +23,7 @@ from sordino.errors import SordinoError
 from sordino.serve import metrics
 from sordino.serve.chat import completions
 from sordino.serve.endpoint import Endpoint
-from sordino.serve.errors import CLOSE, ApiError, error_response, handle
+from sordino.serve.errors import ApiError, error_response, handle
 from sordino.serve.service import LOADING_SECONDS, Service
 from sordino.serve.translations import transcriptions, translations
 
@@ -94,37 +94,47 @@ class Gate:
             await self.app(scope, receive, send)
             return
         path = scope["path"] if scope["path"] in self.paths else "other"
+        read = not any(name in (b"content-length", b"transfer-encoding") for name, _ in scope["headers"])
 
-        async def counted(message: Message) -> None:
+        async def received() -> Message:
+            nonlocal read
+            message = await receive()
+            read = read or not message.get("more_body", False)
+            return message
+
+        async def sent(message: Message) -> None:
             if message["type"] == "http.response.start":
                 self.service.metrics.add("sordino_requests_total", path=path, status=str(message["status"]))
-                message["headers"] = [*message["headers"], (b"x-content-type-options", b"nosniff")]
+                more = [(b"x-content-type-options", b"nosniff")]
+                if not read:  # the rest of the body may never come, or never end
+                    more.append((b"connection", b"close"))
+                message["headers"] = [*message["headers"], *more]
             await send(message)
 
         refusal = self._refusal(Request(scope))
         if refusal is None:
-            await self.app(scope, receive, counted)
+            await self.app(scope, received, sent)
         else:
-            await error_response(refusal)(scope, receive, counted)
+            await error_response(refusal)(scope, received, sent)
 
     def _refusal(self, request: Request) -> ApiError | None:
         settings, host = self.service.settings, request.headers.get("host", "")
         try:
             if settings.local and urlsplit(f"//{host}").hostname not in LOCAL_NAMES:
                 # another name that was made to point here, so that a page of its owner may read the answers
-                return ApiError(403, f"This server is not {host[:80]!r}.", code="wrong_host", headers=CLOSE)
+                return ApiError(403, f"This server is not {host[:80]!r}.", code="wrong_host")
             origin = request.headers.get("origin")
             if origin is not None and urlsplit(origin).netloc != host:
-                return ApiError(403, "Pages of other origins may not use this server.", code="origin", headers=CLOSE)
+                return ApiError(403, "Pages of other origins may not use this server.", code="origin")
         except ValueError:
-            return ApiError(400, "The Host or Origin header is malformed.", code="wrong_host", headers=CLOSE)
+            return ApiError(400, "The Host or Origin header is malformed.", code="wrong_host")
         if settings.api_key is None or request.scope["path"] in OPEN:
             return None
         scheme, _, key = request.headers.get("authorization", "").partition(" ")
         if scheme.lower() == "bearer" and hmac.compare_digest(key.strip().encode("latin-1"), settings.api_key.encode()):
             return None
         said = "A key is needed: Authorization: Bearer KEY."
-        headers = CLOSE | {"www-authenticate": "Bearer"}
+        headers = {"www-authenticate": "Bearer"}
         return ApiError(401, said, code="invalid_api_key", headers=headers)
 
 

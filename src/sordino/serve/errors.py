@@ -11,8 +11,6 @@ from starlette.responses import JSONResponse, Response
 
 from sordino.errors import SordinoError, is_out_of_memory
 
-CLOSE = {"connection": "close"}  # of answers to requests whose body was not read to its end
-
 
 class ApiError(Exception):
     """A request that is refused. param: the field at fault; code: a name that programs can compare."""
@@ -49,7 +47,7 @@ def as_api_error(error: BaseException) -> ApiError:
     if isinstance(error, SordinoError):  # what a request may be wrong in was told as ApiError before
         return ApiError(503, str(error), code="cannot_translate")
     if isinstance(error, ClientDisconnect):  # nobody reads it
-        return ApiError(400, "The client closed the connection.", code="disconnected", headers=CLOSE)
+        return ApiError(400, "The client closed the connection.", code="disconnected")
     if is_out_of_memory(error):
         return ApiError(503, "The server ran out of memory; start it with a smaller --batch-size.", code="out_of_memory")
     return ApiError(500, "The server failed; its log says why.", code="internal_error")

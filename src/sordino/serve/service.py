@@ -22,7 +22,7 @@ from sordino.serve import uploads
 from sordino.serve.batching import Batcher
 from sordino.serve.catalog import Entry
 from sordino.serve.decoding import Answer, Asked, Question, ServedModel
-from sordino.serve.errors import CLOSE, ApiError
+from sordino.serve.errors import ApiError
 from sordino.serve.metrics import Metrics
 from sordino.serve.settings import Settings
 
@@ -133,12 +133,12 @@ class Service:
     def admitted(self) -> Iterator[None]:
         """A place in the queue. Raises ApiError 503 while models load, 429 where the queue is full."""
         if not self.ready:
-            headers = CLOSE | {"retry-after": str(LOADING_SECONDS)}
+            headers = {"retry-after": str(LOADING_SECONDS)}
             raise ApiError(503, "The models are being loaded.", code="loading", headers=headers)
         if self.active >= self.settings.queue:
             wait = max(1, math.ceil(self.mean_seconds))
             said = f"{self.active} requests are being worked on; try again in {wait} s."
-            raise ApiError(429, said, code="queue_full", headers=CLOSE | {"retry-after": str(wait)})
+            raise ApiError(429, said, code="queue_full", headers={"retry-after": str(wait)})
         self._change_active(1)
         start = time.monotonic()
         try:

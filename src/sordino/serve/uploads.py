@@ -25,7 +25,7 @@ from starlette.types import Message
 from sordino.data import audio, chunks, voice
 from sordino.data.clip import Clip
 from sordino.errors import DataError
-from sordino.serve.errors import CLOSE, ApiError
+from sordino.serve.errors import ApiError
 from sordino.serve.settings import Settings
 
 Result = TypeVar("Result")
@@ -56,7 +56,7 @@ async def refuse_large(request: Request, limit: int) -> None:
     """Raise ApiError 413 for a body that says that it is too large."""
     declared = request.headers.get("content-length", "0")
     if not declared.isdecimal():
-        raise ApiError(400, f"Content-Length is {declared[:40]!r}.", headers=CLOSE)
+        raise ApiError(400, f"Content-Length is {declared[:40]!r}.")
     if int(declared) <= limit:
         return
     if "expect" not in request.headers and int(declared) <= DRAIN_TIMES * limit:
@@ -71,7 +71,7 @@ async def refuse_large(request: Request, limit: int) -> None:
 
 def too_large(limit: int) -> ApiError:
     said = f"The request is larger than {limit / 2**20:.1f} MiB."
-    return ApiError(413, said, param="file", code="file_too_large", headers=CLOSE)
+    return ApiError(413, said, param="file", code="file_too_large")
 
 
 async def in_time(work: Awaitable[Result], settings: Settings) -> Result:
@@ -81,20 +81,20 @@ async def in_time(work: Awaitable[Result], settings: Settings) -> Result:
             return await work
     except TimeoutError:
         said = f"The request's body did not arrive within {settings.upload_seconds:g} s."
-        raise ApiError(408, said, code="upload_timeout", headers=CLOSE) from None
+        raise ApiError(408, said, code="upload_timeout") from None
 
 
 async def read_form(request: Request, settings: Settings) -> FormData:
     """A multipart form with at most one file. Raises ApiError."""
     if not request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
-        raise ApiError(400, "Send a form: Content-Type: multipart/form-data.", code="invalid_body", headers=CLOSE)
+        raise ApiError(400, "Send a form: Content-Type: multipart/form-data.", code="invalid_body")
     limit = settings.max_file_bytes + OTHER_BYTES
     await refuse_large(request, limit)
     form = bounded(request, limit).form(max_files=1, max_fields=MAX_FIELDS, max_part_size=OTHER_BYTES)
     try:
         parsed = await in_time(form, settings)
     except ValueError as error:  # also what codecs say of the charsets that a form may name
-        raise ApiError(400, "The form cannot be parsed.", code="invalid_body", headers=CLOSE) from error
+        raise ApiError(400, "The form cannot be parsed.", code="invalid_body") from error
     names = [name for name, _ in parsed.multi_items()]
     for name in names:
         if names.count(name) > 1 and not name.endswith("[]"):
