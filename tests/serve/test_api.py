@@ -176,7 +176,9 @@ def talk(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def rows(german: Path, talk: Path) -> list[dict[str, Any]]:
     """What `sordino translate` makes of the talk."""
     options = long_audio.Options(device="cpu", dtype="float32", max_new_tokens=NEW)
-    found: list[dict[str, Any]] = long_audio.translate_talks(str(german), [str(talk)], None, None, options)["hypotheses"]
+    found: list[dict[str, Any]] = long_audio.translate_talks(str(german), [str(talk)], None, None, options)[
+        "hypotheses"
+    ]
     assert len(found) > 5
     return found
 
@@ -257,7 +259,9 @@ def test_a_chat_is_cut_where_it_is_asked_to_be(client: TestClient) -> None:
     cut = chat(client, heard(speech()), max_completion_tokens=2).json()
     assert cut["usage"]["completion_tokens"] == 2
     assert cut["choices"][0]["finish_reason"] == "length"
-    assert whole["choices"][0]["message"]["content"].startswith(cut["choices"][0]["message"]["content"].rstrip("\ufffd"))
+    assert whole["choices"][0]["message"]["content"].startswith(
+        cut["choices"][0]["message"]["content"].rstrip("\ufffd")
+    )
 
 
 def test_a_chat_is_streamed(client: TestClient, text: str) -> None:
@@ -357,7 +361,9 @@ def test_the_page_is_whole_in_itself(client: TestClient) -> None:
     assert not re.findall(r"https?://", page.text)
 
 
-LINE = re.compile(r"^(# (HELP|TYPE) .*|[a-z_]+(\{[a-z]+=\"[^\"]*\"(,[a-z]+=\"[^\"]*\")*\})? [0-9.e+-]+|[a-z_]+_bucket\{.*\} \d+)$")
+LINE = re.compile(
+    r"^(# (HELP|TYPE) .*|[a-z_]+(\{[a-z]+=\"[^\"]*\"(,[a-z]+=\"[^\"]*\")*\})? [0-9.e+-]+|[a-z_]+_bucket\{.*\} \d+)$"
+)
 
 
 def test_metrics_are_prometheus_text_and_count(german: Path) -> None:

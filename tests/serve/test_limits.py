@@ -42,14 +42,14 @@ class Gate(threading.Event):
 
 @pytest.fixture
 def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
-    gate, translate = Gate(), decoding.ServedModel.translate
+    gate, decode = Gate(), decoding.ServedModel.decode
 
-    def waiting(model: decoding.ServedModel, asked: Any) -> Any:
-        gate.batches.append([clip.id for clip, _ in asked])
+    def waiting(model: decoding.ServedModel, batch: Any) -> Any:
+        gate.batches.append([one.encoded.clip.id for one in batch])
         gate.wait()
-        return translate(model, asked)
+        return decode(model, batch)
 
-    monkeypatch.setattr(decoding.ServedModel, "translate", waiting)
+    monkeypatch.setattr(decoding.ServedModel, "decode", waiting)
     yield gate
     gate.set()
 

@@ -84,7 +84,7 @@ def application(service: Service) -> Starlette:
 
 
 class Gate:
-    """Before everything else: the key, and whose page is asking. After it: what is counted and said with every answer."""
+    """Before everything else the key, and whose page is asking; after it what is counted and said with every answer."""
 
     def __init__(self, app: ASGIApp, service: Service, paths: frozenset[str]) -> None:
         self.app, self.service, self.paths = app, service, paths

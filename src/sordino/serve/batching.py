@@ -1,7 +1,7 @@
-"""Clips of all requests, decoded together: the oldest waits a moment for company, one thread decodes.
+"""Clips of all requests, decoded together: the oldest waits a moment for company, one thread encodes and decodes.
 
-A batch is of one model. Where more clips wait than fit, those of similar length as the oldest go with it, so that little is
-padded and nobody waits for ever.
+A batch is of one model. Clips that come while it is encoded still join it. Where more wait than fit, those of similar
+length as the oldest go with it, so that little is padded and nobody waits for ever.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 Item = TypeVar("Item")
+Prepared = TypeVar("Prepared")
 Answer = TypeVar("Answer")
-
-Decode = Callable[[str, Sequence[Item]], Sequence["Answer | Exception"]]
+Given = TypeVar("Given")
+Result = TypeVar("Result")
 
 
 @dataclass(eq=False)
@@ -28,20 +29,22 @@ class _Waiting(Generic[Item, Answer]):
     since: float = field(default_factory=time.monotonic)
 
 
-class Batcher(Generic[Item, Answer]):
-    """decode: (model, items sorted by length) -> an answer or an exception for each; runs in the one decoding thread.
+class Batcher(Generic[Item, Prepared, Answer]):
+    """prepare: (model, items sorted by length) -> a prepared item or an exception for each; decode: (model, prepared
+    items) -> an answer for each. Both run in the one decoding thread.
 
-    finished: is told model, number of clips and seconds of every batch.
+    finished: is told model, number of items and seconds of every batch.
     """
 
     def __init__(
         self,
-        decode: Decode[Item, Answer],
+        prepare: Callable[[str, Sequence[Item]], Sequence[Prepared | Exception]],
+        decode: Callable[[str, Sequence[Prepared]], Sequence[Answer]],
         size: int,
         wait: float,
         finished: Callable[[str, int, float], None] = lambda *_: None,
     ) -> None:
-        self.decode, self.size, self.wait, self.finished = decode, size, wait, finished
+        self.prepare, self.decode, self.size, self.wait, self.finished = prepare, decode, size, wait, finished
         self.thread = ThreadPoolExecutor(1, "decoding")
         self.waiting: list[_Waiting[Item, Answer]] = []  # in the order of arrival
         self._changed = asyncio.Event()
@@ -64,7 +67,7 @@ class Batcher(Generic[Item, Answer]):
                 await self._company(self.waiting[0])
                 self._drop_cancelled()
                 if self.waiting:
-                    await self._answer(self._take())
+                    await self._answer(self.waiting[0].model)
             elif self._closing:
                 return
             else:
@@ -87,34 +90,54 @@ class Batcher(Generic[Item, Answer]):
             except TimeoutError:
                 return
 
-    def _take(self) -> list[_Waiting[Item, Answer]]:
-        """The oldest item and those nearest to it in length, sorted by length, out of the queue."""
-        oldest = self.waiting[0]
-        ready = sorted((one for one in self.waiting if one.model == oldest.model), key=lambda one: one.length)
-        at, size = ready.index(oldest), min(self.size, len(ready))
+    def _take(self, model: str, room: int) -> list[_Waiting[Item, Answer]]:
+        """The oldest item for a model and those nearest to it in length, sorted by length, out of the queue."""
+        self._drop_cancelled()
+        ready = [one for one in self.waiting if one.model == model]
+        if not ready or not room:
+            return []
+        oldest = ready[0]
+        ready.sort(key=lambda one: one.length)
+        at, size = ready.index(oldest), min(room, len(ready))
         starts = range(max(0, at - size + 1), min(at, len(ready) - size) + 1)
         start = min(starts, key=lambda s: ready[s + size - 1].length - ready[s].length)
         batch = ready[start : start + size]
         self.waiting = [one for one in self.waiting if one not in batch]
         return batch
 
-    async def _answer(self, batch: Sequence[_Waiting[Item, Answer]]) -> None:
-        model = batch[0].model
-        start = time.perf_counter()
-        answers: Sequence[Answer | Exception]
+    async def _answer(self, model: str) -> None:
+        start, taken = time.perf_counter(), 0
+        batch: list[tuple[_Waiting[Item, Answer], Prepared]] = []
+        while part := self._take(model, self.size - taken):
+            taken += len(part)
+            prepared = await self._in_thread(self.prepare, model, [one.item for one in part])
+            for one, outcome in zip(part, prepared, strict=True):
+                if isinstance(outcome, Exception):
+                    _fail(one, outcome)
+                else:
+                    batch.append((one, outcome))
+        if batch:
+            answers = await self._in_thread(self.decode, model, [outcome for _, outcome in batch])
+            for (one, _), answer in zip(batch, answers, strict=True):
+                if isinstance(answer, Exception):
+                    _fail(one, answer)
+                elif not one.future.done():
+                    one.future.set_result(answer)
+        self.finished(model, taken, time.perf_counter() - start)
+
+    async def _in_thread(
+        self, work: Callable[[str, Sequence[Given]], Sequence[Result]], model: str, given: Sequence[Given]
+    ) -> Sequence[Result | Exception]:
+        """What the work makes of them; the exception for each where it fails, which every request then reports."""
         try:
-            loop = asyncio.get_running_loop()
-            answers = await loop.run_in_executor(self.thread, self.decode, model, [one.item for one in batch])
-        except Exception as error:  # each request reports it
-            answers = [error] * len(batch)
-        self.finished(model, len(batch), time.perf_counter() - start)
-        for one, answer in zip(batch, answers, strict=True):
-            if one.future.done():  # cancelled meanwhile
-                continue
-            if isinstance(answer, Exception):
-                one.future.set_exception(answer)
-            else:
-                one.future.set_result(answer)
+            return await asyncio.get_running_loop().run_in_executor(self.thread, work, model, given)
+        except Exception as error:
+            return [error] * len(given)
 
     def _drop_cancelled(self) -> None:
         self.waiting = [one for one in self.waiting if not one.future.done()]
+
+
+def _fail(one: _Waiting[Item, Answer], error: Exception) -> None:
+    if not one.future.done():  # it may have been cancelled meanwhile
+        one.future.set_exception(error)

@@ -20,7 +20,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     """Defaults are those of serve/settings.py."""
     text = "a model directory, NAME=DIRECTORY, or a run: its teacher and its smallest export"
     parser.add_argument("models", nargs="+", metavar="MODEL", help=text)
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1, this machine only)")
+    parser.add_argument(
+        "--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1, this machine only)"
+    )
     parser.add_argument("--port", type=int, default=8000, help="default: 8000; 0 takes a free one")
     parser.add_argument("--api-key", metavar="KEY", help=f"clients must send it as a bearer token (better: ${KEY})")
     parser.add_argument("--to", metavar="LANGUAGE", help="target language of models that do not know theirs")
@@ -107,8 +109,12 @@ def _is_loopback(host: str) -> bool:
 
 def _listen(host: str, port: int) -> socket.socket:
     """A bound socket. Raises RecipeError where the address cannot be used."""
+    if not 0 <= port < 2**16:
+        raise RecipeError(f"serve: there is no port {port}.", "Give one from 1 to 65535, or 0 for a free one.")
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         return socket.create_server(address[:2], family=family, backlog=256)
-    except (OSError, OverflowError) as error:
-        raise RecipeError(f"serve: {host}:{port} cannot be used ({error}).", "Give another --host or --port.") from error
+    except OSError as error:
+        raise RecipeError(
+            f"serve: {host}:{port} cannot be used ({error}).", "Give another --host or --port."
+        ) from error

@@ -45,8 +45,16 @@ class Answer:
 Asked = tuple[Clip, Question]
 
 
+@dataclass(frozen=True)
+class Prepared:
+    """A clip that was encoded. most: tokens of its answer."""
+
+    encoded: EncodedClip
+    most: int
+
+
 class ServedModel:
-    """Everything of it runs in one thread: tokenizers and transformers' `generate` serve one at a time."""
+    """Both steps run in one thread: tokenizers and transformers' `generate` serve one at a time."""
 
     def __init__(self, entry: Entry, settings: Settings) -> None:
         """Loads the model. Raises FamilyError, ArtifactError, RecipeError."""
@@ -60,24 +68,26 @@ class ServedModel:
     def window_samples(self) -> int:
         return self.speech.window_samples
 
-    def translate(self, asked: Sequence[Asked]) -> list[Answer | Exception]:
-        """An answer, or what is wrong with this clip or question, for each; the others do not suffer from it."""
+    def prepare(self, asked: Sequence[Asked]) -> list[Prepared | Exception]:
+        """Encoded clips, or what is wrong with this clip or question; the others do not suffer from it."""
         prompts = [self._prompt(question) for _, question in asked]
         readable = [(clip, prompt) for (clip, _), prompt in zip(asked, prompts, strict=True) if isinstance(prompt, str)]
         results = each(self.speech.device, self._encode, readable)
         outcomes = [next(results) if isinstance(prompt, str) else prompt for prompt in prompts]
-        encoded = [outcome for outcome in outcomes if isinstance(outcome, EncodedClip)]
-        longest = max(question.max_new_tokens for _, question in asked)
-        rows = iter(generate(self.speech, encoded, longest) if encoded else [])
         return [
-            self._answer(outcome, next(rows), question.max_new_tokens) if isinstance(outcome, EncodedClip) else outcome
+            outcome if isinstance(outcome, Exception) else Prepared(outcome, question.max_new_tokens)
             for outcome, (_, question) in zip(outcomes, asked, strict=True)
         ]
 
-    def _answer(self, encoded: EncodedClip, ids: list[int], most: int) -> Answer:
+    def decode(self, batch: Sequence[Prepared]) -> list[Answer]:
         """Greedy decoding goes on as it began, so the ids of a shorter answer are the first ones of a longer."""
-        kept = ids[:most]
-        return Answer(self.speech.decode(kept), tuple(kept), len(encoded.ids), len(ids) >= most)
+        rows = generate(self.speech, [one.encoded for one in batch], max(one.most for one in batch))
+        answers = []
+        for one, ids in zip(batch, rows, strict=True):
+            kept = ids[: one.most]
+            text = self.speech.decode(kept)
+            answers.append(Answer(text, tuple(kept), len(one.encoded.ids), cut=len(ids) >= one.most))
+        return answers
 
     def _encode(self, asked: tuple[Clip, str]) -> EncodedClip | Exception:
         clip, prompt = asked

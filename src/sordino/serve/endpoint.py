@@ -1,4 +1,4 @@
-"""What all translating endpoints share: a place in the queue, a directory for the upload, an end when the client goes."""
+"""What translating endpoints share: a place in the queue, a directory for the upload, an end when the client goes."""
 
 from __future__ import annotations
 

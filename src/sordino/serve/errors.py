@@ -49,7 +49,9 @@ def as_api_error(error: BaseException) -> ApiError:
     if isinstance(error, ClientDisconnect):  # nobody reads it
         return ApiError(400, "The client closed the connection.", code="disconnected")
     if is_out_of_memory(error):
-        return ApiError(503, "The server ran out of memory; start it with a smaller --batch-size.", code="out_of_memory")
+        return ApiError(
+            503, "The server ran out of memory; start it with a smaller --batch-size.", code="out_of_memory"
+        )
     return ApiError(500, "The server failed; its log says why.", code="internal_error")
 
 

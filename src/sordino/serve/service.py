@@ -21,7 +21,7 @@ from sordino.runtime.progress import note
 from sordino.serve import uploads
 from sordino.serve.batching import Batcher
 from sordino.serve.catalog import Entry
-from sordino.serve.decoding import Answer, Asked, Question, ServedModel
+from sordino.serve.decoding import Answer, Asked, Prepared, Question, ServedModel
 from sordino.serve.errors import ApiError
 from sordino.serve.metrics import Metrics
 from sordino.serve.settings import Settings
@@ -60,8 +60,9 @@ class Service:
         self.entries, self.settings, self.failed = list(entries), settings, failed
         self.models: dict[str, ServedModel] = {}
         self.metrics = Metrics()
-        self.batcher: Batcher[Asked, Answer] = Batcher(
-            lambda model, asked: self.models[model].translate(asked),
+        self.batcher: Batcher[Asked, Prepared, Answer] = Batcher(
+            lambda model, asked: self.models[model].prepare(asked),
+            lambda model, batch: self.models[model].decode(batch),
             settings.batch_size,
             settings.batch_wait,
             self._count_batch,

@@ -43,9 +43,7 @@ async def translations(request: Request, service: Service, directory: Path) -> R
 
 async def transcriptions(request: Request, service: Service, directory: Path) -> Response:
     """These models translate: a client that asks for a transcript must not be given a translation."""
-    raise ApiError(
-        400, "The models here translate: POST to /v1/audio/translations.", code="unsupported_task"
-    )
+    raise ApiError(400, "The models here translate: POST to /v1/audio/translations.", code="unsupported_task")
 
 
 def _checked(fields: dict[str, Any], granularities: list[Any]) -> tuple[str, bool]:

@@ -1,7 +1,7 @@
 """What a request brings: its body within limits, its audio in a file of its own, cut into what a model hears at once.
 
-Nothing is believed: bytes are counted whatever Content-Length says, the length of the audio is read from the file, and a
-file whose samples would fill the memory is refused by its header. No URL is fetched, no other program is run.
+Nothing is believed: bytes are counted whatever Content-Length says, the length of the audio is read from the file, and
+a file whose samples would fill the memory is refused by its header. No URL is fetched, no other program is run.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import binascii
 import json
 import re
 import shutil
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -165,7 +165,9 @@ def length(file: Path, name: str, settings: Settings) -> float:
     return seconds
 
 
-def pieces(file: Path, name: str, seconds: float, window: float, languages: tuple[str, str], pause: float) -> list[Clip]:
+def pieces(
+    file: Path, name: str, seconds: float, window: float, languages: tuple[str, str], pause: float
+) -> list[Clip]:
     """What a model with this window (seconds) hears of a file: all of it, or where voice activity finds speech.
 
     Every clip says its seconds. Raises ApiError for a long file without the extra `vad`, or in which nobody speaks.
@@ -186,7 +188,7 @@ def pieces(file: Path, name: str, seconds: float, window: float, languages: tupl
     return spoken
 
 
-def _told(read: Any, file: Path, name: str) -> Any:
+def _told(read: Callable[[Path], Result], file: Path, name: str) -> Result:
     """What `read` makes of the file; its errors name the file as the client does."""
     try:
         return read(file)
@@ -203,4 +205,3 @@ def readable(clip: Clip, seconds: float) -> Clip:
     """The clip as the model reads it: a whole file to its end, however its length was rounded."""
     whole = clip.start == 0.0 and clip.seconds == seconds
     return replace(clip, seconds=None) if whole else clip
-
