@@ -32,6 +32,7 @@ LEVELS = (
     {"pipeline"},
     {"stages"},
     {"inference"},
+    {"serve"},
     {"submission"},
     {"api", "cli"},
 )
