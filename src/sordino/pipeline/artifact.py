@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from sordino.config import migrations
-from sordino.config.records import STAGE_FILE, changed_settings, read_stage
+from sordino.config.records import REQUESTED, STAGE_FILE, changed_settings, read_stage
 from sordino.errors import ArtifactError
 from sordino.runtime import files
 
@@ -119,7 +119,7 @@ def why_not_resumed(
         return None
     if not file.is_file():
         return "is not unfinished work of sordino's"
-    old = migrations.migrated(files.read_json(file), stage, file)
+    old = migrations.migrated(files.read_json(file, REQUESTED), stage, file)
     changed = changed_settings(stage, old["section"], section, resumable)
     if changed:
         return f"was started with other settings: {', '.join(changed)}"

@@ -51,7 +51,12 @@ def read_json(file: Path, required: Mapping[str, Types] | None = None) -> Any:
     if not file.exists():
         raise ArtifactError(f"{file} is missing.", "Run the stage that makes it again.")
     value = _parsed(foreign.read_text(file, raises=ArtifactError), str(file))
-    return value if required is None else _object(value, str(file), required)
+    return value if required is None else require(value, file, required)
+
+
+def require(value: Any, where: Path | str, required: Mapping[str, Types] | None = None) -> dict[str, Any]:
+    """A record that a stage wrote, with these keys. Raises ArtifactError, which names it, for anything else."""
+    return foreign.check_object(value, str(where), raises=ArtifactError, remedy=AGAIN, required=required)
 
 
 def _parsed(text: str, where: str) -> Any:
@@ -59,10 +64,6 @@ def _parsed(text: str, where: str) -> Any:
         return parse_json(text, finite=False)  # Python writes NaN and Infinity
     except Malformed as error:
         raise ArtifactError(f"{where} is damaged: {error}.", AGAIN) from None
-
-
-def _object(value: Any, where: str, required: Mapping[str, Types] | None = None) -> dict[str, Any]:
-    return foreign.check_object(value, where, raises=ArtifactError, remedy=AGAIN, required=required)
 
 
 def readable(directory: Path) -> None:
@@ -139,7 +140,7 @@ def read_jsonl(file: Path) -> list[dict[str, Any]]:
     except UnicodeDecodeError as error:
         raise ArtifactError(f"{file} is damaged: {error}.", AGAIN) from None
     places = ((f"{file}:{number}", line) for number, line in enumerate(lines, start=1) if line)
-    return [_object(_parsed(line, where), where) for where, line in places]
+    return [require(_parsed(line, where), where) for where, line in places]
 
 
 def json_line(row: Mapping[str, Any]) -> str:
