@@ -97,21 +97,6 @@ def fingerprint_file(file: Path) -> str:
     return digest.hexdigest()
 
 
-def fingerprint_sampled(file: Path, sample: int = 2**16) -> str:
-    """SHA-256 of a file's size and of its first and last 64 KiB: tells recordings apart without reading all of each.
-
-    A re-recorded, re-encoded or swapped file shows; bytes changed in the middle of one do not.
-    """
-    size = file.stat().st_size
-    digest = hashlib.sha256(f"ends {size}".encode())
-    with file.open("rb") as data:
-        digest.update(data.read(sample))
-        if size > sample:
-            data.seek(max(sample, size - sample))
-            digest.update(data.read(sample))
-    return digest.hexdigest()
-
-
 def combined(prints: Mapping[str, str]) -> str:
     """One hash of many fingerprints."""
     text = json.dumps(dict(sorted(prints.items())))
