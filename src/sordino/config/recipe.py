@@ -13,14 +13,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from sordino.config import parsing
 from sordino.config.contradictions import contradictions
 from sordino.config.schema import Format, Recipe
 from sordino.config.setting import out_of_limits
 from sordino.errors import RecipeError, near_match
-from sordino.languages import language_code
+from sordino.languages import language_tag
+from sordino.runtime import foreign
 
 SHIPPED = Path(__file__).parents[1] / "recipes"
 DEMO = "demo"  # directory of a source checkout: the demo's model and corpus, which the package does not hold
@@ -33,10 +32,7 @@ def load(file: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     Raises RecipeError that lists every mistake.
     """
     path = find(file)
-    try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise RecipeError(f"{path} is not valid YAML: {error}.") from error
+    raw = foreign.read_yaml(path, raises=RecipeError, remedy="`sordino settings` lists what a recipe may say.")
     if not isinstance(raw, dict):
         raise RecipeError(
             f"{path} holds no settings.", "A recipe is a YAML mapping; `sordino settings` lists what it may say."
@@ -90,7 +86,7 @@ def parse(raw: Mapping[str, Any], problems: list[str], origin: str) -> Recipe:
     if problems:
         raise RecipeError(f"{origin}: " + "; ".join(problems) + ".")
     try:
-        name = recipe.name.format(source=language_code(recipe.source), target=language_code(recipe.target))
+        name = recipe.name.format(source=language_tag(recipe.source), target=language_tag(recipe.target))
     except (KeyError, IndexError, ValueError, AttributeError) as error:
         raise RecipeError(f"{origin}: name: '{recipe.name}' may use {{source}} and {{target}} only.") from error
     if "/" in name or name in ("", ".", ".."):

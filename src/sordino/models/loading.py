@@ -36,7 +36,7 @@ def open_model(path: str, **options: Any) -> SpeechModel:
                     f"Give one, e.g. {directory / inside[0]}.",
                 )
         return hybrid.load(path, **options) if registry.is_gguf(path) else load_checkpoint(path, **options)
-    config = files.read_json(directory / ADAPTER_CONFIG)
+    config = files.read_json(directory / ADAPTER_CONFIG, {})
     base = str(config.get("base_model_name_or_path") or "")
     if not Path(base).is_absolute() and (directory / base).is_dir():  # a model of the same run
         base = str(directory / base)

@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from sordino.config import migrations
-from sordino.config.records import STAGE_FILE, changed_settings, read_stage
+from sordino.config.records import REQUESTED, STAGE_FILE, changed_settings, read_stage
 from sordino.errors import ArtifactError
 from sordino.runtime import files
 
@@ -50,10 +50,14 @@ VERSIONED = (
 
 @dataclass(frozen=True)
 class Parent:
-    """Something a stage was made from. path is relative to the run directory where it lies inside."""
+    """Something a stage was made from. path is relative to the run directory where it lies inside.
+
+    former: what earlier versions would have recorded for the same thing; counts as the hash.
+    """
 
     path: str
     hash: str
+    former: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, str]:
         return {"path": self.path, "hash": self.hash}
@@ -95,10 +99,9 @@ def why_stale(directory: Path, section: Mapping[str, Any], parents: Sequence[Par
     changed = changed_settings(stage.get("stage"), stage["section"], section)
     if changed:
         return "settings changed: " + ", ".join(changed)
-    before = {p["path"]: p["hash"] for p in stage["parents"]}
-    now = {p.path: p.hash for p in parents}
-    if before != now:
-        return "made from other inputs: " + ", ".join(sorted(k for k in {*before, *now} if before.get(k) != now.get(k)))
+    others = other_parents(stage["parents"], parents)
+    if others:
+        return f"made from other inputs: {', '.join(others)}"
     missing = next((name for name in stage["outputs"] if not (directory / name).is_file()), None)
     return f"{missing} is missing" if missing else None
 
@@ -119,11 +122,18 @@ def why_not_resumed(
         return None
     if not file.is_file():
         return "is not unfinished work of sordino's"
-    old = migrations.migrated(files.read_json(file), stage, file)
+    old = migrations.migrated(files.read_json(file, REQUESTED), stage, file)
     changed = changed_settings(stage, old["section"], section, resumable)
     if changed:
         return f"was started with other settings: {', '.join(changed)}"
-    return None if old["parents"] == [p.to_json() for p in parents] else "was started with other inputs"
+    return "was started with other inputs" if other_parents(old["parents"], parents) else None
+
+
+def other_parents(recorded: Sequence[Mapping[str, str]], parents: Sequence[Parent]) -> list[str]:
+    """Paths of the parents that a record has otherwise, or not at all, and of those that it has and now are not."""
+    before = {parent["path"]: parent["hash"] for parent in recorded}
+    now = {parent.path: (parent.hash, *parent.former) for parent in parents}
+    return sorted(path for path in {*before, *now} if before.get(path) not in now.get(path, ()))
 
 
 def partial_of(directory: Path) -> Path:
