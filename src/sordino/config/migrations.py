@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from sordino.errors import ArtifactError
+from sordino.runtime.terminal import quoted
 
 NUMBER = "schema"  # key of the number in a record
 
@@ -42,6 +43,8 @@ def schema() -> int:
 def migrated(record: Mapping[str, Any], stage: str | None, file: Path) -> dict[str, Any]:
     """A record with the settings' names of today. Raises ArtifactError for one of a schema that is yet to come."""
     number = record.get(NUMBER, 1)
+    if not isinstance(number, int) or number < 1:
+        raise ArtifactError(f"{file}: '{NUMBER}' cannot be {quoted(number, 100)}.", "Run the stage again.")
     if number > schema():
         raise ArtifactError(
             f"{file} was written by a newer sordino (schema {number}; this one knows {schema()}).",
