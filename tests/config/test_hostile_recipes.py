@@ -27,8 +27,10 @@ def refused(directory: Path, text: str) -> str:
 
 @pytest.mark.parametrize(
     "text",
-    ["seed: 2024-99-99", "seed: !!int abc", "seed: !!float abc", "seed: !!bool abc", "seed: !!timestamp abc"]
-    + ["seed: 0x_", "seed: 0b_", "seed: " + "1" * 5000],
+    [
+        *("seed: 2024-99-99", "seed: !!int abc", "seed: !!float abc", "seed: !!bool abc", "seed: !!timestamp abc"),
+        *("seed: 0x_", "seed: 0b_", "seed: " + "1" * 5000),
+    ],
 )
 def test_a_value_that_yaml_cannot_make(tmp_path: Path, text: str) -> None:
     assert "a value is not of the type that it looks like" in refused(tmp_path, text)
@@ -78,11 +80,13 @@ def test_numbers_that_overflow_what_is_computed_with_them(tmp_path: Path, text: 
     assert problem in refused(tmp_path, text)
 
 
-@pytest.mark.parametrize("text", ['out: "a\\0b"', 'data: {path: "a\\0b"}', 'revision: "a\\0b"', 'prompt: {system: "\\0"}'])
+@pytest.mark.parametrize(
+    "text", ['out: "a\\0b"', 'data: {path: "a\\0b"}', 'revision: "a\\0b"', 'prompt: {system: "\\0"}']
+)
 def test_nul_is_in_no_path_and_no_text(tmp_path: Path, text: str) -> None:
     if text.startswith("data"):
         (tmp_path / "r.yaml").write_text("model: m\n" + text)
-        with pytest.raises(RecipeError, match="data.path: .* holds NUL"):
+        with pytest.raises(RecipeError, match=r"data.path: .* holds NUL"):
             recipes.load(tmp_path / "r.yaml")
     else:
         assert "holds NUL" in refused(tmp_path, text)
@@ -98,12 +102,14 @@ def test_a_name_has_languages_to_fill_in_and_nothing_else(tmp_path: Path, name: 
 def test_a_name_is_one_that_a_file_system_takes(tmp_path: Path) -> None:
     assert "a plain directory name of at most 255 bytes" in refused(tmp_path, "name: " + "x" * 256)
     assert "at most 255 bytes" in refused(tmp_path, "name: " + "ü" * 200)
-    recipe = recipes.load(_written(tmp_path, "name: 'a {source} to {target}, {source}'\nsource: German\ntarget: zh-CN\n"))
+    recipe = recipes.load(
+        _written(tmp_path, "name: 'a {source} to {target}, {source}'\nsource: German\ntarget: zh-CN\n")
+    )
     assert recipe.name == "a de to zh-cn, de"
 
 
 @pytest.mark.parametrize("word", ["seed=2024-99-99", "seed=!!bool abc", "seed=[", "seed=" + "1" * 5000])
 def test_overrides_are_values_of_yaml_too(tmp_path: Path, word: str) -> None:
-    with pytest.raises(RecipeError, match="seed: .* is not a YAML value") as caught:
+    with pytest.raises(RecipeError, match=r"seed: .* is not a YAML value") as caught:
         recipes.load(_written(tmp_path, ""), [word])
     assert len(str(caught.value)) < 600
