@@ -8,6 +8,7 @@ recorded in stage.json is what ran.
 from __future__ import annotations
 
 import dataclasses
+import os
 import typing
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,8 +21,10 @@ from sordino.config.setting import out_of_limits
 from sordino.errors import RecipeError, near_match
 from sordino.languages import language_tag
 from sordino.runtime import foreign
+from sordino.runtime.terminal import quoted
 
 SHIPPED = Path(__file__).parents[1] / "recipes"
+NAME_BYTES = 255  # that a file system takes
 DEMO = "demo"  # directory of a source checkout: the demo's model and corpus, which the package does not hold
 
 
@@ -85,13 +88,21 @@ def parse(raw: Mapping[str, Any], problems: list[str], origin: str) -> Recipe:
         problems += contradictions(recipe) + out_of_limits(recipe)
     if problems:
         raise RecipeError(f"{origin}: " + "; ".join(problems) + ".")
-    try:
-        name = recipe.name.format(source=language_tag(recipe.source), target=language_tag(recipe.target))
-    except (KeyError, IndexError, ValueError, AttributeError) as error:
-        raise RecipeError(f"{origin}: name: '{recipe.name}' may use {{source}} and {{target}} only.") from error
-    if "/" in name or name in ("", ".", ".."):
-        raise RecipeError(f"{origin}: name: '{name}' must be a plain directory name.", "Use `out` for its parent.")
-    return dataclasses.replace(recipe, name=name)
+    return dataclasses.replace(recipe, name=_name(recipe, origin))
+
+
+def _name(recipe: Recipe, origin: str) -> str:
+    """The run's directory, languages filled in. Raises RecipeError for what is no plain name."""
+    name = recipe.name
+    for key, language in (("{source}", recipe.source), ("{target}", recipe.target)):
+        name = name.replace(key, language_tag(language))
+    written = quoted(recipe.name, 100)
+    if "{" in name or "}" in name:
+        raise RecipeError(f"{origin}: name: {written} may use {{source}} and {{target}} only.")
+    if "/" in name or name in ("", ".", "..") or len(os.fsencode(name)) > NAME_BYTES:
+        problem = f"{origin}: name: {written} must be a plain directory name of at most {NAME_BYTES} bytes."
+        raise RecipeError(problem, "Use `out` for its parent.")
+    return name
 
 
 def _default_formats(recipe: Recipe) -> Recipe:
