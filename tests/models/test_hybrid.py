@@ -31,6 +31,7 @@ from tests.tiny import QUESTION, clip
 
 pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed (make test-gguf)")
 
+TABLE = ("gemma4_unified",)  # llama.cpp looks GELU up in a table of 16 bits, so that no number is the same
 FAMILIES = [name for name in registry.FAMILIES if registry.get(name).tensors.gguf]
 SECONDS = (1.1, 0.3, 0.8, 0.5, 1.4)
 NEW = 24
@@ -58,7 +59,7 @@ def encode(speech: SpeechModel) -> list[EncodedClip]:
     return [features.encode_waveform(sounds.clip(f"c{i}"), clip(i, s), prompt) for i, s in enumerate(SECONDS)]
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", [name for name in FAMILIES if name not in TABLE])
 def test_unrounded_it_is_the_same_model(
     opened: Callable[[str, str], tuple[SpeechModel, Path]],
     pico: Callable[[str], SpeechModel],
@@ -77,12 +78,17 @@ def test_unrounded_it_is_the_same_model(
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("name", list(layout.FORMATS))
+@pytest.mark.parametrize("name", ["gguf-f32", *layout.FORMATS])
 def test_tokens_part_at_near_ties_alone(
-    opened: Callable[[str, str], tuple[SpeechModel, Path]], pico: Callable[[str], SpeechModel], family: str, name: str
+    opened: Callable[[str, str], tuple[SpeechModel, Path]],
+    pico: Callable[[str], SpeechModel],
+    monkeypatch: pytest.MonkeyPatch,
+    family: str,
+    name: str,
 ) -> None:
     """Against transformers with the rounded weights. llama.cpp rounds activations to 8 bits as well, so that a random
     model's near ties fall differently: there, and only there, the tokens may part."""
+    monkeypatch.setitem(layout.FORMATS, "gguf-f32", "F32")
     hybrid, directory = opened(family, name)
     rounded = rounded_like(pico(family), directory)
     encoded = encode(rounded)
