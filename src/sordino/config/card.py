@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import typing
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from sordino.config.run_layout import CARD
 from sordino.config.schema import PromptSection
 from sordino.errors import ArtifactError
-from sordino.runtime import files
+from sordino.runtime import files, foreign
+from sordino.runtime.terminal import quoted
+
+REMEDY = "Make it again, or correct it by hand."
 
 
 @dataclass(frozen=True)
@@ -30,11 +36,31 @@ def read(directory: Path) -> Card:
     Raises ArtifactError for a card that does not say how the model is asked.
     """
     file = directory / CARD
-    if not file.is_file():
+    if not file.is_symlink() and not file.exists():
         return Card()
-    record = files.read_json(file)
-    try:
-        prompt = PromptSection(**{**record["prompt"], "example": tuple(record["prompt"]["example"])})
-        return Card(prompt, record.get("source"), record.get("target"))
-    except (KeyError, TypeError) as error:
-        raise ArtifactError(f"{file} does not say how the model is asked ({error}).", "Make it again.") from error
+    record = foreign.read_json(file, raises=ArtifactError, remedy=REMEDY, required={"prompt": dict})
+    prompt = record["prompt"]
+    names = {f.name for f in dataclasses.fields(PromptSection)}
+    for place, value in (*_problems(prompt), *((f"prompt.{key}", prompt[key]) for key in prompt.keys() - names)):
+        raise ArtifactError(
+            f"{file} does not say how the model is asked: {place} cannot be {quoted(value, 100)}.", REMEDY
+        )
+    for place in ("source", "target"):
+        if not (record.get(place) is None or (isinstance(record[place], str) and record[place].strip())):
+            raise ArtifactError(f"{file}: {place} cannot be {quoted(record[place], 100)}.", REMEDY)
+    section = PromptSection(**{**prompt, "example": tuple(prompt.get("example", ()))})
+    return Card(section, record.get("source"), record.get("target"))
+
+
+def _problems(prompt: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Place and value of what is of another kind than a recipe's prompt."""
+    styles = typing.get_args(typing.get_type_hints(PromptSection)["style"])
+    if prompt.get("style", styles[0]) not in styles:
+        yield "prompt.style", prompt["style"]
+    if not isinstance(prompt.get("system"), str | None):
+        yield "prompt.system", prompt["system"]
+    if not isinstance(prompt.get("instruction"), str):
+        yield "prompt.instruction", prompt.get("instruction")
+    example = prompt.get("example", [])
+    if not isinstance(example, list) or len(example) not in (0, 2) or not all(isinstance(t, str) for t in example):
+        yield "prompt.example", example

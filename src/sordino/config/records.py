@@ -11,9 +11,11 @@ from typing import Any
 from sordino.config.migrations import migrated
 from sordino.config.schema import Recipe
 from sordino.config.sections import hints, section_in, stage_sections
+from sordino.errors import ArtifactError
 from sordino.runtime import files
 
 STAGE_FILE = "stage.json"
+KEYS = {"section": dict, "parents": list, "outputs": dict, "hash": str}  # of a finished stage's record
 
 
 def read_stage(directory: Path) -> dict[str, Any] | None:
@@ -24,8 +26,24 @@ def read_stage(directory: Path) -> dict[str, Any] | None:
     file = directory / STAGE_FILE
     if not file.is_file():
         return None
-    record: dict[str, Any] = files.read_json(file)
-    return migrated(record, record.get("stage"), file) if record.get("complete") is True else None
+    record: dict[str, Any] = files.read_json(file, required={})
+    if record.get("complete") is not True:
+        return None
+    for key, kind in KEYS.items():
+        if not isinstance(record.get(key), kind):
+            raise ArtifactError(f"{file}: '{key}' is missing or of another kind.", files.AGAIN)
+    return migrated(record, record.get("stage"), file)
+
+
+def fingerprints(directory: Path) -> dict[str, str]:
+    """Relative path -> fingerprint of every file that is part of a directory's artefact."""
+    paths = sorted(p for p in directory.rglob("*") if p.is_file())
+    relative = ((p.relative_to(directory), p) for p in paths)
+    return {
+        r.as_posix(): files.fingerprint_file(p)
+        for r, p in relative
+        if r.name != STAGE_FILE and not r.parts[0].startswith(".")
+    }
 
 
 def changed_settings(

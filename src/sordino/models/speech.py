@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
+from sordino.errors import DataError
+from sordino.models.control_tokens import control_ids, control_tokens
 from sordino.models.family import AudioInputs, Family, Scope
+from sordino.runtime.terminal import quoted
 
 
 class ExternalDecoder(Protocol):
@@ -66,9 +70,14 @@ class SpeechModel:
         return self.family.audio.placeholder(self.model.config)
 
     def stop_ids(self) -> list[int]:
+        """Ids that end an answer, in decoding, training, and what is written for others: the family's stop tokens, and
+        the ends of sequence in the checkpoint's generation config."""
         tokenizer = self.processor.tokenizer
         ids = [tokenizer.convert_tokens_to_ids(token) for token in self.family.chat.stop_tokens]
-        return [i for i in ids if isinstance(i, int) and i != getattr(tokenizer, "unk_token_id", None)]
+        ids = [i for i in ids if isinstance(i, int) and i != getattr(tokenizer, "unk_token_id", None)]
+        ends = getattr(getattr(self.model, "generation_config", None), "eos_token_id", None)
+        ends = [ends] if isinstance(ends, int) else ends or []
+        return list(dict.fromkeys([*ids, *map(int, ends)]))
 
     def suppressed_ids(self) -> list[int]:
         """Ids that greedy decoding never takes: `suppress_tokens` of the checkpoint's generation config."""
@@ -79,10 +88,25 @@ class SpeechModel:
         return int(pad) if pad is not None else self.stop_ids()[0]
 
     def answer_ids(self, text: str, style: str = "chat") -> list[int]:
-        """Token ids the model should produce: the text and the token that ends an answer in this style."""
+        """Token ids the model should produce: the text and the token that ends an answer in this style.
+
+        Raises DataError for a text that holds a control token of this model.
+        """
         tokenizer = self.processor.tokenizer
         end = tokenizer.convert_tokens_to_ids(self.family.chat.answers_end_with[style])
-        return [*tokenizer.encode(text, add_special_tokens=False), end]
+        ids = tokenizer.encode(text, add_special_tokens=False)
+        if not self.control_ids.isdisjoint(ids):
+            names = ", ".join(dict.fromkeys(control_tokens(tokenizer, text, self.control_ids)))
+            raise DataError(
+                f"the text {quoted(text, 100)} holds {names}, which this model's tokenizer takes for a control token.",
+                "Remove it from the text, or leave the clip out.",
+            )
+        return [*ids, end]
+
+    @cached_property
+    def control_ids(self) -> frozenset[int]:
+        """Ids that stand for no text."""
+        return control_ids(self.processor.tokenizer)
 
     def decode(self, ids: Sequence[int]) -> str:
         text: str = self.processor.tokenizer.decode(ids, skip_special_tokens=True)

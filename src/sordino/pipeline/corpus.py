@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from sordino.config.schema import CorpusSection, Recipe
 from sordino.data import corpora
-from sordino.data.checks import BadClip, check_audio
+from sordino.data.checks import BadClip, check_audio, check_texts
 from sordino.data.choose import choose
 from sordino.data.clip import Clip
 from sordino.errors import DataError
 from sordino.models import registry
+from sordino.models.control_tokens import control_ids, control_tokens
 from sordino.runtime.progress import bar
 
 
@@ -25,20 +26,32 @@ class Corpus:
     bad: list[dict[str, str]] = field(default_factory=list)
 
 
-def window_of(recipe: Recipe) -> float:
-    """Seconds of audio that the base model hears at once."""
-    family = registry.family_of(recipe.model, recipe.revision)
-    processor = registry.load_processor(family, recipe.model, recipe.revision)
-    return family.audio.window(processor) / family.audio.sampling_rate
+@dataclass(frozen=True)
+class Hearer:
+    """What the base model can take. window: seconds of audio at once; control_tokens: those that a text holds."""
+
+    window: float
+    control_tokens: Callable[[str], Sequence[str]]
+
+    @classmethod
+    def of(cls, recipe: Recipe) -> Hearer:
+        """By the base model's processor. Raises FamilyError."""
+        family = registry.family_of(recipe.model, recipe.revision)
+        processor = registry.load_processor(family, recipe.model, recipe.revision)
+        control = control_ids(processor.tokenizer)
+        return cls(
+            family.audio.window(processor) / family.audio.sampling_rate,
+            lambda text: control_tokens(processor.tokenizer, text, control),
+        )
 
 
 def read(
-    recipe: Recipe, section: CorpusSection, window: float, audio_dir: Path, label: str, training_only: bool = False
+    recipe: Recipe, section: CorpusSection, hearer: Hearer, audio_dir: Path, label: str, training_only: bool = False
 ) -> Corpus:
     """A corpus as the recipe limits it.
 
-    window: seconds that a clip may be long; audio_dir: where a corpus that keeps its audio inside tables unpacks it;
-    training_only: what the corpus keeps for testing is left out. Raises DataError where nothing can be used.
+    hearer: what clips are for; audio_dir: where a corpus that keeps its audio inside tables unpacks it; training_only:
+    what the corpus keeps for testing is left out. Raises DataError where nothing can be used.
     """
     source = corpora.load(
         section.corpus,
@@ -66,10 +79,12 @@ def read(
         )
     with bar(label, len(clips)) as advance:
         good, broken = check_audio(clips, lambda _: advance(1))
-    too_long = [clip for clip in good if (clip.seconds or 0) > window]
-    broken += [_too_long(clip, window) for clip in too_long]
+    broken += [_too_long(clip, hearer.window) for clip in good if (clip.seconds or 0) > hearer.window]
+    # references of the test split are only compared
+    asked = [clip for clip in good if source.splits.get(clip.id) != "test"]
+    broken += check_texts(asked, hearer.control_tokens)
     bad += [{"id": b.id, "audio": b.audio, "problem": f"{b.problem} {b.remedy}".strip()} for b in broken]
-    unusable = {clip.id for clip in too_long}
+    unusable = {b.id for b in broken}
     usable = [clip for clip in good if clip.id not in unusable]
     if not usable:
         raise DataError(f"{section.path} holds no usable clip. " + (bad[0]["problem"] if bad else ""))

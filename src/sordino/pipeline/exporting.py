@@ -13,6 +13,7 @@ from sordino.errors import ArtifactError, DataError
 from sordino.formats import registry as formats
 from sordino.formats.registry import MIXED
 from sordino.measure import size
+from sordino.models.answers import answers_of
 from sordino.models.features import Features
 from sordino.pipeline.mixed_precision import MixedPrecision
 from sordino.pipeline.parents import labels_directory
@@ -71,5 +72,5 @@ def calibration(job: Job, key: str) -> Calibration:
     clips = random.Random(recipe.seed).sample(clips, min(count, len(clips)))
     speech = job.load(key, own_masks=True)
     encoded = Features(speech, job.layout.cache).encode_all(clips, job.prompt(speech), "encoding the calibration clips")
-    answers = [speech.answer_ids(clip.target_text or "", recipe.prompt.style) for clip in clips]
+    answers = answers_of(speech, clips, recipe.prompt.style)
     return Calibration(speech, encoded, answers, default_memory(speech))

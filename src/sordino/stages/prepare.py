@@ -27,12 +27,12 @@ def run(job: Job, section: DataSection) -> None:
     from sordino.pipeline import corpus
 
     recipe = job.recipe
-    window = corpus.window_of(recipe)
-    own = corpus.read(recipe, section, window, job.out / AUDIO, "hearing the corpus")
+    hearer = corpus.Hearer.of(recipe)
+    own = corpus.read(recipe, section, hearer, job.out / AUDIO, "hearing the corpus")
     extra = corpus.Corpus()
     if section.extra:
         directory = job.out / EXTRA_AUDIO
-        extra = corpus.read(recipe, section.extra, window, directory, "hearing the extra corpus", training_only=True)
+        extra = corpus.read(recipe, section.extra, hearer, directory, "hearing the extra corpus", training_only=True)
     bad = own.bad + extra.bad
     if bad:
         refuse_or_tell(job, corpus.listed(bad, SHOWN))
