@@ -59,8 +59,8 @@ def _problems(prompt: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
         yield "prompt.style", prompt["style"]
     if not isinstance(prompt.get("system"), str | None):
         yield "prompt.system", prompt["system"]
-    if not isinstance(prompt.get("instruction"), str):
-        yield "prompt.instruction", prompt.get("instruction")
+    if not isinstance(prompt.get("instruction", ""), str):
+        yield "prompt.instruction", prompt["instruction"]
     example = prompt.get("example", [])
     if not isinstance(example, list) or len(example) not in (0, 2) or not all(isinstance(t, str) for t in example):
         yield "prompt.example", example

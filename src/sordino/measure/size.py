@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from sordino.checkpoint import gguf
-from sordino.checkpoint.reading import INDEX, SINGLE, Checkpoint, Tensor, read_headers
+from sordino.checkpoint.reading import ENCODER_STEM, STEM, Checkpoint, Tensor, names_of, read_headers
 from sordino.errors import ArtifactError
 from sordino.layouts import packed
 from sordino.models import config_file
@@ -107,15 +107,18 @@ def together(first: Size, second: Size) -> Size:
 
 
 def weights_files(path: Path) -> tuple[Path, ...]:
-    """The files loading reads: the index's shards or model.safetensors, adapter_model.safetensors, and the GGUF file
-    that config.json names.
+    """The files loading reads: model.safetensors or its index's shards, adapter_model.safetensors, and the GGUF file
+    that config.json names, with the encoder's beside it.
 
     A directory with neither counts every safetensors file in it. Raises ArtifactError for none, and for shards that
     are lost, damaged or not of one model.
     """
     adapter = path / "adapter_model.safetensors"
-    if (path / SINGLE).is_file() or (path / INDEX).is_file():
-        files = list(Checkpoint.open(path).files)
+    stem = next(
+        (stem for stem in (STEM, ENCODER_STEM) if any((path / name).is_file() for name in names_of(stem))), None
+    )
+    if stem:
+        files = list(Checkpoint.open(path, stem).files)
     else:
         files = sorted(file for file in path.glob("*.safetensors") if file != adapter)
     if adapter.is_file():
