@@ -138,7 +138,7 @@ class Writer:
         if tensor.shape != plan.shape:
             raise ValueError(f"{name} is planned as {plan.shape}, and {source_name} is {tensor.shape}")
         handle, start = self._begin(name)
-        if tensor.dtype == plan.dtype:
+        if tensor.dtype == plan.dtype and source.as_stored(source_name):
             if tensor.dtype in FLOATING:
                 source_type = torch_type(tensor.dtype)
                 for piece in source.chunks(source_name, CHUNK_BYTES):

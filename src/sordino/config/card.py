@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import typing
-from collections.abc import Iterator, Mapping
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
+from sordino.config import parsing
 from sordino.config.run_layout import CARD
 from sordino.config.schema import PromptSection
 from sordino.errors import ArtifactError
-from sordino.runtime import files, foreign
+from sordino.runtime import files
 from sordino.runtime.terminal import quoted
-
-REMEDY = "Make it again, or correct it by hand."
 
 
 @dataclass(frozen=True)
@@ -36,31 +33,17 @@ def read(directory: Path) -> Card:
     Raises ArtifactError for a card that does not say how the model is asked.
     """
     file = directory / CARD
-    if not file.is_symlink() and not file.exists():
+    if not os.path.lexists(file):
         return Card()
-    record = foreign.read_json(file, raises=ArtifactError, remedy=REMEDY, required={"prompt": dict})
-    prompt = record["prompt"]
-    names = {f.name for f in dataclasses.fields(PromptSection)}
-    for place, value in (*_problems(prompt), *((f"prompt.{key}", prompt[key]) for key in prompt.keys() - names)):
-        raise ArtifactError(
-            f"{file} does not say how the model is asked: {place} cannot be {quoted(value, 100)}.", REMEDY
-        )
-    for place in ("source", "target"):
-        if not (record.get(place) is None or (isinstance(record[place], str) and record[place].strip())):
-            raise ArtifactError(f"{file}: {place} cannot be {quoted(record[place], 100)}.", REMEDY)
-    section = PromptSection(**{**prompt, "example": tuple(prompt.get("example", ()))})
-    return Card(section, record.get("source"), record.get("target"))
-
-
-def _problems(prompt: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Place and value of what is of another kind than a recipe's prompt."""
-    styles = typing.get_args(typing.get_type_hints(PromptSection)["style"])
-    if prompt.get("style", styles[0]) not in styles:
-        yield "prompt.style", prompt["style"]
-    if not isinstance(prompt.get("system"), str | None):
-        yield "prompt.system", prompt["system"]
-    if not isinstance(prompt.get("instruction", ""), str):
-        yield "prompt.instruction", prompt["instruction"]
-    example = prompt.get("example", [])
-    if not isinstance(example, list) or len(example) not in (0, 2) or not all(isinstance(t, str) for t in example):
-        yield "prompt.example", example
+    record = files.read_json(file)
+    record = record if isinstance(record, dict) else {}
+    problems: list[str] = []
+    if not isinstance(record.get("prompt"), dict):
+        problems.append("prompt: missing, or no object")
+    prompt = parsing.section(PromptSection, record.get("prompt"), "prompt", problems)
+    for key in ("source", "target"):
+        if not isinstance(record.get(key), str | None):
+            problems.append(f"{key}: expected a language, found {quoted(record[key], 60)}")
+    if problems:
+        raise ArtifactError(f"{file} does not say how the model is asked: {'; '.join(problems)}.", "Make it again.")
+    return Card(prompt, record.get("source"), record.get("target"))

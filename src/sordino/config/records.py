@@ -8,14 +8,15 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from sordino.config.migrations import migrated
+from sordino.config.migrations import migrated, refuse_newer
 from sordino.config.schema import Recipe
 from sordino.config.sections import hints, section_in, stage_sections
-from sordino.errors import ArtifactError
-from sordino.runtime import files
+from sordino.runtime import files, foreign
 
 STAGE_FILE = "stage.json"
-KEYS = {"section": dict, "parents": list, "outputs": dict, "hash": str}  # of a finished stage's record
+REQUESTED: Mapping[str, foreign.Types] = {"section": dict, "parents": list}
+FINISHED = {**REQUESTED, "outputs": dict, "hash": str, "seconds": (int, float)}
+PARENT: Mapping[str, foreign.Types] = {"path": str, "hash": str}
 
 
 def read_stage(directory: Path) -> dict[str, Any] | None:
@@ -26,12 +27,13 @@ def read_stage(directory: Path) -> dict[str, Any] | None:
     file = directory / STAGE_FILE
     if not file.is_file():
         return None
-    record: dict[str, Any] = files.read_json(file, required={})
+    record = files.read_json(file, {})
     if record.get("complete") is not True:
         return None
-    for key, kind in KEYS.items():
-        if not isinstance(record.get(key), kind):
-            raise ArtifactError(f"{file}: '{key}' is missing or of another kind.", files.AGAIN)
+    refuse_newer(record, file)
+    files.require(record, file, FINISHED)
+    for parent in record["parents"]:
+        files.require(parent, f"{file}: a parent", PARENT)
     return migrated(record, record.get("stage"), file)
 
 

@@ -34,7 +34,7 @@ FOUR_BIT_WEIGHTS_PER_BYTE = 2
 FOUR_BIT_STATE = re.compile(r"\.quant_state\.bitsandbytes__(?:nf4|fp4)$")
 COMPANION = re.compile(  # beside quantized weights; none of them is a parameter of the network
     r"(?:\.(?:absmax|quant_map|nested_absmax|nested_quant_map|quant_state\.bitsandbytes__\w+|SCB|weight_format)"
-    r"|(?<=\.weight)_(?:scale|shape|zero_point|g_idx))$"
+    r"|(?<=\.weight)_(?:scale|shape|zero_point|g_idx)|^rope_freqs\.weight)$"  # the last is llama.cpp's own table
 )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -59,8 +60,7 @@ def answers_of(
     try:
         return [speech.answer_ids(clip.target_text or "", style) for clip in clips]
     except DataError as error:
-        tokenizer, control = speech.processor.tokenizer, speech.control_ids
-        bad = check_texts(clips, lambda text: control_tokens(tokenizer, text, control))
+        bad = check_texts(clips, partial(control_tokens, speech.processor.tokenizer))
         more = f" (and {len(bad) - 1} clips more)" if len(bad) > 1 else ""
         raise DataError(f"{bad[0].id}: {bad[0].problem.removesuffix('.')}{more}.", error.remedy) from None
 

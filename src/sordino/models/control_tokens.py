@@ -5,28 +5,38 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
-
-def control_ids(tokenizer: Any) -> frozenset[int]:
-    """Ids of a processor's tokenizer that stand for no text."""
-    added = getattr(tokenizer, "added_tokens_decoder", None)  # mistral-common's has a method that raises
-    special = {number for number, token in added.items() if token.special} if isinstance(added, dict) else set()
-    return frozenset({*tokenizer.all_special_ids, *special})
+from sordino.errors import DataError
+from sordino.runtime.terminal import quoted
 
 
-def control_tokens(tokenizer: Any, text: str, control: frozenset[int] | None = None) -> list[str]:
+def control_tokens(tokenizer: Any, text: str) -> list[str]:
     """Control tokens that encoding the text gives, in order; nothing where the tokenizer spells them out as text.
 
-    tokenizer: a processor's. control: its `control_ids`, where many texts are looked at. Marks that it puts around
-    every text do not count.
+    tokenizer: a processor's. Marks that it puts around every text do not count.
     """
-    control = control_ids(tokenizer) if control is None else control
-    ids = tokenizer.encode(text, add_special_tokens=False)
-    return [str(tokenizer.convert_ids_to_tokens(number)) for number in ids if number in control]
+    return _named(tokenizer, tokenizer.encode(text, add_special_tokens=False))
 
 
-def spelled_out(tokenizer: Any, text: str) -> list[str]:
-    """Control tokens whose names stand in a text that becomes part of a rendered prompt, where all of them count."""
-    names = (str(tokenizer.convert_ids_to_tokens(number)) for number in sorted(control_ids(tokenizer)))
-    return [name for name in names if name.strip() and name in text]
+def encode(tokenizer: Any, text: str) -> list[int]:
+    """Token ids of a text. Raises DataError where a control token is among them."""
+    ids: list[int] = tokenizer.encode(text, add_special_tokens=False)
+    tokens = _named(tokenizer, ids)
+    if tokens:
+        problem = f"the text {quoted(text, 80)} holds {quoted(tokens[0], 60)}, a control token of this model."
+        raise DataError(problem, "Remove it from the text, or leave the clip out.")
+    return ids
+
+
+def _named(tokenizer: Any, ids: list[int]) -> list[str]:
+    special = _special_ids(tokenizer)
+    return [str(tokenizer.convert_ids_to_tokens(number)) for number in ids if number in special]
+
+
+@lru_cache(maxsize=4)  # of thousands of tokens, asked for with every text
+def _special_ids(tokenizer: Any) -> frozenset[int]:
+    added = getattr(tokenizer, "added_tokens_decoder", None)  # mistral-common's has a method that raises
+    special = [number for number, token in added.items() if token.special] if isinstance(added, dict) else []
+    return frozenset([*tokenizer.all_special_ids, *special])

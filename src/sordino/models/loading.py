@@ -9,9 +9,8 @@ from typing import Any, Literal
 import torch
 
 from sordino.checkpoint.finite import refuse_nonfinite
-from sordino.checkpoint.reading import Checkpoint
 from sordino.errors import FamilyError, explain_os_error, is_out_of_memory, reason
-from sordino.models import adapter_base, adapters, config_file, hybrid, nf4, prompts, registry, stored
+from sordino.models import adapter_base, adapters, config_file, embedded, hybrid, nf4, prompts, registry, stored
 from sordino.models.devices import default_device, default_dtype
 from sordino.models.family import Family
 from sordino.models.speech import SpeechModel, module_at
@@ -26,7 +25,7 @@ def open_model(path: str, **options: Any) -> SpeechModel:
     Raises FamilyError for anything that is no model.
     """
     directory = Path(path)
-    if not (directory / ADAPTER_CONFIG).is_file():
+    if (directory / registry.CONFIG).is_file() or not (directory / ADAPTER_CONFIG).is_file():
         if directory.is_dir() and not (directory / "config.json").is_file():
             inside = sorted(p.parent.name for p in directory.glob("*/config.json"))
             if inside:
@@ -35,8 +34,6 @@ def open_model(path: str, **options: Any) -> SpeechModel:
                     f"Give one, e.g. {directory / inside[0]}.",
                 )
         return hybrid.load(path, **options) if registry.is_gguf(path) else load_checkpoint(path, **options)
-    if (directory / registry.CONFIG).is_file():
-        config_file.refuse_adapter_beside(directory)
     stage = adapter_base.stage_of(directory)
     base = adapter_base.base_of(directory)
     adapter_base.refuse_other(directory, base, options.get("revision"))
@@ -78,12 +75,19 @@ def load_checkpoint(
     options: dict[str, Any] = {"dtype": floating, "use_safetensors": True, "device_map": {"": str(where)}}
     if attention:
         options["attn_implementation"] = attention
-    stored.refuse_other_weights(family, directory, Checkpoint.open(directory))
+    checkpoint = embedded.open_checkpoint(family, directory)
+    if quantize and isinstance(checkpoint, embedded.Merged):
+        raise FamilyError(
+            f"{path} holds an adapter beside its weights, which is not merged into 4-bit ones.",
+            "Write it merged first (export.formats: [bf16]), and give that.",
+        )
+    stored.refuse_other_weights(family, directory, checkpoint)
     processor = registry.load_processor(family, str(directory))
     if quantize == "nf4":
         options["quantization_config"] = nf4.nf4_config(family, floating, kept)
     try:
-        model, report = model_class.from_pretrained(str(directory), output_loading_info=True, **options)
+        with embedded.without_adapter(checkpoint, str(directory)) as place:
+            model, report = model_class.from_pretrained(place, output_loading_info=True, **options)
     except FamilyError:
         raise
     except Exception as error:  # safetensors and transformers raise many types for damaged files
@@ -99,6 +103,7 @@ def load_checkpoint(
         unexpected=report["unexpected_keys"],
         mismatched=[f"'{key[0]}'" for key in report["mismatched_keys"]],
     )
+    embedded.put_in(family, model, checkpoint)
     model.eval()
     family.ready(model)
     still = {name for name, _ in model.named_modules() if not family.tensors.runs(name)}
@@ -119,7 +124,7 @@ def _prepare_quantized(
     if nf4.is_packed(model):
         nf4.unpack(model)
     four_bit = set(nf4.quantized_linears(model))
-    if model.device.type == "cpu":
+    if model.device.type == "cpu" and torch.backends.cpu.get_cpu_capability().startswith("AVX512"):
         nf4.refuse_split_blocks({n: layer for n, layer in nf4.linears(family, model).items() if n in four_bit})
     nf4.set_compute_dtype(model, floating)
     if quantize:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,9 +16,10 @@ from sordino.config.card import Card
 from sordino.config.schema import SYSTEM_PROMPT, PromptSection, fill_instruction
 from sordino.errors import FamilyError, RecipeError, is_out_of_memory, reason
 from sordino.models import registry
-from sordino.models.control_tokens import spelled_out
+from sordino.models.control_tokens import control_tokens
 from sordino.models.family import Family, Prompt
 from sordino.runtime import files
+from sordino.runtime.terminal import quoted
 
 if TYPE_CHECKING:
     from sordino.models.speech import SpeechModel
@@ -42,14 +42,8 @@ def render(speech: SpeechModel, section: PromptSection, source: str, target: str
     Raises RecipeError for control tokens of the model in the prompt's texts, FamilyError for a chat template that fails
     or places no audio, or more than one clip's.
     """
+    refuse_control_tokens(section, speech.processor.tokenizer)
     prompt = resolved(speech.family, section, source, target)
-    for setting, text in _texts(prompt):
-        names = spelled_out(speech.processor.tokenizer, text)
-        if names:
-            raise RecipeError(
-                f"{setting} holds {', '.join(names)}, which this model's tokenizer takes for a control token.",
-                "Take it out of the text.",
-            )
     try:
         text = speech.family.chat.render(speech.processor, prompt)
     except FamilyError:
@@ -63,6 +57,19 @@ def render(speech: SpeechModel, section: PromptSection, source: str, target: str
         if count != 1:
             raise _template_problem(speech, f"places {count} clips of audio, and not one")
     return text
+
+
+def refuse_control_tokens(section: PromptSection, tokenizer: Any) -> None:
+    """Raise RecipeError for a prompt whose words the tokenizer would take for its own: another audio, the end."""
+    texts = {"instruction": section.instruction, "system": section.system or ""}
+    texts |= {f"example[{i}]": text for i, text in enumerate(section.example)}
+    for key, text in texts.items():
+        tokens = control_tokens(tokenizer, text)
+        if tokens:
+            raise RecipeError(
+                f"prompt.{key} holds {quoted(tokens[0], 60)}, which this model's tokenizer takes for a control token.",
+                "Leave it out: the audio and the turns are put into the prompt by the model's family.",
+            )
 
 
 def resolved(family: Family, section: PromptSection, source: str, target: str) -> Prompt:
@@ -130,12 +137,3 @@ def _template_problem(speech: SpeechModel, what: str) -> FamilyError:
     file = Path(speech.path) / TEMPLATE
     where = str(file) if file.is_file() else f"the chat template of {speech.path}"
     return FamilyError(f"{where} {what}.", "Copy the processor's files of the original model beside the weights.")
-
-
-def _texts(prompt: Prompt) -> Iterator[tuple[str, str]]:
-    """Setting -> text, of all that a user may write."""
-    yield "prompt.instruction", prompt.instruction
-    if prompt.system is not None:
-        yield "prompt.system", prompt.system
-    for text in prompt.example or ():
-        yield "prompt.example", text

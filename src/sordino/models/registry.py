@@ -19,6 +19,7 @@ from sordino.models.family import Family, Scope
 CONFIG = config_file.NAME
 FAMILIES = {
     "gemma4_unified": "sordino.models.gemma4_unified:GEMMA4_UNIFIED",
+    "granite_speech": "sordino.models.granite_speech:GRANITE_SPEECH",
     "qwen2_audio": "sordino.models.qwen2_audio:QWEN2_AUDIO",
     "qwen3_asr": "sordino.models.qwen3_asr:QWEN3_ASR",
     "voxtral": "sordino.models.voxtral:VOXTRAL",
@@ -68,8 +69,17 @@ def read_config(path: str) -> dict[str, Any]:
         raise FamilyError(f"there is no model directory {path}.", "Give a directory that holds config.json.")
     if not os.path.lexists(directory / config_file.NAME):
         raise FamilyError(f"{path} holds no config.json, so it is not a model directory.")
-    config_file.refuse_adapter_beside(directory)
-    return config_file.read(directory)
+    config = config_file.read(directory)
+    if not owns_adapter(config):
+        config_file.refuse_adapter_beside(directory)
+    return config
+
+
+def owns_adapter(config: Mapping[str, Any]) -> bool:
+    """Whether an adapter is a part of this model, and lies in its directory."""
+    model_type = str(config.get("model_type"))
+    flag = get(model_type).adapter_flag if model_type in FAMILIES else ""
+    return bool(flag and config.get(flag, True))
 
 
 def is_hub_id(path: str) -> bool:

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from sordino.errors import DataError
-from sordino.models.control_tokens import control_ids, control_tokens
+from sordino.models import control_tokens
 from sordino.models.family import AudioInputs, Family, Scope
-from sordino.runtime.terminal import quoted
 
 
 class ExternalDecoder(Protocol):
@@ -83,6 +80,11 @@ class SpeechModel:
         """Ids that greedy decoding never takes: `suppress_tokens` of the checkpoint's generation config."""
         return list(getattr(self.model.generation_config, "suppress_tokens", None) or ())
 
+    @property
+    def recomputing(self) -> Any:
+        """What can compute its activations twice: the model, or where transformers' class does not, its decoder."""
+        return self.model if self.model.supports_gradient_checkpointing else self.part("decoder")
+
     def pad_id(self) -> int:
         pad = self.processor.tokenizer.pad_token_id
         return int(pad) if pad is not None else self.stop_ids()[0]
@@ -90,23 +92,11 @@ class SpeechModel:
     def answer_ids(self, text: str, style: str = "chat") -> list[int]:
         """Token ids the model should produce: the text and the token that ends an answer in this style.
 
-        Raises DataError for a text that holds a control token of this model.
+        Raises DataError for a text with a control token in it.
         """
         tokenizer = self.processor.tokenizer
         end = tokenizer.convert_tokens_to_ids(self.family.chat.answers_end_with[style])
-        ids = tokenizer.encode(text, add_special_tokens=False)
-        if not self.control_ids.isdisjoint(ids):
-            names = ", ".join(dict.fromkeys(control_tokens(tokenizer, text, self.control_ids)))
-            raise DataError(
-                f"the text {quoted(text, 100)} holds {names}, which this model's tokenizer takes for a control token.",
-                "Remove it from the text, or leave the clip out.",
-            )
-        return [*ids, end]
-
-    @cached_property
-    def control_ids(self) -> frozenset[int]:
-        """Ids that stand for no text."""
-        return control_ids(self.processor.tokenizer)
+        return [*control_tokens.encode(tokenizer, text), end]
 
     def decode(self, ids: Sequence[int]) -> str:
         text: str = self.processor.tokenizer.decode(ids, skip_special_tokens=True)

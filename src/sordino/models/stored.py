@@ -23,7 +23,7 @@ from sordino.checkpoint.finite import refuse_nonfinite
 from sordino.checkpoint.reading import Checkpoint
 from sordino.checkpoint.writing import FLOATING, Planned, Writer
 from sordino.errors import FamilyError, reason
-from sordino.models import registry, saving
+from sordino.models import embedded, registry, saving
 from sordino.models.family import Family
 from sordino.models.registry import PROCESSOR_FILES
 from sordino.models.speech import SpeechModel
@@ -32,8 +32,7 @@ from sordino.runtime.progress import byte_bar
 
 GENERATION = "generation_config.json"
 NAMED_ALIKE = ("bitsandbytes", "compressed-tensors")  # quantizations that keep a weight's name, or add to it
-# other forms of the same weights in some repositories, and adapters, which are never applied while loading
-NOT_FETCHED = ("consolidated*.safetensors", "adapter_model*.safetensors")
+NOT_FETCHED = "consolidated*.safetensors"  # the same weights once more, as some makers write them
 
 
 @dataclass(frozen=True)
@@ -99,12 +98,14 @@ def open_model(path: str, revision: str | None = None) -> Stored:
     family = registry.family_of(str(directory))
     if registry.read_config(str(directory)).get("quantization_config"):
         raise FamilyError(f"{path} is quantized already.", "Give the 16-bit model that it was made from.")
-    checkpoint = Checkpoint.open(directory)
+    checkpoint = embedded.open_checkpoint(family, directory)
     if not any((directory / name).is_file() for name in PROCESSOR_FILES[:2]):
         raise FamilyError(
             f"{path} holds no {PROCESSOR_FILES[0]}.", "Copy the processor and tokenizer files of the original model."
         )
     speech = SpeechModel(family, skeleton(family, directory), None, path)
+    if family.adapter_flag:
+        setattr(speech.model.config, family.adapter_flag, False)  # merged as it is read
     matched = _matched(speech, checkpoint)
     speech.processor = registry.load_processor(family, str(directory))
     return Stored(speech, checkpoint, matched)
@@ -179,12 +180,10 @@ def local(path: str, revision: str | None = None) -> Path:
         return Path(path)
     from huggingface_hub import snapshot_download
 
-    patterns = ["*.safetensors", "*.safetensors.index.json", registry.CONFIG, GENERATION, *PROCESSOR_FILES]
-    patterns += saving.TERMS
+    weights = ("*.safetensors", "*.safetensors.index.json", registry.CONFIG, embedded.CONFIG)
+    patterns = [*weights, GENERATION, *PROCESSOR_FILES, *saving.TERMS]
     try:
-        return Path(
-            snapshot_download(path, revision=revision, allow_patterns=patterns, ignore_patterns=list(NOT_FETCHED))
-        )
+        return Path(snapshot_download(path, revision=revision, allow_patterns=patterns, ignore_patterns=[NOT_FETCHED]))
     except (OSError, ValueError) as error:
         raise registry.not_fetched(path, error) from error
 
