@@ -142,17 +142,22 @@ class Table:
 
 @dataclass(frozen=True)
 class Gguf:
-    """What llama.cpp calls the decoder. names: of a layer's modules; outside: of the decoder's other tensors.
+    """What llama.cpp calls the decoder. names: of a layer's modules, or of its tensors that are no weights of modules;
+    outside: of the decoder's other tensors.
 
     interleaved: rotary pairs are neighbours there, and half a head apart in transformers. keys: of the decoder's config,
-    what this architecture's file says beside the usual sizes.
+    what this architecture's file says beside the usual sizes. one_kind: whether all layers have the same heads, rotary
+    embeddings and full attention, in the usual keys; else `keys` says it. constants: of the decoder's config, further
+    tensors of numbers that llama.cpp wants.
     """
 
     architecture: str
     names: Mapping[str, str]
     outside: Mapping[str, str]
     interleaved: bool = False
-    keys: Callable[[Any], Mapping[str, float]] = lambda text: {}
+    keys: Callable[[Any], Mapping[str, Any]] = lambda text: {}
+    one_kind: bool = True
+    constants: Callable[[Any], Mapping[str, Sequence[float]]] = lambda text: {}
 
 
 def _kept_by_whisper(dims: Mapping[str, int], states: int) -> tuple[float, float]:
@@ -247,6 +252,8 @@ class Family:
         layers, decoder = f"{self.stacks['decoder'].path}.", f"{self.parts['decoder']}."
         if live.startswith(layers):
             index, _, inner = live.removeprefix(layers).partition(".")
+            if inner in gguf.names:
+                return f"blk.{index}.{gguf.names[inner]}.weight"
             module, _, kind = inner.rpartition(".")
             return f"blk.{index}.{gguf.names[module]}.{kind}" if module in gguf.names else None
         return gguf.outside.get(live.removeprefix(decoder)) if live.startswith(decoder) else None

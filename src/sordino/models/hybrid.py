@@ -16,6 +16,7 @@ from sordino.checkpoint.gguf import read_header
 from sordino.checkpoint.reading import ENCODER_STEM, STEM, Checkpoint, names_of
 from sordino.errors import FamilyError, is_out_of_memory, reason
 from sordino.models import devices, llama_cpp, prompts, registry, stored
+from sordino.models.family import Family
 from sordino.models.llama_cpp import GgufDecoder
 from sordino.models.speech import SpeechModel, module_at
 
@@ -30,10 +31,15 @@ def require_gguf() -> None:
 
 
 class Rows(nn.Module):
-    """The embedding in a GGUF file, read and unpacked a row at a time. ids (...) -> (..., H) in float32."""
+    """The embedding in a GGUF file, read and unpacked a row at a time. ids (...) -> (..., H) in float32.
 
-    def __init__(self, file: Path, dtype: torch.dtype, device: torch.device) -> None:
+    scale: what the model multiplies its embedding by. llama.cpp multiplies rows that it takes by their ids, and none that
+    it is given.
+    """
+
+    def __init__(self, file: Path, dtype: torch.dtype, device: torch.device, scale: float) -> None:
         super().__init__()
+        self.scale = scale
         stored = read_header(file).tensors[EMBEDDING]
         import gguf
 
@@ -48,7 +54,7 @@ class Rows(nn.Module):
 
         distinct, where = torch.unique(ids.cpu(), return_inverse=True)
         rows = gguf.quants.dequantize(self.packed[distinct.numpy()], self.kind)
-        return torch.from_numpy(rows).to(ids.device)[where.to(ids.device)]
+        return torch.from_numpy(rows).to(ids.device)[where.to(ids.device)] * self.scale
 
 
 def load(
@@ -80,8 +86,9 @@ def load(
     model_class = getattr(transformers, family.model_class)
     weights = _encoder(directory)
     try:
+        small = _without_decoder(config, family)
         model, report = model_class.from_pretrained(
-            None, config=_without_decoder(config), state_dict=weights, output_loading_info=True, **options
+            None, config=small, state_dict=weights, output_loading_info=True, **options
         )
     except Exception as error:  # transformers raises many types for odd weights
         if is_out_of_memory(error):
@@ -97,7 +104,8 @@ def load(
     decoder = GgufDecoder(file, where)
     if decoder.vocabulary != config.get_text_config().vocab_size:
         raise FamilyError(f"{file} and config.json are of different vocabularies.", "Export the model again.")
-    model.set_input_embeddings(Rows(file, floating, where))
+    scale = float(getattr(model.get_input_embeddings(), "scalar_embed_scale", 1))
+    model.set_input_embeddings(Rows(file, floating, where, scale))
     module_at(model, family.parts["decoder"]).norm = nn.Identity()
     model.config, model.generation_config = config, whole.generation_config
     speech = SpeechModel(family, model, processor, path, decoder)
@@ -112,7 +120,7 @@ def _encoder(directory: Path) -> dict[str, Tensor]:
     return {name: checkpoint.read(name) for name in checkpoint.tensors}
 
 
-def _without_decoder(config: Any) -> Any:
+def _without_decoder(config: Any, family: Family) -> Any:
     """The config with a decoder of no layers and a vocabulary of one, so that nothing is made that llama.cpp holds."""
     small = copy.deepcopy(config)
     del small.quantization_config
@@ -120,5 +128,8 @@ def _without_decoder(config: Any) -> Any:
     text.num_hidden_layers, text.vocab_size, text.pad_token_id = 0, 1, 0
     if getattr(text, "layer_types", None):
         text.layer_types = []
+    resize = family.stacks["decoder"].resize
+    for name, value in (resize(text, []) if resize else {}).items():
+        setattr(text, name, value)
     small.pad_token_id = 0
     return small
