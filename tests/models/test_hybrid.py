@@ -145,7 +145,7 @@ def test_a_recipe_exports_translates_and_weighs_it(
     run("run", file)
     finished = tmp_path / "runs" / "run"
     exports = [finished / "70-export" / name for name in names]
-    weights = sum(f.stat().st_size for e in exports for f in (e / "model.safetensors", e / "decoder.gguf"))
+    weights = sum(f.stat().st_size for e in exports for f in (e / "encoder.safetensors", e / "decoder.gguf"))
     beside = sum(f.stat().st_size for f in made.model.iterdir() if f.suffix != ".safetensors")
     assert planned["size"] == pytest.approx(weights + len(names) * beside, rel=0.01)
     for name, export in zip(names, exports, strict=True):

@@ -77,7 +77,7 @@ def write(
         for name, origin in sources.items():
             if name in schemes:
                 try:
-                    rounded = rounder(name, checkpoint.read(origin), schemes[name])
+                    rounded = rounder(name, model.read(origin), schemes[name])
                 except ValueError as error:
                     raise FamilyError(f"{name} in {source} cannot be rounded: {error}.", "Train it again.") from error
                 for suffix, data in rounded.tensors(packed=not is_embedding(name)).items():

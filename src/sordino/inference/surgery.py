@@ -15,6 +15,7 @@ from sordino.config import card
 from sordino.errors import ArtifactError, FamilyError, UsageError, near_match
 from sordino.formats import registry as formats
 from sordino.inference.model import Model
+from sordino.models import prompts, registry
 from sordino.models.family import Scope
 from sordino.pruning import removal
 from sordino.pruning.layer import Layer, parse_layer
@@ -77,7 +78,7 @@ def write(model: Model | str, directory: Path, name: str) -> None:
         else:
             formats.get(name).write(path, out)
         if asked.target is not None:
-            asked.write(out)
+            prompts.describe(out, registry.family_of(str(out)), asked)
 
 
 @contextmanager

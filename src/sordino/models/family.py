@@ -122,6 +122,9 @@ class Chat:
     answers_end_with: Mapping[str, str]  # prompt style -> stop token of training answers
     takes_system: bool  # whether a system prompt may stand beside audio
     takes_example: bool = True  # whether a text turn and its answer may stand before the question
+    # prompt -> content of the system turn that a stock user's conversation must begin with, where that may be the chat
+    # template's default; None where it may not
+    default_system: Callable[[Prompt], Any] | None = None
 
 
 @dataclass(frozen=True)

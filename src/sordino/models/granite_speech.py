@@ -63,7 +63,7 @@ def load_processor(path: str, revision: str | None = None) -> GraniteProcessor:
     from transformers import AutoTokenizer
 
     from sordino.models import registry
-    from sordino.models.stored import PROCESSOR_FILES
+    from sordino.models.registry import PROCESSOR_FILES
 
     directory = Path(path)
     if registry.is_hub_id(path):

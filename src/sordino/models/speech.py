@@ -67,9 +67,14 @@ class SpeechModel:
         return self.family.audio.placeholder(self.model.config)
 
     def stop_ids(self) -> list[int]:
+        """Ids that end an answer, in decoding, training, and what is written for others: the family's stop tokens, and
+        the ends of sequence in the checkpoint's generation config."""
         tokenizer = self.processor.tokenizer
         ids = [tokenizer.convert_tokens_to_ids(token) for token in self.family.chat.stop_tokens]
-        return [i for i in ids if isinstance(i, int) and i != getattr(tokenizer, "unk_token_id", None)]
+        ids = [i for i in ids if isinstance(i, int) and i != getattr(tokenizer, "unk_token_id", None)]
+        ends = getattr(getattr(self.model, "generation_config", None), "eos_token_id", None)
+        ends = [ends] if isinstance(ends, int) else ends or []
+        return list(dict.fromkeys([*ids, *map(int, ends)]))
 
     def suppressed_ids(self) -> list[int]:
         """Ids that greedy decoding never takes: `suppress_tokens` of the checkpoint's generation config."""

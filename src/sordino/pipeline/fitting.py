@@ -11,6 +11,7 @@ from sordino.config.schema import MixSection, TrainSection
 from sordino.data import manifest
 from sordino.data.clip import Clip
 from sordino.models import saving
+from sordino.models.answers import answers_of
 from sordino.models.features import Features
 from sordino.models.speech import SpeechModel
 from sordino.pipeline.device import device_of
@@ -60,7 +61,7 @@ def examples(
 ) -> list[Example]:
     """Clips with target texts -> training examples; encoded beforehand where the audio tower is frozen."""
     style = job.recipe.prompt.style
-    answers = [speech.answer_ids(clip.target_text or "", style) for clip in clips]
+    answers = answers_of(speech, clips, style)
     if features is None or not clips:
         return [Example(clip, answer) for clip, answer in zip(clips, answers, strict=True)]
     unique = {(c.audio, c.start, c.seconds): c for c in clips}
