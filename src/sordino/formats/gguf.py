@@ -25,6 +25,7 @@ from sordino.errors import FamilyError
 from sordino.layouts import gguf as layout
 from sordino.models import llama_cpp, stored
 from sordino.models.family import Family
+from sordino.models.family import Gguf as Decoder
 from sordino.models.hybrid import DECODER_FILE, require_gguf
 from sordino.models.parts import part_of
 from sordino.runtime.executor import parallel_map
@@ -59,7 +60,8 @@ class Gguf:
         family, text = model.speech.family, model.speech.model.config.get_text_config()
         if family.tensors.gguf is None:
             raise FamilyError(f"llama.cpp has no decoder for {family.model_type} models.", "Export another format.")
-        _check(text, source)
+        if family.tensors.gguf.one_kind:
+            _check(text, source)
         sources = model.sources()
         names = _decoder_names(family, sources)
         shapes = {name: model.checkpoint.tensors[sources[theirs]].shape for name, theirs in names.items()}
@@ -67,9 +69,14 @@ class Gguf:
         if any(kind not in IN_PYTHON for kind, _ in types.values()):
             llama_cpp.Library.get()  # rounds to the others: asked for before anything is written
         _write_rest(model, {name: source for name, source in sources.items() if name not in names.values()}, directory)
+        constants = {name: np.array(row, np.float32) for name, row in family.tensors.gguf.constants(text).items()}
+        whole = {**{name: row.shape for name, row in constants.items()}, **shapes}
         with bar(self.layout, len(names)) as advance:
-            writer = _writer(directory / DECODER_FILE, family.tensors.gguf.architecture, text, shapes, types)
+            kinds = {name: types[name][0] if name in types else "F32" for name in whole}
+            writer = _writer(directory / DECODER_FILE, family.tensors.gguf, text, whole, kinds)
             try:
+                for row in constants.values():
+                    writer.write_tensor_data(row)
                 for name, theirs in names.items():
                     heads = heads_of(name, text) if family.tensors.gguf.interleaved else None
                     writer.write_tensor_data(_rounded(model.checkpoint, sources[theirs], types[name][0], heads))
@@ -104,7 +111,9 @@ def _decoder_names(family: Family, names: Iterable[str]) -> dict[str, str]:
         name = family.gguf_name(theirs)
         if name is not None:
             by_name[name] = theirs
-        elif part_of(theirs) not in ("audio_encoder", "projector"):
+        elif part_of(theirs) not in ("audio_encoder", "projector") and family.tensors.runs(
+            family.tensors.live_name(theirs)
+        ):
             raise FamilyError(f"llama.cpp's decoder has no place for '{theirs}'.", "Export another format.")
 
     def order(name: str) -> tuple[int, int, str]:
@@ -123,36 +132,47 @@ def _write_rest(model: stored.Stored, sources: Mapping[str, str], directory: Pat
 
 
 def _writer(
-    file: Path, architecture: str, text: Any, shapes: dict[str, tuple[int, ...]], types: dict[str, tuple[str, str]]
+    file: Path, gguf: Decoder, text: Any, shapes: Mapping[str, tuple[int, ...]], kinds: Mapping[str, str]
 ) -> Any:
     """A gguf.GGUFWriter with keys and the table of tensors written, ready for their data in that order."""
-    import gguf
+    import gguf as package
 
-    head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-    writer = gguf.GGUFWriter(file, architecture)
-    writer.add_block_count(text.num_hidden_layers)
-    writer.add_context_length(text.max_position_embeddings)
-    writer.add_embedding_length(text.hidden_size)
-    writer.add_feed_forward_length(text.intermediate_size)
-    writer.add_head_count(text.num_attention_heads)
-    writer.add_head_count_kv(text.num_key_value_heads)
-    writer.add_key_length(head)
-    writer.add_value_length(head)
-    writer.add_rope_dimension_count(head)
-    writer.add_rope_freq_base(float(text.rope_parameters["rope_theta"]))
-    writer.add_layer_norm_rms_eps(text.rms_norm_eps)
-    writer.add_vocab_size(text.vocab_size)
+    keys: dict[str, Any] = {
+        "block_count": text.num_hidden_layers,
+        "context_length": text.max_position_embeddings,
+        "embedding_length": text.hidden_size,
+        "feed_forward_length": text.intermediate_size,
+        "attention.head_count": text.num_attention_heads,
+        "attention.layer_norm_rms_epsilon": float(text.rms_norm_eps),
+        "vocab_size": text.vocab_size,
+    }
+    writer = package.GGUFWriter(file, gguf.architecture)
+    for name, value in {**keys, **(_heads(text) if gguf.one_kind else {}), **gguf.keys(text)}.items():
+        kinds_of = {int: writer.add_uint32, float: writer.add_float32, list: writer.add_array}
+        kinds_of[type(value)](f"{gguf.architecture}.{name}", value)
     writer.add_tokenizer_model("none")  # ids are transformers'
-    writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
+    writer.add_quantization_version(package.GGML_QUANT_VERSION)
     for name, shape in shapes.items():
-        kind = types[name][0]
+        kind = kinds[name]
         writer.add_tensor_info(
-            name, shape, np.dtype(np.float32), bytes_of(kind, shape), gguf.GGMLQuantizationType[kind]
+            name, shape, np.dtype(np.float32), bytes_of(kind, shape), package.GGMLQuantizationType[kind]
         )
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
     return writer
+
+
+def _heads(text: Any) -> dict[str, Any]:
+    """Key-value heads and rotary embeddings, where all layers have the same."""
+    head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    return {
+        "attention.head_count_kv": text.num_key_value_heads,
+        "attention.key_length": head,
+        "attention.value_length": head,
+        "rope.dimension_count": head,
+        "rope.freq_base": float(text.rope_parameters["rope_theta"]),
+    }
 
 
 def heads_of(name: str, text: Any) -> int | None:

@@ -65,7 +65,7 @@ def encoder_hash(speech: SpeechModel) -> str:
     for part in family.audio.cached_parts:
         for name, tensor in speech.part(part).state_dict().items():
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-            digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+            digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:24]
 
 

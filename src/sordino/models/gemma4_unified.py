@@ -131,6 +131,8 @@ def tiny(directory: str, decoder_layers: int, encoder_layers: int, seed: int) ->
     with torch.no_grad():  # the default 0.02 leaves every prediction nearly the same; tests need a lively model
         for name, weight in model.named_parameters():
             weight.normal_(0, 0.15) if weight.ndim > 1 else weight.uniform_(0.5, 1.5)
+            if "q_norm" in name or "k_norm" in name:  # attention is not scaled: trained norms keep its scores small
+                weight.mul_(0.5)
         for layer in model.model.language_model.layers:
             layer.layer_scalar.uniform_(0.6, 1)
     stops = [ids[gemma.END], ids[gemma.TURN_END]]
@@ -215,8 +217,10 @@ GEMMA4_UNIFIED = Family(
             "head_dim": ("text_config", "head_dim", 256),
         },
         letters=letters,
+        norm_bytes=gemma.norm_bytes,
         states_per_second=SAMPLING_RATE / FRAME,
         states_per_token=1,
+        gguf=gemma.GGUF,
     ),
     load_processor=load_processor,
     tiny=tiny,

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from sordino.checkpoint.gguf import read_header
 from sordino.errors import FamilyError
 from sordino.models import devices, llama_cpp, registry
+from sordino.models.family import Family
 from sordino.models.llama_cpp import GgufDecoder
 from sordino.models.speech import SpeechModel, module_at
 
@@ -28,10 +29,15 @@ def require_gguf() -> None:
 
 
 class Rows(nn.Module):
-    """The embedding in a GGUF file, read and unpacked a row at a time. ids (...) -> (..., H) in float32."""
+    """The embedding in a GGUF file, read and unpacked a row at a time. ids (...) -> (..., H) in float32.
 
-    def __init__(self, file: Path, dtype: torch.dtype, device: torch.device) -> None:
+    scale: what the model multiplies its embedding by. llama.cpp multiplies rows that it takes by their ids, and none that
+    it is given.
+    """
+
+    def __init__(self, file: Path, dtype: torch.dtype, device: torch.device, scale: float) -> None:
         super().__init__()
+        self.scale = scale
         stored = read_header(file).tensors[EMBEDDING]
         import gguf
 
@@ -46,7 +52,7 @@ class Rows(nn.Module):
 
         distinct, where = torch.unique(ids.cpu(), return_inverse=True)
         rows = gguf.quants.dequantize(self.packed[distinct.numpy()], self.kind)
-        return torch.from_numpy(rows).to(ids.device)[where.to(ids.device)]
+        return torch.from_numpy(rows).to(ids.device)[where.to(ids.device)] * self.scale
 
 
 def load(
@@ -75,7 +81,7 @@ def load(
         options["attn_implementation"] = attention
     try:
         model, report = getattr(transformers, family.model_class).from_pretrained(
-            path, config=_without_decoder(config), output_loading_info=True, **options
+            path, config=_without_decoder(config, family), output_loading_info=True, **options
         )
     except Exception as error:  # safetensors and transformers raise many types for damaged files
         raise FamilyError(f"the weights in {path} do not load: {error}.", "Copy or export the model again.") from error
@@ -87,19 +93,23 @@ def load(
     decoder = GgufDecoder(file, where)
     if decoder.vocabulary != config.get_text_config().vocab_size:
         raise FamilyError(f"{file} and config.json are of different vocabularies.", "Export the model again.")
-    model.set_input_embeddings(Rows(file, floating, where))
+    scale = float(getattr(model.get_input_embeddings(), "scalar_embed_scale", 1))
+    model.set_input_embeddings(Rows(file, floating, where, scale))
     module_at(model, family.parts["decoder"]).norm = nn.Identity()
     model.config = config
     return SpeechModel(family, model, processor, path, decoder)
 
 
-def _without_decoder(config: Any) -> Any:
+def _without_decoder(config: Any, family: Family) -> Any:
     """The config with a decoder of no layers and a vocabulary of one, so that nothing is made that llama.cpp holds."""
     small = copy.deepcopy(config)
     del small.quantization_config
     text = small.get_text_config()
-    text.num_hidden_layers, text.vocab_size, text.pad_token_id = 0, 1, None
+    text.num_hidden_layers, text.vocab_size, text.pad_token_id = 0, 1, 0
     if getattr(text, "layer_types", None):
         text.layer_types = []
-    small.pad_token_id = None
+    resize = family.stacks["decoder"].resize
+    for name, value in (resize(text, []) if resize else {}).items():
+        setattr(text, name, value)
+    small.pad_token_id = 0
     return small

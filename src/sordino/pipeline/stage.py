@@ -21,7 +21,7 @@ from sordino.config.schema import Recipe
 from sordino.data import manifest
 from sordino.data.clip import Clip
 from sordino.errors import DataError
-from sordino.pipeline import artifact
+from sordino.pipeline import leftovers
 from sordino.pipeline.device import device_of
 from sordino.runtime import files
 
@@ -94,7 +94,7 @@ class Job:
     @property
     def state(self) -> Path:
         """For resume points; dropped when the stage is done."""
-        path = self.out / artifact.STATE_DIR
+        path = self.out / leftovers.STATE_DIR
         path.mkdir(exist_ok=True)
         return path
 

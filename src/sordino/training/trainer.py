@@ -108,7 +108,7 @@ def train(
     done = run.resume()
     mixed = precision_of(section, speech.device) == "bfloat16-mixed"
     if section.gradient_checkpointing:
-        set_checkpointing(speech.model, True)
+        set_checkpointing(speech.recomputing, True)
     speech.model.train()
     part = section.batch_size // section.accumulate
     try:
@@ -132,7 +132,7 @@ def train(
     finally:
         speech.model.eval()
         if section.gradient_checkpointing:
-            set_checkpointing(speech.model, False)
+            set_checkpointing(speech.recomputing, False)
     tokens = sum(len(examples[i].answer) for batch in steps for i in batch)
     return Trained(len(steps), tuple(run.log), tokens)
 
