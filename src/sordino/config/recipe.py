@@ -20,7 +20,9 @@ from sordino.config.setting import out_of_limits
 from sordino.errors import RecipeError, near_match
 from sordino.languages import language_tag
 from sordino.runtime import foreign
+from sordino.runtime.terminal import quoted
 
+NAME_BYTES = 200  # of a run's directory: file systems end at 255, and work in progress has longer names
 SHIPPED = Path(__file__).parents[1] / "recipes"
 DEMO = "demo"  # directory of a source checkout: the demo's model and corpus, which the package does not hold
 
@@ -85,12 +87,13 @@ def parse(raw: Mapping[str, Any], problems: list[str], origin: str) -> Recipe:
         problems += contradictions(recipe) + out_of_limits(recipe)
     if problems:
         raise RecipeError(f"{origin}: " + "; ".join(problems) + ".")
-    try:
-        name = recipe.name.format(source=language_tag(recipe.source), target=language_tag(recipe.target))
-    except (KeyError, IndexError, ValueError, AttributeError) as error:
-        raise RecipeError(f"{origin}: name: '{recipe.name}' may use {{source}} and {{target}} only.") from error
-    if "/" in name or name in ("", ".", ".."):
-        raise RecipeError(f"{origin}: name: '{name}' must be a plain directory name.", "Use `out` for its parent.")
+    name = recipe.name.replace("{source}", language_tag(recipe.source))
+    name = name.replace("{target}", language_tag(recipe.target))
+    if "{" in name or "}" in name:
+        raise RecipeError(f"{origin}: name: {quoted(recipe.name)} may use {{source}} and {{target}} only.")
+    if "/" in name or name in ("", ".", "..") or not name.isprintable() or len(name.encode()) > NAME_BYTES:
+        problem = f"{origin}: name: {quoted(name)} must be a plain directory name of at most {NAME_BYTES} bytes."
+        raise RecipeError(problem, "Use `out` for its parent.")
     return dataclasses.replace(recipe, name=name)
 
 
