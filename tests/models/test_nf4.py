@@ -231,3 +231,11 @@ def test_parts_can_be_left_in_16_bits(pico_dir: Callable[[str], Path]) -> None:
         assert heard and all(layer.startswith(parts["decoder"] + ".") for layer in heard)
         with pytest.raises(FamilyError, match="not quantized as asked"):
             quantize.check_nf4(speech.family, speech.model)
+
+
+def test_rows_that_are_no_whole_blocks_are_refused(speech: SpeechModel) -> None:
+    """bitsandbytes 0.50.2 on AVX-512: a matrix with rows of 96 comes back with three times its error."""
+    linears = quantize.linears(speech.family, speech.model)
+    quantize.refuse_split_blocks(linears)
+    with pytest.raises(FamilyError, match="rows of 96 weights, which are no whole blocks of 64"):
+        quantize.refuse_split_blocks({**linears, "odd": torch.nn.Linear(96, 64)})

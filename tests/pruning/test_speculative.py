@@ -1,4 +1,4 @@
-"""SpeculativeDecoder gives the tokens of plain decoding, whatever drafts it is given and however little memory it may use."""
+"""Speculative decoding gives the tokens of plain decoding, whatever drafts and however little memory it is given."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from sordino.models.features import EncodedClip, Features
 from sordino.models.generation import generate
 from sordino.models.registry import FAMILIES
 from sordino.models.speech import SpeechModel
-from sordino.pruning.decode_pool import DecodePool, guess
 from sordino.pruning import search
+from sordino.pruning.decode_pool import DecodePool, guess
 from sordino.pruning.search import Layer, without
 from sordino.pruning.speculative import SpeculativeDecoder
 from tests import tiny

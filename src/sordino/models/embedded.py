@@ -74,7 +74,7 @@ class Merged(Checkpoint):
 
 def belongs(family: Family, config: Mapping[str, Any], directory: Path) -> bool:
     """Whether an adapter is a part of this model. Raises FamilyError where its files are missing."""
-    if not family.adapter_flag or not config.get(family.adapter_flag, True):
+    if not registry.owns_adapter(config):
         return False
     missing = [name for name in (CONFIG, WEIGHTS) if not (directory / name).is_file()]
     if missing:

@@ -79,8 +79,8 @@ class Stack:
     """A list of layers: where it is, and what of the configuration must follow when layers go.
 
     config: dotted name of the sub-config, "" for the whole. lists: its attributes with one item a layer. removable:
-    (sub-config, count) -> layers that may go at all. resize: (sub-config, old indices that stay) -> the other attributes
-    that follow, with their values then; it changes nothing, and with all indices gives what a view puts back. fits:
+    (sub-config, count) -> layers that may go at all. resize: (sub-config, old indices that stay) -> the attributes that
+    follow as well, with their values then; it changes nothing, and with all indices gives what a view puts back. fits:
     (sub-config, indices that stay) -> why they cannot stay without the others, or nothing. counted: attribute of the
     module around the list that holds the number of layers too. whole: why no layer may go, where that is so.
     """
@@ -128,6 +128,9 @@ class Chat:
     answers_end_with: Mapping[str, str]  # prompt style -> stop token of training answers
     takes_system: bool  # whether a system prompt may stand beside audio
     takes_example: bool = True  # whether a text turn and its answer may stand before the question
+    # prompt -> content of the system turn that a stock user's conversation must begin with, where that may be the chat
+    # template's default; None where it may not
+    default_system: Callable[[Prompt], Any] | None = None
 
 
 @dataclass(frozen=True)

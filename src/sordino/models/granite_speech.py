@@ -219,8 +219,9 @@ def tiny(directory: str, decoder_layers: int, encoder_layers: int, seed: int) ->
     liven(model)
     for module in model.modules():
         if isinstance(module, torch.nn.BatchNorm1d):
-            module.running_mean = torch.randn(module.num_features) * 0.1
-            module.running_var = torch.rand(module.num_features) + 0.5
+            assert module.running_mean is not None and module.running_var is not None
+            module.running_mean.normal_(0, 0.1)
+            module.running_var.uniform_(0.5, 1.5)
     model.save_pretrained(directory)
     tokenizer.save_pretrained(directory)
     extractor = {

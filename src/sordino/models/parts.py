@@ -22,6 +22,7 @@ PARTS = {
     "decoder": re.compile(r"\blayers\.\d+\.|^blk\.\d+\.|\bper_layer_model_projection\b"),
 }
 
+HEAD = "lm_head.weight"  # in the state dict of transformers' models
 LAYER = re.compile(r"\b(?:layers|blk)\.(\d+)\.")  # of either stack
 
 
@@ -43,3 +44,10 @@ def is_tied(config: Mapping[str, Any]) -> bool:
     config = family.core(config) if family else config
     inner, usual = config.get("text_config") or {}, family is not None and family.tensors.tied
     return bool(config.get("tie_word_embeddings", inner.get("tie_word_embeddings", usual)))
+
+
+def decoder_layers(config: Mapping[str, Any]) -> int | None:
+    """Decoder layers by any model's config.json, of a family or not; None where it does not say."""
+    text = config.get("text_config")
+    layers = (text if isinstance(text, Mapping) else config).get("num_hidden_layers")
+    return layers if isinstance(layers, int) else None
