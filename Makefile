@@ -3,6 +3,7 @@
 # `make test-comet`  installs the original COMET beside it (1.4 GB, minutes) and compares every segment's score
 # `make test-gguf`  compiles llama-cpp-python (5 to 15 minutes) and runs what needs it
 # `make test-vllm`  installs vLLM beside it (3.7 GB, minutes), loads a w4a16 export and compares tokens
+# `make test-web`  installs playwright (45 MB) and, where it is missing, Debian's chromium, and drives the server's page
 # `make lint types`  what .ci/run adds to that
 PYTHON ?= python3
 TARGET ?= de
@@ -10,7 +11,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.installed
 
-.PHONY: demo test test-comet test-gguf lint types clean
+.PHONY: demo test test-comet test-gguf test-vllm test-web lint types clean
 
 demo: $(READY)
 	$(BIN)/sordino run recipes/demo.yaml target=$(TARGET)
@@ -28,6 +29,13 @@ test-gguf: $(READY)
 
 test-vllm: $(READY)
 	$(BIN)/python -m pytest -rs -m isolated tests/formats
+
+test-web: $(READY)
+	@test -n "$(CHROMIUM)" || command -v chromium >/dev/null || \
+		{ test "$$(id -u)" = 0 && command -v apt-get >/dev/null && apt-get update -qq && apt-get install -qq -y chromium; } || \
+		{ echo "there is no chromium: install your system's package, or say make test-web CHROMIUM=/path/to/chrome"; exit 2; }
+	$(BIN)/python -c 'import playwright' 2>/dev/null || $(BIN)/python -m pip install --quiet 'playwright>=1.65'
+	$(BIN)/python -m pytest -m web tests/serve/test_browser.py
 
 lint: $(READY)
 	$(BIN)/ruff check src tests demo benchmarks
