@@ -68,7 +68,7 @@ def server(model: str, *options: str) -> Iterator[tuple[str, subprocess.Popen[st
 
 
 def cpu_seconds(process: subprocess.Popen[str]) -> float:
-    """That the server has used; 0 where the system does not say. Other work on the machine changes it less than time."""
+    """That the server has used, which other work on the machine changes less than time; 0 where nothing says it."""
     file = Path(f"/proc/{process.pid}/stat")
     if not file.is_file():
         return 0.0

@@ -112,6 +112,7 @@ def snapshot(page: Any, name: str) -> None:
 
 def test_the_microphone_is_recorded_and_translated(page: Any, text: str) -> None:
     snapshot(page, "ready")
+    assert [page.get_by_label(name).input_value() for name in ("Spoken language", "Translate into")] == ["en", "de"]
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.id") == "record", "the first stop of the keyboard"
     page.keyboard.press("Enter")
