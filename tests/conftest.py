@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from sordino.models.base import SpeechModel
+    from sordino.models.speech import SpeechModel
     from tests.stages.runs import Made
 
 
@@ -45,13 +45,14 @@ def pico_dir(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 @pytest.fixture(scope="session")
 def pico(pico_dir: Callable[[str], Path]) -> Callable[[str], SpeechModel]:
     """Family name -> its loaded pico model, the same object for all tests: take `tiny.fresh` to change one."""
-    from sordino.models import registry
+
+    from sordino.models import loading
 
     loaded: dict[str, SpeechModel] = {}
 
     def get(family: str) -> SpeechModel:
         if family not in loaded:
-            loaded[family] = registry.load(str(pico_dir(family)), device="cpu", dtype="float32")
+            loaded[family] = loading.load_checkpoint(str(pico_dir(family)), device="cpu", dtype="float32")
         return loaded[family]
 
     return get

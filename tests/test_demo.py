@@ -48,7 +48,7 @@ def test_the_base_model_is_what_its_card_says() -> None:
 
 
 def test_the_recipe_prunes_a_quarter_and_fits_the_model() -> None:
-    found = recipe.load(ROOT / "recipes" / "demo.yaml", ["target=zh"])
+    found = recipe.load("demo", ["target=zh"])
     assert found.name == "demo-en-zh" and found.criterion == "chrf"
     assert found.rank
     layers = json.loads((ROOT / found.model / "config.json").read_text())["text_config"]["num_hidden_layers"]

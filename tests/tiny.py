@@ -1,7 +1,7 @@
 """Pico models through the real entry points, seconds-long synthetic clips, and the few things tests ask of them.
 
 A model here is random but lively: weights of 0.15 make predictions differ, so that a wrong layer, mask or clip
-shows. Logits are taken through the project's own path (tower -> project -> embed) unless a name says `stock`.
+shows. Logits are taken through the project's own path (states -> project -> embed) unless a name says `stock`.
 """
 
 from __future__ import annotations
@@ -19,11 +19,19 @@ import torch
 import transformers
 from torch import Tensor
 
-from sordino.models.base import AudioInputs, Prompt, SpeechModel, Waveform, pad_left
+from sordino.data.audio import Waveform
+from sordino.models import registry
+from sordino.models.answers import AnswerBatch, SpeechLM
+from sordino.models.family import AudioInputs, Prompt, Scope
+from sordino.models.speech import SpeechModel, pad_left
+from sordino.pruning.layers import sizes
+from sordino.training.objectives import cross_entropy
+from tests.models.torchaudio_formula import stock_extractor
 
 RATE = 16_000  # Hz
 QUESTION = Prompt("Translate into German.")
 DECODER_LAYERS, ENCODER_LAYERS = 4, 3
+MEL_TOLERANCE = {"granite_speech": 1e-5}  # its stock features are torchaudio's, which rounds its filters otherwise
 
 
 def clip(seed: int, seconds: float) -> Waveform:
@@ -41,6 +49,11 @@ def fresh(speech: SpeechModel) -> SpeechModel:
     return dataclasses.replace(speech, model=copy.deepcopy(speech.model))
 
 
+def is_tied(speech: SpeechModel) -> bool:
+    """Whether head and embedding are one tensor."""
+    return speech.model.get_output_embeddings().weight is speech.model.get_input_embeddings().weight
+
+
 def stock(speech: SpeechModel, directory: Any, **options: Any) -> SpeechModel:
     """What stock `from_pretrained` makes of a directory."""
     model_class = getattr(transformers, speech.family.model_class)
@@ -51,15 +64,24 @@ def stock(speech: SpeechModel, directory: Any, **options: Any) -> SpeechModel:
     return dataclasses.replace(speech, model=model)
 
 
+def recount(directory: Any, scope: Scope, counted: Sequence[int]) -> None:
+    """Let config.json count other layers than the weights are of, each as the layer of this index was."""
+    family = registry.family_of(str(directory))
+    config = getattr(transformers, family.model_class).config_class.from_pretrained(directory)
+    stack = family.stacks[scope]
+    for name, value in sizes(stack, registry.sub_config(config, stack.config), counted).items():
+        setattr(registry.sub_config(config, stack.config), name, value)
+    config.save_pretrained(directory)
+
+
 def ask(speech: SpeechModel, clips: Sequence[Waveform], prompt: Prompt = QUESTION) -> AudioInputs:
-    text = speech.family.render(speech.processor, prompt)
-    return speech.family.encode(speech.processor, clips, [text] * len(clips))
+    text = speech.family.chat.render(speech.processor, prompt)
+    return speech.family.audio.prepare(speech.processor, clips, [text] * len(clips))
 
 
-def features(speech: SpeechModel, inputs: AudioInputs) -> Tensor:
-    """(sum of A, H)."""
-    rows = speech.family.tower(speech.model, inputs.mel, inputs.frames)
-    return speech.family.project(speech.model, torch.cat(rows))
+def features(speech: SpeechModel, inputs: AudioInputs) -> list[Tensor]:
+    """(A, H) of every clip."""
+    return speech.project(speech.states(inputs))
 
 
 def embedded(
@@ -123,4 +145,41 @@ def _voxtral(processor: Any, wave: Waveform, instruction: str) -> dict[str, Tens
     return dict(processor.apply_chat_template([[{"role": "user", "content": content}]]))
 
 
-_STOCK_INPUTS = {"qwen2_audio": _qwen2_audio, "voxtral": _voxtral}
+def _qwen3_asr(processor: Any, wave: Waveform, instruction: str) -> dict[str, Tensor]:
+    return dict(processor.apply_transcription_request(wave, prompt=instruction, sampling_rate=RATE))
+
+
+def _gemma4_unified(processor: Any, wave: Waveform, instruction: str) -> dict[str, Tensor]:
+    from transformers.models.gemma4_unified.processing_gemma4_unified import Gemma4UnifiedProcessor
+
+    class WithoutPictures(Gemma4UnifiedProcessor):  # their processors want torchvision
+        def check_argument_for_proper_class(self, argument_name: str, argument: Any) -> None:
+            pass
+
+    tokenizer = processor.tokenizer
+    stock = WithoutPictures(processor.feature_extractor, None, tokenizer, None, chat_template=tokenizer.chat_template)
+    content = [{"type": "text", "text": instruction}, {"type": "audio", "audio": wave}]
+    options = {"add_generation_prompt": True, "tokenize": True, "return_dict": True, "return_tensors": "pt"}
+    return dict(stock.apply_chat_template([{"role": "user", "content": content}], enable_thinking=False, **options))
+
+
+def _granite_speech(processor: Any, wave: Waveform, instruction: str) -> dict[str, Tensor]:
+    text = processor.tokenizer.apply_chat_template(
+        [{"role": "user", "content": f"<|audio|>{instruction}"}], tokenize=False, add_generation_prompt=True
+    )
+    stock = transformers.GraniteSpeechProcessor(stock_extractor(processor.mels), processor.tokenizer)
+    return dict(stock(text, torch.from_numpy(wave)[None], return_tensors="pt"))
+
+
+_STOCK_INPUTS = {
+    "gemma4_unified": _gemma4_unified,
+    "granite_speech": _granite_speech,
+    "qwen2_audio": _qwen2_audio,
+    "qwen3_asr": _qwen3_asr,
+    "voxtral": _voxtral,
+}
+
+
+def answer_loss(speech: SpeechModel, batch: AnswerBatch) -> tuple[Tensor, int]:
+    """Sum of the cross-entropy at the answer positions, and their number."""
+    return cross_entropy(SpeechLM(speech)(batch), batch)

@@ -17,7 +17,7 @@ from sordino.errors import FamilyError
 from sordino.formats import bf16, nf4
 from sordino.layouts import tables
 from sordino.measure.audit import audit
-from sordino.models import registry, shapes
+from sordino.models import loading, registry, saving, shapes
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
@@ -34,11 +34,11 @@ def exported(
 
 def test_it_is_what_transformers_saves(exported: tuple[Path, Path], tmp_path: Path) -> None:
     source, directory = exported
-    speech = registry.load(str(source), device="cpu", dtype=torch.bfloat16, quantize="nf4")
+    speech = loading.load_checkpoint(str(source), device="cpu", dtype=torch.bfloat16, quantize="nf4")
     for parameter in speech.model.parameters():
         if parameter.dtype == torch.float32:
             parameter.data = parameter.data.to(torch.bfloat16)
-    registry.save(speech, tmp_path)
+    saving.save(speech, tmp_path)
     ours, theirs = load_file(directory / "model.safetensors"), load_file(tmp_path / "model.safetensors")
     assert ours.keys() == theirs.keys()
     for name, tensor in theirs.items():
@@ -63,7 +63,7 @@ def test_shards_load_as_one_file_does(
     monkeypatch.setattr(writing.Writer.__init__, "__kwdefaults__", {"shard_bytes": 100_000})
     nf4.write(str(source), tmp_path)
     assert len(Checkpoint.open(tmp_path).files) > 2
-    one, other = (registry.load(str(path), device="cpu").model.state_dict() for path in (directory, tmp_path))
+    one, other = (loading.load_checkpoint(str(path), device="cpu").model.state_dict() for path in (directory, tmp_path))
     assert one.keys() == other.keys()
     assert all(tensor.equal(other[name]) for name, tensor in one.items())
 

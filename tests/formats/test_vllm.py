@@ -17,8 +17,8 @@ from transformers.models.whisper.modeling_whisper import sinusoids
 from sordino.data import corpora
 from sordino.data.audio import load_clip
 from sordino.formats import w4a16
-from sordino.models import registry
-from sordino.models.base import AudioInputs
+from sordino.models import loading
+from sordino.models.family import AudioInputs
 from tests import tiny
 
 ROOT = Path(__file__).parents[2]
@@ -65,8 +65,8 @@ def test_vllm_gives_the_tokens_of_the_dequantized_weights(python: Path, tmp_path
     model = tmp_path / "w4a16"
     model.mkdir()
     w4a16.write(str(half_a_minute(tmp_path / "base")), model)
-    speech = registry.load(str(model), device="cpu", dtype="float32")  # the dequantized weights
-    prompt = speech.family.render(speech.processor, tiny.QUESTION)
+    speech = loading.load_checkpoint(str(model), device="cpu", dtype="float32")  # the dequantized weights
+    prompt = speech.family.chat.render(speech.processor, tiny.QUESTION)
     corpus = corpora.load("folder", str(ROOT / "demo" / "corpus"), "en", "de")
     waves = [load_clip(clip) for clip in corpus.clips[:3]]
     clips = []
@@ -87,7 +87,7 @@ def test_vllm_gives_the_tokens_of_the_dequantized_weights(python: Path, tmp_path
     for wave, row in zip(waves, json.loads((tmp_path / "out.json").read_text()), strict=True):
         encoded = tiny.ask(speech, [wave])
         assert row["prompt"] == encoded.input_ids[0]  # audio tokens included
-        answered = AudioInputs([[*encoded.input_ids[0], *row["answer"]]], encoded.mel, encoded.frames)
+        answered = AudioInputs([[*encoded.input_ids[0], *row["answer"]]], encoded.audio)
         logits = tiny.logits(speech, answered)[0, len(row["prompt"]) - 1 : -1]
         chosen = logits.gather(-1, torch.tensor(row["answer"])[:, None])[:, 0]
         behind = logits.amax(-1) - chosen  # 0 where transformers chooses the same

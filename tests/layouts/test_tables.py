@@ -9,7 +9,7 @@ from sordino.checkpoint.reading import read_header
 from sordino.formats import nf4
 from sordino.layouts import tables
 from sordino.measure.size import COMPANION
-from sordino.models import registry, shapes
+from sordino.models import loading, registry, saving, shapes
 from tests.models.test_shapes import QWEN2_AUDIO_7B, config_of
 
 
@@ -23,7 +23,7 @@ def test_what_the_paper_published(layers, printed):
     """Embeddings and head in 32 bits and the adapter beside: 9.64 and 8.65 GB in its tables."""
     model = shapes.model(QWEN2_AUDIO_7B, decoder_layers=layers)
     data = tables.data_bytes(tables.stored(model.tensors, "reference"))
-    data += tables.data_bytes(tables.stored(shapes.lora(model.tensors, 64), "float32"))
+    data += tables.data_bytes(tables.stored(shapes.lora(model, 64), "float32"))
     assert f"{data / 1e9:.3f}" == printed
 
 
@@ -60,9 +60,9 @@ def test_bits_of_nf4():
 
 @pytest.mark.parametrize("family", list(registry.FAMILIES))
 def test_bf16_files_to_the_byte(pico, pico_dir, family, tmp_path):
-    speech = registry.load(str(pico_dir(family)), device="cpu", dtype=torch.bfloat16)
+    speech = loading.load_checkpoint(str(pico_dir(family)), device="cpu", dtype=torch.bfloat16)
     speech.model.to(torch.bfloat16)
-    registry.save(speech, tmp_path)
+    saving.save(speech, tmp_path)
     stored = tables.stored(shapes.model(config_of(pico_dir(family))).tensors, "bf16")
     assert stored == read_header(tmp_path / "model.safetensors")
     assert tables.safetensors_bytes(stored) == (tmp_path / "model.safetensors").stat().st_size

@@ -14,7 +14,7 @@ from torch import nn
 
 from sordino.errors import ArtifactError
 from sordino.models import adapters
-from sordino.models.base import SpeechModel
+from sordino.models.speech import SpeechModel
 from sordino.pruning import layers
 from tests import tiny
 
@@ -65,7 +65,7 @@ def test_scaling_is_rank_stabilised_on_request(base: SpeechModel, pico: Callable
 
 
 def lora_layer(speech: SpeechModel) -> str:
-    return f"{speech.family.layers['decoder']}.0.self_attn.q_proj"
+    return f"{speech.family.stacks['decoder'].path}.0.self_attn.q_proj"
 
 
 def test_trained_weights_are_float32(speech: SpeechModel) -> None:

@@ -1,4 +1,4 @@
-"""Features of clips: computed once, kept by the tower's weights, never of a clip that does not fit."""
+"""Features of clips: computed once, kept by the encoder's weights, never of a clip that does not fit."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from sordino.errors import DataError
-from sordino.models.base import SpeechModel
 from sordino.models.features import Features, encoder_hash
+from sordino.models.speech import SpeechModel
 from sordino.pruning import layers
 from tests.data import sounds
 from tests.tiny import QUESTION, clip, fresh
@@ -26,7 +26,7 @@ def speech(pico: Callable[[str], SpeechModel]) -> SpeechModel:
 
 @pytest.fixture(scope="module")
 def prompt(speech: SpeechModel) -> str:
-    return speech.family.render(speech.processor, QUESTION)
+    return speech.family.chat.render(speech.processor, QUESTION)
 
 
 def count_calls(speech: SpeechModel) -> list[Any]:
@@ -43,7 +43,7 @@ def test_a_clip_is_encoded_once(speech: SpeechModel, prompt: str, tmp_path: Path
     own = fresh(speech)
     calls = count_calls(own)
     clips = [sounds.clip(f"c{i}", sounds.save(tmp_path / f"{i}.flac", clip(i, 0.5))) for i in range(2)]
-    fresh_rows = [Features(own, None).encode(c, prompt).tower for c in clips]
+    fresh_rows = [Features(own, None).encode(c, prompt).states for c in clips]
     assert len(calls) == 2
     cache = tmp_path / "cache"
     first = Features(own, cache).encode_all(clips, prompt)
@@ -52,11 +52,11 @@ def test_a_clip_is_encoded_once(speech: SpeechModel, prompt: str, tmp_path: Path
     assert len(calls) == 4
     assert len(files(cache)) == 2
     for rows, one, other in zip(fresh_rows, first, again, strict=False):
-        assert torch.equal(rows, one.tower)
-        assert torch.equal(rows, other.tower)
+        assert torch.equal(rows, one.states)
+        assert torch.equal(rows, other.states)
         assert len(other.ids) > len(one.ids)  # the prompt is not part of what is kept
         assert one.seconds == 0.5
-    assert not torch.equal(first[0].tower[:5], first[1].tower[:5])
+    assert not torch.equal(first[0].states[:5], first[1].states[:5])
 
 
 def test_the_cache_is_of_these_weights(speech: SpeechModel, prompt: str, tmp_path: Path) -> None:
@@ -70,7 +70,7 @@ def test_the_cache_is_of_these_weights(speech: SpeechModel, prompt: str, tmp_pat
     assert len(set(keys)) == 4
     assert encoder_hash(decoder) == keys[0]  # decoder layers do not matter
     one, cache = sounds.clip("a", sounds.save(tmp_path / "a.wav", clip(1, 0.4))), tmp_path / "cache"
-    rows = [Features(s, cache).encode(one, prompt).tower for s in (speech, changed, speech)]
+    rows = [Features(s, cache).encode(one, prompt).states for s in (speech, changed, speech)]
     assert len(files(cache)) == 2
     assert torch.equal(rows[0], rows[2])
     assert not torch.equal(rows[0], rows[1])
@@ -81,12 +81,12 @@ def test_a_torn_cache_file_is_made_again(
     speech: SpeechModel, prompt: str, tmp_path: Path, damage: bytes | None
 ) -> None:
     one, cache = sounds.clip("a", sounds.save(tmp_path / "a.wav", clip(2, 0.4))), tmp_path / "cache"
-    rows = Features(speech, cache).encode(one, prompt).tower
+    rows = Features(speech, cache).encode(one, prompt).states
     file = files(cache)[0]
     data = file.read_bytes()
     file.unlink()  # `rows` is a map of the old file
     file.write_bytes(data[:-8] if damage is None else damage)
-    assert torch.equal(Features(speech, cache).encode(one, prompt).tower, rows)
+    assert torch.equal(Features(speech, cache).encode(one, prompt).states, rows)
     assert files(cache) == [file]
 
 
@@ -99,16 +99,16 @@ def test_what_is_kept_answers_as_what_was_heard(speech: SpeechModel, prompt: str
     assert len(files(tmp_path / "cache")) == 3
     for one, kept in zip(fresh_ones, talk_again, strict=True):
         assert (one.ids, one.seconds) == (kept.ids, kept.seconds)
-        assert torch.equal(one.tower, kept.tower)
+        assert torch.equal(one.states, kept.states)
 
 
 def test_another_recording_under_the_same_name_is_heard_anew(speech: SpeechModel, prompt: str, tmp_path: Path) -> None:
     file = tmp_path / "a.wav"
     one = sounds.clip("a", sounds.save(file, clip(3, 0.4)))
-    before = Features(speech, tmp_path / "cache").encode(one, prompt).tower
+    before = Features(speech, tmp_path / "cache").encode(one, prompt).states
     sounds.save(file, clip(4, 0.4))
     os.utime(file, ns=(1, 1))
-    assert not torch.equal(before, Features(speech, tmp_path / "cache").encode(one, prompt).tower)
+    assert not torch.equal(before, Features(speech, tmp_path / "cache").encode(one, prompt).states)
 
 
 def test_a_clip_longer_than_the_window_is_refused(speech: SpeechModel, prompt: str) -> None:
@@ -125,10 +125,10 @@ def test_the_cache_may_be_deleted_at_any_time(speech: SpeechModel, prompt: str, 
     cache = tmp_path / "cache"
     features = Features(speech, cache)
     first = features.encode(one, prompt)
-    rows = first.tower.clone()
+    rows = first.states.clone()
     shutil.rmtree(cache)
     features.encode(two, prompt)
     assert len(files(cache)) == 1
     with pytest.raises(DataError, match="c0 were deleted while they were in use"):
-        _ = first.tower
-    assert torch.equal(features.encode(one, prompt).tower, rows)
+        _ = first.states
+    assert torch.equal(features.encode(one, prompt).states, rows)

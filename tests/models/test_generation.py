@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from sordino.models import registry
-from sordino.models.base import SpeechModel
+from sordino.models import loading
 from sordino.models.features import EncodedClip, Features
 from sordino.models.generation import Decoding, EpsilonSampling, batches, cut, generate, translate, uniform
+from sordino.models.speech import SpeechModel
+from sordino.pruning.speculative import SpeculativeDecoder
 from tests.data import sounds
 from tests.tiny import QUESTION, clip
 
@@ -26,7 +27,7 @@ def speech(pico: Callable[[str], SpeechModel]) -> SpeechModel:
 
 
 def encode(speech: SpeechModel) -> list[EncodedClip]:
-    prompt = speech.family.render(speech.processor, QUESTION)
+    prompt = speech.family.chat.render(speech.processor, QUESTION)
     features = Features(speech, None)
     return [features.encode_waveform(sounds.clip(f"c{i}"), clip(i, s), prompt) for i, s in enumerate(SECONDS)]
 
@@ -90,13 +91,31 @@ def test_the_stored_generation_config_is_ignored(
     shutil.copytree(pico_dir("qwen2_audio"), model)
     sampling = {"do_sample": True, "temperature": 5.0, "top_k": 200, "top_p": 0.9, "repetition_penalty": 1.9}
     shaping = {"num_beams": 3, "no_repeat_ngram_size": 1, "min_new_tokens": 30, "max_length": 7, "length_penalty": 9.0}
-    shaping["suppress_tokens"] = sorted({token for ids in alone for token in ids})[:40]
     (model / "generation_config.json").write_text(json.dumps(sampling | shaping))
-    own = registry.load(str(model), device="cpu", dtype="float32")
+    own = loading.load_checkpoint(str(model), device="cpu", dtype="float32")
     assert own.model.generation_config.no_repeat_ngram_size == 1
     torch.manual_seed(1)
     assert generate(own, encode(own), 12) == alone
     assert own.model.generation_config.temperature == 5.0  # put back: a checkpoint keeps its own
+
+
+def test_suppressed_tokens_are_never_taken(
+    pico_dir: Callable[[str], Path], tmp_path: Path, alone: list[list[int]]
+) -> None:
+    """Gemma 4's checkpoints name placeholders there, which would else come out."""
+    model = tmp_path / "model"
+    shutil.copytree(pico_dir("qwen2_audio"), model)
+    suppressed = sorted({token for ids in alone for token in ids})[:40]
+    config = json.loads((model / "generation_config.json").read_text())
+    (model / "generation_config.json").write_text(json.dumps(config | {"suppress_tokens": suppressed}))
+    own = loading.load_checkpoint(str(model), device="cpu", dtype="float32")
+    assert own.suppressed_ids() == suppressed
+    texts = generate(own, encode(own), 12)
+    assert any(texts)
+    assert not {token for ids in texts for token in ids} & set(suppressed)
+    clips = encode(own)
+    ranked = SpeculativeDecoder(own, 12, 2**24).translate(clips, list(range(len(clips))), [None], {})
+    assert [one.ids for one in ranked] == texts, "ranking takes what generation takes"
 
 
 def draws(encoded: list[EncodedClip], sample: int, count: int = 12) -> torch.Tensor:

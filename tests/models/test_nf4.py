@@ -15,9 +15,9 @@ from transformers import BitsAndBytesConfig
 
 from sordino.errors import ArtifactError, FamilyError
 from sordino.formats import nf4 as nf4_export
-from sordino.models import adapters, registry
+from sordino.models import adapters, loading, registry, saving
 from sordino.models import nf4 as quantize
-from sordino.models.base import SpeechModel
+from sordino.models.speech import SpeechModel
 from tests import tiny
 
 COMPANION = ("absmax", "quant_map", "quant_state")  # scales and tables beside a packed weight
@@ -32,7 +32,7 @@ def stored(
     """A model of each family as transformers quantizes it while loading, never run, and an export of it."""
     directory, source = tmp_path_factory.mktemp("nf4"), str(pico_dir(request.param))
     nf4_export.write(source, directory)
-    speech = registry.load(source, device="cpu", dtype=torch.bfloat16, quantize="nf4")
+    speech = loading.load_checkpoint(source, device="cpu", dtype=torch.bfloat16, quantize="nf4")
     for parameter in speech.model.parameters():
         if parameter.dtype == torch.float32:  # transformers keeps some tables of positions in 32 bits
             parameter.data = parameter.data.to(torch.bfloat16)
@@ -41,7 +41,7 @@ def stored(
 
 @pytest.fixture
 def nf4(model_dir: Path) -> SpeechModel:
-    return registry.load(str(model_dir), device="cpu", quantize="nf4")
+    return loading.load_checkpoint(str(model_dir), device="cpu", quantize="nf4")
 
 
 def dequantized(module: nn.Module) -> Tensor:
@@ -69,10 +69,16 @@ def test_a_matrix_is_packed_as_bitsandbytes_packs_it(shape: tuple[int, int], mon
         assert planned is None or planned == tuple(tensor.shape)
 
 
-def test_all_linear_layers_but_the_head_are_quantized(stored: tuple[SpeechModel, Path]) -> None:
+def test_all_linear_layers_but_the_head_are_quantized(
+    stored: tuple[SpeechModel, Path], pico: Callable[[str], SpeechModel]
+) -> None:
     speech, _ = stored
-    assert quantize.quantized_linears(speech.model) == adapters.targets(speech, "all")
-    assert any(name.startswith(speech.family.parts["encoder"]) for name in quantize.quantized_linears(speech.model))
+    quantized, plain = quantize.quantized_linears(speech.model), pico(speech.family.model_type).model
+    head = speech.family.parts["head"]
+    assert quantized == [n for n, m in plain.named_modules() if isinstance(m, nn.Linear) and n != head]
+    assert set(adapters.targets(speech, "all")) <= set(quantized)
+    for part in {"encoder", "projector", "decoder"} & set(speech.family.parts):
+        assert any(name.startswith(speech.family.parts[part]) for name in quantized)
     for part in ("head", "embeddings"):
         assert speech.part(part).weight.dtype == torch.bfloat16
 
@@ -91,20 +97,20 @@ def test_the_original_is_near(stored: tuple[SpeechModel, Path], pico: Callable[[
     speech, directory = stored
     original = tiny.fresh(pico(speech.family.model_type))
     reference = tiny.fresh(original)
-    loaded = registry.load(str(directory), device="cpu")
+    loaded = loading.load_checkpoint(str(directory), device="cpu")
     packed = [f"{name}.weight" for name in quantize.quantized_linears(loaded.model)]
     for name in quantize.quantized_linears(loaded.model):
         weight = original.model.get_submodule(name).weight.detach()
         restored = dequantized(loaded.model.get_submodule(name))
         assert 0 < (restored - weight).norm() / weight.norm() < 0.12, name
         reference.model.get_submodule(name).weight.data = restored
-    for name, parameter in reference.model.named_parameters():
+    for name, tensor in reference.model.state_dict().items():
         if name not in packed:
-            parameter.data = parameter.data.to(torch.bfloat16).float()
+            tensor.copy_(tensor.to(torch.bfloat16).float())
     inputs = tiny.ask(original, [tiny.clip(1, 0.8)])
     got, expected = tiny.logits(loaded, inputs), tiny.logits(reference, inputs)
     assert got.dtype == torch.float32
-    torch.testing.assert_close(got, expected, atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(got, expected, atol=2e-3, rtol=1e-3)
     batch = tiny.embedded(loaded, inputs)
     batch["inputs_embeds"].requires_grad_()  # bitsandbytes unpacks on another path where gradients flow
     torch.testing.assert_close(loaded.model(**batch).logits, expected, atol=1e-3, rtol=1e-3)
@@ -113,19 +119,21 @@ def test_the_original_is_near(stored: tuple[SpeechModel, Path], pico: Callable[[
 def test_nothing_is_stored_in_32_bits(stored: tuple[SpeechModel, Path]) -> None:
     speech, directory = stored
     weights = {n: t for n, t in tensors(directory).items() if not any(word in n for word in COMPANION)}
-    assert {t.dtype for t in weights.values()} == {torch.uint8, torch.bfloat16}
+    assert {t.dtype for n, t in weights.items() if "num_batches" not in n} == {torch.uint8, torch.bfloat16}
     packed = [n for n, t in weights.items() if t.dtype == torch.uint8]
     assert len(packed) == len(quantize.quantized_linears(speech.model))
-    assert sum("embed_tokens" in n for n in weights) == sum("lm_head" in n for n in weights) == 1
+    tied = tiny.is_tied(speech)
+    assert sum("embed_tokens" in n for n in weights) == 1
+    assert sum("lm_head" in n for n in weights) == (0 if tied else 1)
     config = json.loads((directory / "config.json").read_text())
-    assert config["tie_word_embeddings"] is config["text_config"]["tie_word_embeddings"] is False
+    assert config["tie_word_embeddings"] is config["text_config"]["tie_word_embeddings"] is tied
     assert config["quantization_config"]["llm_int8_skip_modules"] == [speech.family.parts["head"]]
-    assert registry.load(str(directory), device="cpu").processor is not None
+    assert loading.load_checkpoint(str(directory), device="cpu").processor is not None
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_stored_model_computes_in_the_type_asked_for(stored: tuple[SpeechModel, Path], dtype: torch.dtype) -> None:
-    speech = registry.load(str(stored[1]), device="cpu", dtype=dtype)
+    speech = loading.load_checkpoint(str(stored[1]), device="cpu", dtype=dtype)
     plain = {p.dtype for n, p in speech.model.named_parameters() if p.is_floating_point() and "embed_pos" not in n}
     assert plain == {dtype}
     for name in quantize.quantized_linears(speech.model):
@@ -161,25 +169,29 @@ def test_another_kind_of_quantization_is_noticed(model_dir: Path, speech: Speech
         quantize.check_nf4(speech.family, speech.model)
 
 
-def test_transformers_cannot_tie_these_heads(stored: tuple[SpeechModel, Path], tmp_path: Path) -> None:
-    """Its classes name no tied weights: the flag alone ties nothing, and one shared tensor cannot be stored."""
-    speech = registry.load(str(stored[0].path), device="cpu")
+def test_where_the_class_ties_no_heads_a_tied_one_is_not_saved(
+    stored: tuple[SpeechModel, Path], tmp_path: Path
+) -> None:
+    """A class that names no tied weights: the flag alone ties nothing, and one shared tensor cannot be stored."""
+    if stored[0].model._tied_weights_keys:
+        return
+    speech = loading.load_checkpoint(str(stored[0].path), device="cpu")
     claimed = type(speech.model.config).from_pretrained(stored[0].path)
     claimed.tie_word_embeddings = claimed.text_config.tie_word_embeddings = True
     model = type(speech.model)(claimed)
     assert model.get_output_embeddings().weight is not model.get_input_embeddings().weight
     speech.part("head").weight = speech.part("embeddings").weight
     with pytest.raises(FamilyError, match="head and embedding are one tensor"):
-        registry.save(speech, tmp_path)
+        saving.save(speech, tmp_path)
     speech.part("head").weight = nn.Parameter(speech.part("embeddings").weight.detach().clone())
-    registry.save(speech, tmp_path)
+    saving.save(speech, tmp_path)
     assert json.loads((tmp_path / "config.json").read_text())["tie_word_embeddings"] is False
 
 
 def test_training_goes_through_4_bit_weights(stored: tuple[SpeechModel, Path], tmp_path: Path) -> None:
     """QLoRA: every adapter weight gets a gradient, the loss falls, the packed weights stay."""
     source, directory = stored
-    speech = registry.load(str(directory), device="cpu")
+    speech = loading.load_checkpoint(str(directory), device="cpu")
     packed = [p.data.clone() for p in speech.model.parameters() if p.dtype == torch.uint8]
     model = adapters.attach(speech, adapters.LoraOptions(r=4, alpha=8), seed=0)
     trained = [p for p in speech.model.parameters() if p.requires_grad]
@@ -202,14 +214,27 @@ def test_training_goes_through_4_bit_weights(stored: tuple[SpeechModel, Path], t
     with pytest.raises(ArtifactError, match="rounded twice"):
         adapters.merge(speech)
     adapters.save(model, tmp_path, "base")
-    adapters.load(registry.load(source.path, device="cpu"), tmp_path)  # what was trained on nf4 fits the original
+    adapters.load(
+        loading.load_checkpoint(source.path, device="cpu"), tmp_path
+    )  # what was trained on nf4 fits the original
 
 
 def test_parts_can_be_left_in_16_bits(pico_dir: Callable[[str], Path]) -> None:
     for name in registry.FAMILIES:
-        speech = registry.load(str(pico_dir(name)), device="cpu", quantize="nf4", kept=("encoder", "projector"))
+        speech = loading.load_checkpoint(
+            str(pico_dir(name)), device="cpu", quantize="nf4", kept=("encoder", "projector")
+        )
         parts = speech.family.parts
         found = quantize.quantized_linears(speech.model)
-        assert found and all(layer.startswith(parts["decoder"] + ".") for layer in found)
+        heard = [layer for layer in found if speech.family.tensors.runs(layer)]
+        assert heard and all(layer.startswith(parts["decoder"] + ".") for layer in heard)
         with pytest.raises(FamilyError, match="not quantized as asked"):
             quantize.check_nf4(speech.family, speech.model)
+
+
+def test_rows_that_are_no_whole_blocks_are_refused(speech: SpeechModel) -> None:
+    """bitsandbytes 0.50.2 on AVX-512: a matrix with rows of 96 comes back with three times its error."""
+    linears = quantize.linears(speech.family, speech.model)
+    quantize.refuse_split_blocks(linears)
+    with pytest.raises(FamilyError, match="rows of 96 weights, which are no whole blocks of 64"):
+        quantize.refuse_split_blocks({**linears, "odd": torch.nn.Linear(96, 64)})

@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from sordino.errors import FamilyError
-from sordino.models import registry
-from sordino.models.base import Prompt, SpeechModel
+from sordino.models import loading
+from sordino.models.family import Prompt
+from sordino.models.speech import SpeechModel
 from sordino.models.voxtral import VOXTRAL
 from tests import tiny
 
@@ -24,7 +25,7 @@ def voxtral(pico: Callable[[str], SpeechModel]) -> SpeechModel:
 
 
 def test_the_prompt_is_mistrals(voxtral: SpeechModel) -> None:
-    text = VOXTRAL.render(voxtral.processor, Prompt("Translate into German."))
+    text = VOXTRAL.chat.render(voxtral.processor, Prompt("Translate into German."))
     assert text == "<s>[INST][BEGIN_AUDIO][AUDIO]Translate into German.[/INST]"
 
 
@@ -42,13 +43,13 @@ def test_ids_with_an_example_are_the_stock_ones(voxtral: SpeechModel, instructio
 
 
 def test_a_chunk_is_375_tokens_whatever_the_clip() -> None:
-    assert [VOXTRAL.audio_tokens(n) for n in (1, 100, 2999, 3000, 3001, 6000)] == [375] * 4 + [750] * 2
+    assert [VOXTRAL.audio.tokens(160 * n) for n in (1, 100, 2999, 3000, 3001, 6000)] == [375] * 4 + [750] * 2
 
 
 def test_a_batch_of_clips_has_the_stock_mel(voxtral: SpeechModel) -> None:
     clips = [tiny.clip(1, 0.3), tiny.clip(2, 30.0)]
     stock = torch.cat([tiny.stock_inputs(voxtral, wave, "Go.")["input_features"] for wave in clips])
-    assert torch.equal(tiny.ask(voxtral, clips).mel, stock)
+    assert torch.equal(tiny.ask(voxtral, clips).audio[0], stock)
 
 
 @pytest.mark.parametrize(
@@ -62,19 +63,19 @@ def test_a_batch_of_clips_has_the_stock_mel(voxtral: SpeechModel) -> None:
 )
 def test_what_cannot_be_said_is_refused(voxtral: SpeechModel, prompt: Prompt, message: str) -> None:
     with pytest.raises(FamilyError, match=message):
-        VOXTRAL.render(voxtral.processor, prompt)
+        VOXTRAL.chat.render(voxtral.processor, prompt)
 
 
 @pytest.mark.parametrize("prompt", ["<s>[INST]Translate.[/INST]", "[AUDIO] and [AUDIO]"])
 def test_a_prompt_needs_one_placeholder(voxtral: SpeechModel, prompt: str) -> None:
     with pytest.raises(ValueError, match="audio placeholders in a prompt"):
-        VOXTRAL.encode(voxtral.processor, [tiny.clip(0, 0.5)], [prompt])
+        VOXTRAL.audio.prepare(voxtral.processor, [tiny.clip(0, 0.5)], [prompt])
 
 
 def test_without_mistral_common_the_remedy_is_named(voxtral: SpeechModel, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "mistral_common", None)
     with pytest.raises(FamilyError, match=r"pip install --upgrade 'sordino\[voxtral\]'"):
-        registry.load(voxtral.path, device="cpu")
+        loading.load_checkpoint(voxtral.path, device="cpu")
 
 
 def stock_silence() -> Any:

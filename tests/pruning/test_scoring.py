@@ -13,9 +13,9 @@ import torch
 
 from sordino.data.clip import Clip
 from sordino.metrics import registry as metrics
-from sordino.models.base import SpeechModel
 from sordino.models.features import Features
 from sordino.models.generation import Decoding, translate
+from sordino.models.speech import SpeechModel
 from sordino.pruning import criteria, search
 from sordino.pruning.scoring import ClipScorer, ScoringOptions, TargetLanguage, position, work
 from sordino.pruning.search import Layer, Trial, without
@@ -32,7 +32,7 @@ def speech(pico: Callable[[str], SpeechModel]) -> SpeechModel:
 
 
 def task(speech: SpeechModel, target: str = "de", references: Sequence[str] = REFERENCES) -> TargetLanguage:
-    prompt = speech.family.render(speech.processor, tiny.QUESTION)
+    prompt = speech.family.chat.render(speech.processor, tiny.QUESTION)
     features = Features(speech, None)
     clips = [Clip(str(i), f"/{i}.wav", None, "en", target) for i in range(len(SECONDS))]
     encoded = [
@@ -85,7 +85,7 @@ def test_loss_and_divergence_by_definition(speech: SpeechModel, scope: str) -> N
             rows = []
             for h, answer in zip([again(speech)(h) for h in whole.encoded], whole.answers, strict=True):
                 ids = torch.tensor([h.ids + list(answer)])
-                embeds = speech.embed(ids, speech.family.project(speech.model, h.tower))
+                embeds = speech.embed(ids, speech.project([h.states]))
                 out = speech.model(inputs_embeds=embeds, attention_mask=torch.ones_like(ids)).logits[0]
                 rows.append(out[len(h.ids) - 1 : -1])
             return rows
@@ -112,7 +112,7 @@ def test_influence_and_angle_by_definition(speech: SpeechModel) -> None:
     with without(speech, removed), torch.inference_mode():
         cosines: dict[int, list[torch.Tensor]] = {}
         for h in whole.encoded:
-            embeds = speech.embed(torch.tensor([h.ids]), speech.family.project(speech.model, h.tower))
+            embeds = speech.embed(torch.tensor([h.ids]), speech.project([h.states]))
             states: list[torch.Tensor] = [embeds]
             hooks = [
                 layer.register_forward_hook(lambda _m, _i, out, states=states: states.append(out))
@@ -165,7 +165,7 @@ def test_a_search_killed_anywhere_ends_the_same(speech: SpeechModel, racing: boo
         with pytest.raises(KeyboardInterrupt):
             killed = judge(speech, "chrf", racing=racing, remember=stored.extend)
             search.search(pool(speech), 2, killed, [], record, racing)
-        resumed = judge(speech, "chrf", racing=racing, found=dict(stored))
+        resumed = judge(speech, "chrf", racing=racing, translations=dict(stored))
         rest: list[Trial] = []
         assert search.search(pool(speech), 2, resumed, list(kept), rest.append, racing) == expected
         assert kept + rest == whole

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import types
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -12,9 +13,10 @@ import pytest
 from numpy.typing import NDArray
 
 from sordino.errors import RecipeError
-from sordino.models.base import SpeechModel
+from sordino.models.speech import SpeechModel
 from sordino.pruning import search
-from sordino.pruning.search import Layer, Trial
+from sordino.pruning.layer import Layer
+from sordino.pruning.search import Trial
 from tests.tiny import fresh
 
 CLIPS = 8
@@ -182,31 +184,14 @@ def test_protected_layers_are_no_candidates(speech: SpeechModel) -> None:
 def test_the_middle(total: int, remove: int, block: Sequence[int]) -> None:
     """The paper's 12 to 19 of 32 for 8."""
 
-    class Sized:
-        def layers(self, _: str) -> range:
-            return range(total)
-
-    model: Any = Sized()
+    model: Any = types.SimpleNamespace(
+        family=types.SimpleNamespace(stacks={"decoder": None, "encoder": None}), layer_count=lambda _: total
+    )
     assert [layer.index for layer in search.middle(model, "decoder", remove)] == list(block)
     both = search.middle(model, "both", remove)
     assert [layer.index for layer in both] == [*block, *block]
     with pytest.raises(RecipeError, match="would leave none"):
         search.middle(model, "decoder", total)
-
-
-@pytest.mark.parametrize(
-    ("text", "layer"),
-    [("12", Layer("decoder", 12)), ("decoder.3", Layer("decoder", 3)), ("encoder.0", Layer("encoder", 0))],
-)
-def test_layers_are_named(text: str, layer: Layer) -> None:
-    assert search.parse_layer(text) == layer
-    assert search.parse_layer(str(layer)) == layer
-
-
-@pytest.mark.parametrize("text", ["", "-1", "tower.3", "decoder.", "decoder.x", "1.5", "decoder.1.2"])
-def test_what_names_no_layer_is_refused(text: str) -> None:
-    with pytest.raises(RecipeError, match="names no layer"):
-        search.parse_layer(text)
 
 
 def test_a_view_without_layers_is_undone(speech: SpeechModel) -> None:

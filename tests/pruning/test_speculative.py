@@ -1,4 +1,4 @@
-"""SpeculativeDecoder gives the tokens of plain decoding, whatever drafts it is given and however little memory it may use."""
+"""Speculative decoding gives the tokens of plain decoding, whatever drafts and however little memory it is given."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sordino.data.clip import Clip
-from sordino.models.base import SpeechModel
 from sordino.models.features import EncodedClip, Features
 from sordino.models.generation import generate
 from sordino.models.registry import FAMILIES
+from sordino.models.speech import SpeechModel
+from sordino.pruning import search
 from sordino.pruning.decode_pool import DecodePool, guess
 from sordino.pruning.search import Layer, without
 from sordino.pruning.speculative import SpeculativeDecoder
@@ -32,7 +33,7 @@ def encoded(pico: Callable[[str], SpeechModel]) -> Callable[[str], list[EncodedC
     def make(family: str) -> list[EncodedClip]:
         if family not in made:
             speech = pico(family)
-            prompt = speech.family.render(speech.processor, tiny.QUESTION)
+            prompt = speech.family.chat.render(speech.processor, tiny.QUESTION)
             features = Features(speech, None)
             made[family] = [
                 features.encode_waveform(Clip(str(i), f"/{i}.wav", None, "en", "de"), tiny.clip(i, s), prompt)
@@ -55,7 +56,7 @@ def test_every_candidate_translates_as_when_decoded_alone(
     family: str, memory: int, pico: Callable[[str], SpeechModel], encoded: Callable[[str], list[EncodedClip]]
 ) -> None:
     speech, clips = pico(family), encoded(family)
-    candidates = [None, *range(len(speech.layers("decoder")))]
+    candidates = [None, *(layer.index for layer in search.candidates(speech, "decoder", 0, 0))]
     drafts = {i: [ids] for i, ids in enumerate(plain(speech, clips, None))}
     engine = SpeculativeDecoder(speech, MOST, memory)
     found: dict[tuple[int | None, int], list[int]] = {}
@@ -101,7 +102,7 @@ def test_clips_asked_in_different_words_share_no_more_than_they_have_in_common(
     pico: Callable[[str], SpeechModel], encoded: Callable[[str], list[EncodedClip]]
 ) -> None:
     speech, clips = pico("qwen2_audio"), list(encoded("qwen2_audio")[:3])
-    audio = speech.family.audio_token(speech.model.config)
+    audio = speech.family.audio.placeholder(speech.model.config)
     first = clips[0].ids.index(audio)
     short = clips[1].ids[clips[1].ids.index(audio) :]  # begins with the audio: nothing is in common
     clips[1] = dataclasses.replace(clips[1], ids=short)
@@ -180,7 +181,7 @@ def test_forced_logits_are_the_models_own(
         with without(speech, [] if candidate is None else [Layer("decoder", candidate)]), torch.inference_mode():
             for one, answer, got in zip(clips, answers, logits, strict=True):
                 ids = torch.tensor([one.ids + answer])
-                embeds = speech.embed(ids, speech.family.project(speech.model, one.tower))
+                embeds = speech.embed(ids, speech.project([one.states]))
                 stock = speech.model(inputs_embeds=embeds, attention_mask=torch.ones_like(ids)).logits[0]
                 torch.testing.assert_close(got, stock[len(one.ids) - 1 : -1], rtol=1e-4, atol=1e-4)
 
@@ -197,7 +198,7 @@ def test_batches_of_any_width_share_a_pool(
     decode = engine._decode
 
     def seen(pool: DecodePool) -> dict[tuple[int | None, int], list[int]]:
-        pools.append((len(pool.rows), len({part.shape[1] for part in pool.valid_parts})))
+        pools.append((len(pool.rows), len({part.shape[1] for part, _ in pool.valid_parts})))
         return decode(pool)
 
     monkeypatch.setattr(engine, "_decode", seen)

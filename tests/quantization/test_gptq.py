@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from sordino.data.clip import Clip
 from sordino.errors import FamilyError
 from sordino.models import registry
-from sordino.models.base import SpeechModel
 from sordino.models.features import Features
+from sordino.models.speech import SpeechModel
 from sordino.quantization import gptq, integer
 from sordino.quantization.integer import Rounded, Scheme, quantize
 from tests import tiny
@@ -73,7 +73,7 @@ def test_inputs_that_are_not_finite_are_refused() -> None:
 
 
 def calibration(speech: SpeechModel) -> gptq.Calibration:
-    prompt = speech.family.render(speech.processor, tiny.QUESTION)
+    prompt = speech.family.chat.render(speech.processor, tiny.QUESTION)
     features = Features(speech, None)
     clips = [Clip(str(i), f"{i}.wav", None, "en", "de") for i in range(6)]
     encoded = [features.encode_waveform(clip, tiny.clip(i, 0.5 + 0.2 * i), prompt) for i, clip in enumerate(clips)]
@@ -82,7 +82,7 @@ def calibration(speech: SpeechModel) -> gptq.Calibration:
 
 
 def decoder_linears(speech: SpeechModel) -> dict[str, Scheme]:
-    prefix = speech.family.layers["decoder"]
+    prefix = speech.family.stacks["decoder"].path
     names = [name for name, module in speech.model.named_modules() if isinstance(module, nn.Linear)]
     return {name: Scheme(3, 32) for name in names if name.startswith(f"{prefix}.")}
 
@@ -114,8 +114,8 @@ def test_the_decoder_is_rounded_in_place_and_answers_change_less(
         """What the last layer makes of the calibration clips, of valid tokens."""
         case = calibration(model)
         case.start()
-        for layer in model.layers("decoder"):
-            outs = [out for _, out, _ in case.run(layer)]
+        for index in range(model.layer_count("decoder")):
+            outs = [out for _, out, _ in case.run(index)]
             case.hidden = outs
         return [out[batch.valid] for out, batch in zip(case.hidden, case.batches, strict=True)]
 
@@ -143,7 +143,7 @@ def test_modules_with_the_same_inputs_share_a_hessian(pico: Callable[[str], Spee
     speech = pico("qwen2_audio")
     case = calibration(speech)
     case.start()
-    found = gptq.hessians(case, speech.layers("decoder")[0])
+    found = gptq.hessians(case, speech.layers("decoder")[0], 0)
     assert len({id(h) for h in found.values()}) == 4
     assert found["self_attn.q_proj"] is found["self_attn.v_proj"]
     assert found["mlp.gate_proj"] is found["mlp.up_proj"] is not found["mlp.down_proj"]

@@ -18,7 +18,7 @@ import yaml
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
 from sordino.cli import main
-from sordino.models import registry
+from sordino.models import loading, registry, saving
 from tests.data import sounds
 from tests.tiny import clip
 
@@ -66,7 +66,7 @@ def write_merging(source: Path, directory: Path, text: str, size: int = 420) -> 
 
     Like Qwen2-Audio's, its embedding has more rows than there are tokens; one of these bare rows is named by a config.
     """
-    speech = registry.load(str(source), device="cpu", dtype="float32")
+    speech = loading.load_checkpoint(str(source), device="cpu", dtype="float32")
     content = json.loads(speech.processor.tokenizer.backend_tokenizer.to_str())
     learnt = Tokenizer(models.BPE())
     learnt.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -88,7 +88,7 @@ def write_merging(source: Path, directory: Path, text: str, size: int = 420) -> 
         config.eos_token_id, config.pad_token_id = ids["<|im_end|>"], ids["<|endoftext|>"]
     model.config.text_config.bos_token_id = model.generation_config.bos_token_id = tokens + 3
     model.to(torch.bfloat16)
-    registry.save(speech, directory)
+    saving.save(speech, directory)
     (directory / "tokenizer.json").write_text(json.dumps(content), encoding="utf-8")
     return directory
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from sordino.models import registry
+from sordino.models import loading, registry
 from tests.stages.runs import Made, answer, contents, jsonl, run, stage_json
 
 CHECKPOINT = {"config.json", "model.safetensors", "tokenizer.json", "processor_config.json", "sordino.json"}
@@ -26,7 +26,7 @@ FILES = {
     "70-export": {f"{form}/{name}" for form in ("bf16", "nf4", "w4a16") for name in (*CHECKPOINT, "audit.json")},
     "80-outputs": {f"{key}/{name}" for key in ("base", "student", "nf4") for name in ("test.jsonl", "speed.json")},
     "85-scores": {"scores.json", "size.json", "speed.json"},
-    "90-report": {"scores.json", "size.json", "speed.json", "report.html"},
+    "90-report": {"scores.json", "size.json", "speed.json", "report.html", "recipe.yaml"},
 }
 SYSTEMS = ["base", "teacher", "pruned", "student", "adapter", "merged", "trimmed", "bf16", "nf4", "w4a16"]
 
@@ -70,7 +70,8 @@ def test_the_layers_that_were_ranked_are_the_ones_that_went(made: Made) -> None:
 def test_the_pruned_model_is_the_teacher_without_those_layers(made: Made) -> None:
     kept = json.loads((made.finished / "40-pruned" / "kept.json").read_text())["decoder"]
     teacher, pruned = (
-        registry.load(str(made.finished / name), device="cpu", dtype="bfloat16") for name in ("20-teacher", "40-pruned")
+        loading.load_checkpoint(str(made.finished / name), device="cpu", dtype="bfloat16")
+        for name in ("20-teacher", "40-pruned")
     )
     for new, old in enumerate(kept):
         one, other = (m.layers("decoder")[i].state_dict() for m, i in ((teacher, old), (pruned, new)))

@@ -14,7 +14,7 @@ import yaml
 
 from sordino.cli import main
 from sordino.measure import size
-from sordino.models import registry
+from sordino.models import loading
 from sordino.quantization import sensitivity
 from tests.stages.runs import Made, answer, contents, jsonl, refusal, run, stage_json
 
@@ -69,8 +69,8 @@ def test_what_was_measured_is_what_is_read_back(made: Made, tmp_path: Path) -> N
     changes |= {"evaluate": {"metrics": ["chrf"], "bootstrap": 0}, "report": {}}
     run("run", budgeted(made, tmp_path, changes, budget_ratio=0.3))
     there = tmp_path / "runs/run"
-    speech = registry.load(str(there / "60-student"), device="cpu", dtype="float32")
-    loaded = registry.load(str(there / "70-export/mixed"), device="cpu", dtype="float32")
+    speech = loading.load_checkpoint(str(there / "60-student"), device="cpu", dtype="float32")
+    loaded = loading.load_checkpoint(str(there / "70-export/mixed"), device="cpu", dtype="float32")
     bits = audit(tmp_path)["mixed"]["bits"]
     assert len(set(bits.values())) > 1
     read_back = sensitivity.weights(loaded)
@@ -82,7 +82,7 @@ def test_what_was_measured_is_what_is_read_back(made: Made, tmp_path: Path) -> N
             assert all(torch.equal(a, b) for a, b in zip(weights, read_back[part], strict=True)), part
     assert len(jsonl(there / "80-outputs/mixed/test.jsonl")) == 4
     page = (there / "90-report/report.html").read_text(encoding="utf-8")
-    assert "mixed precision" in page and f"{bits['head']} bits" in page
+    assert "Bits of format mixed" in page and re.search(rf">head</th>\s*<td>{bits['head']}</td>", page)
 
 
 def test_ranked_layers_go_where_bytes_are_short(made: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

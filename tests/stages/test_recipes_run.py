@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from sordino.config.recipe import load
+from sordino.config.recipe import load, shipped
+from sordino.models import registry
 from tests.stages.runs import Made, answer, write_corpus
 
-RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))
+RECIPES = list(shipped().values())
+TINY = {"google/gemma-4-12B-it": "gemma4_unified"}  # what stands for a recipe's model; else Qwen2-Audio
 
 
 @pytest.fixture(scope="module")
@@ -17,17 +21,37 @@ def extra(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_corpus(tmp_path_factory.mktemp("recipes") / "extra", ("train",) * 4, start=60)
 
 
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Family -> directory of its tiny model with six decoder layers."""
+
+    @functools.cache
+    def make(family: str) -> Path:
+        directory = tmp_path_factory.mktemp(family)
+        registry.get(family).tiny(str(directory), 6, 3, 1)
+        return directory
+
+    return make
+
+
 @pytest.mark.parametrize("file", RECIPES, ids=lambda file: file.stem)
 def test_a_shipped_recipe_runs(
-    made: Made, extra: Path, file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    made: Made,
+    models: Callable[[str], Path],
+    extra: Path,
+    file: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     recipe = load(file)
-    changes = [f"model={made.model}", f"data.path={made.corpus}", "data.corpus=folder", f"out={tmp_path}", "device=cpu"]
+    family = TINY.get(recipe.model) or next((name for name in registry.FAMILIES if file.stem.startswith(name)), None)
+    model = models(family) if family else made.model  # Qwen2-Audio's
+    changes = [f"model={model}", f"data.path={made.corpus}", "data.corpus=folder", f"out={tmp_path}", "device=cpu"]
     if recipe.data and recipe.data.extra:
         changes += [f"data.extra.path={extra}", "data.extra.corpus=folder", "data.extra.rows="]
     for name in ("finetune", "distil", "qlora"):
         if getattr(recipe, name):
-            changes += [f"{name}.max_steps=1", f"{name}.batch_size=2"]
+            changes += [f"{name}.max_steps=1", f"{name}.batch_size=2", f"{name}.accumulate=1"]
         if getattr(recipe, name) and name != "finetune" and getattr(recipe, name).mix.extra:
             changes += [f"{name}.mix.extra=2"]
     if recipe.rank and recipe.rank.method == "iterative":
@@ -35,12 +59,14 @@ def test_a_shipped_recipe_runs(
     for name in ("rank", "pseudolabel", "translate"):
         if getattr(recipe, name):
             changes += [f"{name}.max_new_tokens=2"]
+    if recipe.trim and recipe.trim.tokens:
+        changes += ["trim.tokens=304"]  # of 312
     if recipe.pseudolabel:
         changes += ["pseudolabel.filter.cut=false"]  # two tokens are no sentence
     last = recipe.export.formats[-1] if recipe.export else "student"
     changes += [f"translate.systems=[{last}]", "evaluate.bootstrap=5"]
     found = answer(capsys, "run", file, *changes)
-    wanted = ["finetune", "rank", "prune", "pseudolabel", "distil", "qlora", "merge", "export"]
+    wanted = ["finetune", "rank", "prune", "pseudolabel", "distil", "qlora", "merge", "trim", "export"]
     assert found["ran"] == [
         "prepare",
         *(name for name in wanted if getattr(recipe, name) is not None),

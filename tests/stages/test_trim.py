@@ -16,14 +16,14 @@ from torch import Tensor
 
 from sordino.checkpoint.reading import Checkpoint
 from sordino.config import recipe as recipes
-from sordino.models import registry
-from sordino.models.base import SpeechModel
+from sordino.models import loading, saving
 from sordino.models.features import Features
 from sordino.models.generation import generate
+from sordino.models.speech import SpeechModel
 from sordino.pipeline import mixed_precision
 from sordino.pipeline.forecast import config_of, forecast
-from sordino.pipeline.job import Job
-from sordino.stages import trim
+from sordino.pipeline.stage import Job
+from sordino.vocabulary import writing
 from tests import tiny
 from tests.stages.runs import Made, answer, jsonl, recipe_file, refusal, run, stage_json, write_corpus, write_merging
 
@@ -49,7 +49,7 @@ class Trimmed:
         self.out = self.run / "63-trimmed"
         self.coverage = json.loads((self.out / "coverage.json").read_text(encoding="utf-8"))
         self.before, self.after = (
-            registry.load(str(path), device="cpu", dtype="float32") for path in (self.model, self.out)
+            loading.load_checkpoint(str(path), device="cpu", dtype="float32") for path in (self.model, self.out)
         )
         # by name, not by the order that is to be tested
         new = self.after.processor.tokenizer.get_vocab()
@@ -160,7 +160,7 @@ def test_hypotheses_are_the_best_of_the_kept_tokens(trimmed: Trimmed) -> None:
         hook = None
         if name == "bound":
             hook = head.register_forward_hook(lambda *args: args[2].index_fill(-1, torch.tensor(silent), -1e9))
-        prompt = speech.family.render(speech.processor, tiny.QUESTION)
+        prompt = speech.family.chat.render(speech.processor, tiny.QUESTION)
         features = Features(speech, None)
         clips = [jsonl_clip(trimmed, i) for i in range(len(waves))]
         encoded = [features.encode_waveform(clip, wave, prompt) for clip, wave in zip(clips, waves, strict=True)]
@@ -211,7 +211,7 @@ def test_the_plan_knows_the_bytes_before(trimmed: Trimmed, wanted: str, tmp_path
 
 
 def test_a_model_in_32_bits_is_written_in_16(trimmed: Trimmed, tmp_path: Path) -> None:
-    registry.save(trimmed.before, tmp_path / "wide")
+    saving.save(trimmed.before, tmp_path / "wide")
     assert json.loads((tmp_path / "wide" / "config.json").read_text())["dtype"] == "float32"
     run("prepare", trimmed.recipe, f"out={tmp_path}")
     run("trim", trimmed.recipe, f"out={tmp_path}", f"model={tmp_path / 'wide'}")
@@ -222,11 +222,11 @@ def test_a_model_in_32_bits_is_written_in_16(trimmed: Trimmed, tmp_path: Path) -
 
 
 def test_rows_are_read_where_they_lie(trimmed: Trimmed, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trim, "SPAN", 16)
+    monkeypatch.setattr(writing, "SPAN", 16)
     stored = Checkpoint.open(trimmed.model)
     name = "language_model.lm_head.weight"
     rows = [0, 1, 15, 16, 40, 41, 300, 7, 9, 301]
-    pieces = list(trim.gathered(stored, name, rows))
+    pieces = list(writing.gathered(stored, name, rows))
     assert torch.equal(torch.cat(pieces), stored.read(name)[torch.tensor(rows)])
     assert len(pieces) == 6
 
@@ -263,3 +263,30 @@ def test_a_budget_knows_which_layers_are_gone(made: Made) -> None:
     assert mixed_precision.ranked_next(job, "trimmed") == mixed_precision.ranked_next(job, "student")
     assert len(mixed_precision.ranked_next(job, "trimmed")) == 1
     assert len(mixed_precision.ranked_next(job, "teacher")) == 2
+
+
+def test_a_tokenizer_with_byte_fallback_and_a_tied_head(
+    pico_dir: Callable[[str], Path], made: Made, tmp_path: Path
+) -> None:
+    """Gemma's: ids in config.json and in the generation config follow, logits of kept tokens are as before."""
+    recipe = recipe_file(tmp_path, pico_dir("gemma4_unified"), made.corpus, CHANGES)
+    run("run", recipe)
+    out = tmp_path / "runs" / "run" / "63-trimmed"
+    coverage = json.loads((out / "coverage.json").read_text(encoding="utf-8"))
+    assert coverage["rows"]["after"] < coverage["rows"]["before"]
+    assert {split["changed"] for split in coverage["splits"].values()} == {0}
+    old, new = (
+        loading.load_checkpoint(str(path), device="cpu", dtype="float32") for path in (pico_dir("gemma4_unified"), out)
+    )
+    assert new.model.get_output_embeddings().weight is new.model.get_input_embeddings().weight
+    names, ids = old.processor.tokenizer.convert_ids_to_tokens, new.processor.tokenizer.get_vocab()
+    assert new.suppressed_ids() == [ids[name] for name in names(old.suppressed_ids())]
+    assert new.stop_ids() == [ids[name] for name in names(old.stop_ids())]
+    for key in ("audio_token_id", "boa_token_id", "image_token_id", "video_token_id", "eoa_token_index"):
+        assert getattr(new.model.config, key) == ids[names([getattr(old.model.config, key)])[0]]
+    for tensor in old.model.state_dict().values():  # trimming writes 16 bits
+        tensor.copy_(tensor.bfloat16())
+    clip = tiny.clip(3, 0.8)
+    kept = [i for i, name in enumerate(names(list(range(len(old.processor.tokenizer))))) if name in ids]
+    before, after = (tiny.logits(one, tiny.ask(one, [clip]))[0, -1] for one in (old, new))
+    torch.testing.assert_close(after[[ids[names([i])[0]] for i in kept]], before[kept], atol=1e-4, rtol=1e-4)

@@ -11,7 +11,7 @@ import pytest
 from tests.data import sounds
 
 if TYPE_CHECKING:
-    from sordino.models.base import SpeechModel
+    from sordino.models.speech import SpeechModel
     from sordino.training.collate import Example
 
 ANSWERS = ("Guten Tag.", "Ja", "Der Zug ist zu spät.", "Brot", "Das Fenster ist offen.", "Nein, danke.")
@@ -28,7 +28,7 @@ def speech(pico: Callable[[str], SpeechModel]) -> SpeechModel:
 def prompt(speech: SpeechModel) -> str:
     from tests.tiny import QUESTION
 
-    return speech.family.render(speech.processor, QUESTION)
+    return speech.family.chat.render(speech.processor, QUESTION)
 
 
 @pytest.fixture(scope="session")

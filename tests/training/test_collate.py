@@ -8,11 +8,11 @@ from collections import Counter
 import pytest
 import torch
 
-from sordino.models.base import SpeechModel
+from sordino.models.answers import IGNORED
 from sordino.models.features import Features
-from sordino.training.collate import IGNORED, Example, collate, epoch_batches
-from sordino.training.trainer import batch_loss
-from tests.tiny import fresh
+from sordino.models.speech import SpeechModel
+from sordino.training.collate import Example, collate, epoch_batches
+from tests.tiny import answer_loss, fresh
 
 
 def test_labels_are_the_answer_tokens_alone(speech: SpeechModel, pairs: list[Example], prompt: str) -> None:
@@ -27,7 +27,9 @@ def test_labels_are_the_answer_tokens_alone(speech: SpeechModel, pairs: list[Exa
         assert batch.mask[row, first:].all()
         assert not batch.mask[row, :first].any()
         assert set(batch.ids[row, :first].tolist()) <= {speech.pad_id()}
-        assert batch.labels[row, batch.ids[row] == speech.family.audio_token(speech.model.config)].eq(IGNORED).all()
+        assert (
+            batch.labels[row, batch.ids[row] == speech.family.audio.placeholder(speech.model.config)].eq(IGNORED).all()
+        )
 
 
 def test_the_loss_is_the_models_own(speech: SpeechModel, pairs: list[Example], prompt: str) -> None:
@@ -35,13 +37,13 @@ def test_the_loss_is_the_models_own(speech: SpeechModel, pairs: list[Example], p
         batch = collate(speech, chosen, prompt)
         assert batch.inputs is not None
         with torch.no_grad():
-            total, tokens = batch_loss(speech, batch)
-            frames = batch.inputs.frames
+            total, tokens = answer_loss(speech, batch)
+            mel, frames = batch.inputs.audio
             stock = speech.model(
                 input_ids=batch.ids,
                 attention_mask=batch.mask,
-                input_features=batch.inputs.mel,
-                feature_attention_mask=(torch.arange(batch.inputs.mel.shape[-1])[None] < frames[:, None]).long(),
+                input_features=mel,
+                feature_attention_mask=(torch.arange(mel.shape[-1])[None] < frames[:, None]).long(),
                 labels=batch.labels,
             )
         assert tokens == sum(len(e.answer) for e in chosen)
@@ -52,8 +54,8 @@ def test_features_heard_beforehand_change_nothing(speech: SpeechModel, pairs: li
     features = Features(speech, None)
     encoded = [dataclasses.replace(e, encoded=features.encode(e.clip, prompt)) for e in pairs]
     with torch.no_grad():
-        one, _ = batch_loss(speech, collate(speech, pairs, prompt))
-        other, _ = batch_loss(speech, collate(speech, encoded, prompt))
+        one, _ = answer_loss(speech, collate(speech, pairs, prompt))
+        other, _ = answer_loss(speech, collate(speech, encoded, prompt))
     assert float(one) == pytest.approx(float(other), rel=1e-5)
 
 
@@ -63,25 +65,25 @@ def test_only_answer_tokens_carry_a_gradient(speech: SpeechModel, pairs: list[Ex
     batch = collate(own, pairs[:3], prompt)
     logits: list[torch.Tensor] = []
     own.model.get_output_embeddings().register_forward_hook(lambda *seen: logits.append(seen[2]))
-    loss, tokens = batch_loss(own, batch)
+    loss, tokens = answer_loss(own, batch)
     assert logits[0].shape[0] == tokens  # no logits are made elsewhere
     first = torch.autograd.grad(loss, own.model.get_output_embeddings().weight)[0]
 
     changed = batch.ids.clone()  # what the masked positions of a label tensor hold cannot matter: there is none
     labels = torch.where(batch.labels == IGNORED, IGNORED, changed)
-    again, _ = batch_loss(own, dataclasses.replace(batch, labels=labels))
+    again, _ = answer_loss(own, dataclasses.replace(batch, labels=labels))
     assert torch.equal(first, torch.autograd.grad(again, own.model.get_output_embeddings().weight)[0])
 
     answers = dataclasses.replace(batch, labels=batch.labels.clone())
     answers.labels[0, -1] = 5
-    other, _ = batch_loss(own, answers)
+    other, _ = answer_loss(own, answers)
     assert not torch.equal(first, torch.autograd.grad(other, own.model.get_output_embeddings().weight)[0])
 
 
 def test_a_prompt_without_its_audio_is_refused(speech: SpeechModel, pairs: list[Example], prompt: str) -> None:
     batch = collate(speech, pairs[:2], prompt)
     with pytest.raises(ValueError, match="audio placeholders"):
-        batch_loss(speech, dataclasses.replace(batch, ids=torch.zeros_like(batch.ids)))
+        answer_loss(speech, dataclasses.replace(batch, ids=torch.zeros_like(batch.ids)))
 
 
 @pytest.mark.parametrize(("count", "size"), [(1, 4), (7, 3), (64, 4), (130, 16)])

@@ -6,6 +6,7 @@ import itertools
 import json
 import random
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,22 @@ def byte_level(model: models.BPE) -> Tokenizer:
     return made
 
 
+def byte_fallback(model: models.BPE) -> Tokenizer:
+    """As Gemma's: characters with a sign for the space, and bytes for those that are no tokens."""
+    options = {"fuse_unk": True, "unk_token": "<unk>", "byte_fallback": True}
+    content = json.loads(Tokenizer(model).to_str())["model"] | options
+    made = Tokenizer(models.BPE())
+    made.normalizer = normalizers.Replace(" ", "▁")
+    made.pre_tokenizer = pre_tokenizers.Split(" ", "merged_with_previous")
+    made.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
+    found: Tokenizer = Tokenizer.from_str(json.dumps(json.loads(made.to_str()) | {"model": content}))
+    return found
+
+
+BYTES = {byte_level: ALPHABET, byte_fallback: ["<unk>", *(f"<0x{i:02X}>" for i in range(256)), *"▁abc"]}
+EACH_KIND = pytest.mark.parametrize("kind", BYTES)
+
+
 @pytest.fixture(scope="module")
 def trained() -> Tokenizer:
     made = byte_level(models.BPE())
@@ -61,8 +78,8 @@ def rebuilt(bpe: Bpe, kept: Kept) -> Tokenizer:
 
 
 def ids(tokenizer: Tokenizer, text: str) -> list[int]:
-    found: list[int] = tokenizer.encode(text, add_special_tokens=False).ids
-    return found
+    encoded: list[int] = tokenizer.encode(text, add_special_tokens=False).ids
+    return encoded
 
 
 @st.composite
@@ -78,26 +95,30 @@ def merge_lists(draw: st.DrawFn) -> list[tuple[str, str]]:
     return draw(st.permutations(merges))
 
 
-@settings(max_examples=400, deadline=None)
+@EACH_KIND
+@settings(max_examples=300, deadline=None)
 @given(
-    merges=merge_lists(), whole=st.booleans(), words=st.lists(st.text("abc", max_size=30), max_size=8), data=st.data()
+    merges=merge_lists(), whole=st.booleans(), words=st.lists(st.text("abc ä", max_size=30), max_size=8), data=st.data()
 )
 def test_any_merges_any_choice(
-    merges: list[tuple[str, str]], whole: bool, words: list[str], data: st.DataObject
+    kind: Callable[[models.BPE], Tokenizer],
+    merges: list[tuple[str, str]],
+    whole: bool,
+    words: list[str],
+    data: st.DataObject,
 ) -> None:
-    names = list(dict.fromkeys([*ALPHABET, *("".join(both) for both in merges)]))
-    full = byte_level(models.BPE(vocab={name: i for i, name in enumerate(names)}, merges=merges, ignore_merges=whole))
+    names = list(dict.fromkeys([*BYTES[kind], *("".join(both) for both in merges)]))
+    full = kind(models.BPE(vocab={name: i for i, name in enumerate(names)}, merges=merges, ignore_merges=whole))
     bpe = parsed(full)
-    wanted = data.draw(st.sets(st.sampled_from(range(len(names))), max_size=6))
-    kept = choose(bpe, (), Counter(wanted))
+    frequent = data.draw(st.sets(st.sampled_from(range(len(names))), max_size=6))
+    kept = choose(bpe, (), Counter(frequent))
     small = rebuilt(bpe, kept)
     before, after = [ids(full, word) for word in words], [ids(small, word) for word in words]
-    found, dropped = cover(before, after, kept)
-    assert found.changed == 0
-    assert found.texts_inside == sum(set(one) <= set(kept.rows) for one in before)
-    assert (
-        (found.tokens - found.tokens_inside) == dropped.total() == sum(i not in kept.new for one in before for i in one)
-    )
+    coverage, dropped = cover(before, after, kept)
+    assert coverage.changed == 0
+    assert coverage.texts_inside == sum(set(one) <= set(kept.rows) for one in before)
+    outside = sum(i not in kept.new for one in before for i in one)
+    assert coverage.tokens - coverage.tokens_inside == dropped.total() == outside
     assert [small.decode(one) for one in after] == [full.decode(one) for one in before]
     # without the texts' own tokens in the choice the test would rarely see one inside
     own = choose(bpe, (), Counter(itertools.chain.from_iterable(before)))
@@ -122,18 +143,18 @@ def test_no_text_is_out_of_reach(trained: Tokenizer, text: str, size: int, seed:
 def test_the_corpus_is_cut_as_before(trained: Tokenizer) -> None:
     bpe = parsed(trained)
     lines = [GERMAN, *itertools.chain.from_iterable(file.read_text(encoding="utf-8").split("\n") for file in DOCS)]
-    wanted, others = lines[:40], lines[40:]
-    kept = choose(bpe, (), Counter(i for line in wanted for i in ids(trained, line)))
+    covered, others = lines[:40], lines[40:]
+    kept = choose(bpe, (), Counter(i for line in covered for i in ids(trained, line)))
     assert len(kept.rows) % trimming.MULTIPLE == 0
     assert len(kept.rows) < len(bpe) - 100
     small = rebuilt(bpe, kept)
-    assert [ids(small, line) for line in wanted] == [[kept.new[i] for i in ids(trained, line)] for line in wanted]
-    found, dropped = cover([ids(trained, line) for line in others], [ids(small, line) for line in others], kept)
-    assert found.changed == 0
-    assert 0 < found.texts_inside < found.texts == len(others)
-    assert found.tokens_after > found.tokens > found.tokens_inside
-    assert dropped.total() == found.tokens - found.tokens_inside
-    assert found.to_json()["tokens_inside_percent"] == round(100 * found.tokens_inside / found.tokens, 3)
+    assert [ids(small, line) for line in covered] == [[kept.new[i] for i in ids(trained, line)] for line in covered]
+    coverage, dropped = cover([ids(trained, line) for line in others], [ids(small, line) for line in others], kept)
+    assert coverage.changed == 0
+    assert 0 < coverage.texts_inside < coverage.texts == len(others)
+    assert coverage.tokens_after > coverage.tokens > coverage.tokens_inside
+    assert dropped.total() == coverage.tokens - coverage.tokens_inside
+    assert coverage.to_json()["tokens_inside_percent"] == round(100 * coverage.tokens_inside / coverage.tokens, 3)
 
 
 def test_the_small_tokenizer_numbers_as_was_chosen(trained: Tokenizer) -> None:
@@ -170,6 +191,7 @@ def test_the_most_frequent_come_first_and_merge_order_fills(trained: Tokenizer) 
         (("pre_tokenizer",), {"type": "Metaspace"}, "into bytes"),
         (("pre_tokenizer",), None, "into bytes"),
         (("model", "vocab"), {"a": 0}, "256 bytes"),
+        (("model", "byte_fallback"), True, "256 bytes"),
     ],
 )
 def test_other_tokenizers_are_refused(trained: Tokenizer, path: tuple[str, ...], value: Any, why: str) -> None:
@@ -179,6 +201,13 @@ def test_other_tokenizers_are_refused(trained: Tokenizer, path: tuple[str, ...],
     place[last] = value
     with pytest.raises(FamilyError, match=why):
         Bpe(content)
+
+
+def test_bytes_that_are_merged_are_refused() -> None:
+    names = [*BYTES[byte_fallback], "<0x41><0x42>"]
+    full = byte_fallback(models.BPE(vocab={n: i for i, n in enumerate(names)}, merges=[("<0x41>", "<0x42>")]))
+    with pytest.raises(FamilyError, match="merges the bytes"):
+        parsed(full)
 
 
 def test_older_forms_of_the_files(trained: Tokenizer) -> None:
@@ -195,14 +224,14 @@ def test_older_forms_of_the_files(trained: Tokenizer) -> None:
     }
     bpe = Bpe(content)
     kept = choose(bpe, (), {}, 400)
-    found = trim_tokenizer(bpe, kept)
-    assert found["model"]["merges"] and all(isinstance(merge, str) for merge in found["model"]["merges"])
+    trimmed = trim_tokenizer(bpe, kept)
+    assert trimmed["model"]["merges"] and all(isinstance(merge, str) for merge in trimmed["model"]["merges"])
     new = kept.new[end]
-    assert found["padding"]["pad_id"] == new
-    one, other = found["post_processor"]["processors"]
+    assert trimmed["padding"]["pad_id"] == new
+    one, other = trimmed["post_processor"]["processors"]
     assert (one["sep"], one["cls"]) == (["<|end|>", new], ["<|AUDIO|>", new + 1])
     assert other["special_tokens"]["x"]["ids"] == [new]
-    assert content["padding"]["pad_id"] == end  # the original is left alone
+    assert content["padding"]["pad_id"] == end  # the original is unchanged
     decoder = {"added_tokens_decoder": {str(end): {"content": "<|end|>"}}, "eos_token": "<|end|>"}
     trimmed = trimming.trim_tokenizer_config(decoder, kept)
     assert trimmed == {"added_tokens_decoder": {str(new): {"content": "<|end|>"}}, "eos_token": "<|end|>"}

@@ -1,30 +1,34 @@
-"""Frozen, typed sections from YAML mappings: unknown keys are refused with the near match, types are checked.
+"""Sections from YAML mappings. Unknown keys are refused with the near match, types are checked.
 
 A section is a frozen dataclass; its field types (scalars, Literal, tuples, optional and nested sections) are the rules.
-Mistakes are collected, not raised one at a time.
+Mistakes are collected, so that all are reported at once.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import difflib
-import types
 import typing
 from typing import Any, Literal
 
-import yaml
+from sordino.config.sections import hints, is_optional, is_union, section_in
+from sordino.errors import near_match
+from sordino.runtime.terminal import printable, quoted
+from sordino.runtime.values import Malformed, parse_yaml
+
+SHOWN = 100  # characters of a value that a problem quotes
+GUESSED = 20  # problems, after which nothing is guessed any more
 
 
 def override(cls: type, raw: dict[str, Any], text: str, problems: list[str]) -> None:
     """Put one `key=value` (dotted key, YAML value) into the mapping that a `cls` will be made of."""
     key, sep, written = text.partition("=")
     if not sep or not key:
-        problems.append(f"'{text}' is not key=value")
+        problems.append(f"{quoted(text)} is not key=value")
         return
     try:
-        value = yaml.safe_load(written)
-    except yaml.YAMLError:
-        problems.append(f"{key}: '{written}' is not a YAML value")
+        value = parse_yaml(written)
+    except Malformed as error:
+        problems.append(f"{printable(key, 100)}: {quoted(written, 100)} is not a YAML value ({error.problem})")
         return
     node, hint = raw, cls
     *path, last = key.split(".")
@@ -36,19 +40,15 @@ def override(cls: type, raw: dict[str, Any], text: str, problems: list[str]) -> 
             problems.append(f"{key}: '{part}' is not a section")
             return
     # `distil=` leaves the stage out; None would ask for it with its defaults
-    leaves_out = value is None and _optional_section(_hint_of(hint, last))
+    hint = _hint_of(hint, last)
+    leaves_out = value is None and is_optional(hint) and section_in(hint) is not None
     node[last] = False if leaves_out else value
 
 
 def _hint_of(hint: Any, key: str) -> Any:
     """Type of a section's setting, None where the section has no such setting."""
-    sections = [hint] if dataclasses.is_dataclass(hint) else typing.get_args(hint)
-    return next((typing.get_type_hints(s).get(key) for s in sections if dataclasses.is_dataclass(s)), None)
-
-
-def _optional_section(hint: Any) -> bool:
-    args = typing.get_args(hint)
-    return type(None) in args and any(dataclasses.is_dataclass(a) for a in args)
+    inner = section_in(hint)
+    return hints(inner).get(key) if inner else None
 
 
 def section(cls: type, raw: Any, where: str, problems: list[str]) -> Any:
@@ -56,39 +56,37 @@ def section(cls: type, raw: Any, where: str, problems: list[str]) -> Any:
     if raw is None:
         raw = {}
     if not isinstance(raw, dict):
-        problems.append(f"{where or 'the recipe'}: expected settings, found {raw!r}")
+        problems.append(f"{where or 'the recipe'}: expected settings, found {quoted(raw, SHOWN)}")
         return cls()
-    hints = typing.get_type_hints(cls)
     names = [f.name for f in dataclasses.fields(cls)]
     values: dict[str, Any] = {}
     for key, value in raw.items():
-        spot = f"{where}.{key}" if where else str(key)
+        name = printable(str(key), 100) if isinstance(key, str | int | float) else quoted(key, 100)
+        spot = f"{where}.{name}" if where else name
         if key not in names:
-            near = difflib.get_close_matches(str(key), names, 1)
-            hint = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(names)}"
-            problems.append(f"unknown key '{spot}' ({hint})")
+            near = near_match(name[:SHOWN], names) if len(problems) < GUESSED else None
+            advice = f"did you mean '{near}'?" if near else f"known: {', '.join(names)}"
+            problems.append(f"unknown key '{spot}' ({advice})")
             continue
-        values[key] = _value(hints[key], value, spot, problems)
+        values[key] = _value(hints(cls)[key], value, spot, problems)
     return cls(**values)
 
 
 def _value(hint: Any, value: Any, where: str, problems: list[str]) -> Any:
     """One value checked against its type hint."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (typing.Union, types.UnionType):
-        inner = [a for a in args if a is not type(None)]
-        sections = [a for a in inner if dataclasses.is_dataclass(a)]
-        if value is None and not sections:
-            return None
+    if is_union(hint):
+        inner = section_in(hint)
         # `export:` with nothing under it asks for the stage with its defaults; `export: false` leaves it out
-        if sections:
-            return None if value is False else _value(sections[0], value, where, problems)
-        return _value(inner[0], value, where, problems)
+        if inner:
+            return None if value is False else _value(inner, value, where, problems)
+        other = next(a for a in args if a is not type(None))
+        return None if value is None else _value(other, value, where, problems)
     if dataclasses.is_dataclass(hint):
         return section(typing.cast(type, hint), {} if value is True else value, where, problems)
     if origin is Literal:
-        if value not in args:
-            problems.append(f"{where}: {value!r} is not one of {', '.join(map(str, args))}")
+        if not isinstance(value, str | int | float | None) or value not in args:
+            problems.append(f"{where}: {quoted(value, SHOWN)} is not one of {', '.join(map(str, args))}")
         return value
     if origin is tuple:
         if not isinstance(value, (list, tuple)):
@@ -107,6 +105,10 @@ def _scalar(hint: type, value: Any, where: str, problems: list[str]) -> Any:
             pass
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
+    if isinstance(value, str) and "\0" in value:
+        problems.append(f"{where}: {quoted(value, 100)} holds NUL, which no text and no path has")
     if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
-        problems.append(f"{where}: expected {hint.__name__}, found {value!r}")
+        problems.append(f"{where}: expected {hint.__name__}, found {quoted(value, SHOWN)}")
+    elif isinstance(value, str) and "\0" in value:
+        problems.append(f"{where}: {quoted(value, SHOWN)} holds NUL, which no path and no text has")
     return value

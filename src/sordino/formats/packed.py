@@ -21,8 +21,8 @@ from sordino.checkpoint.writing import Planned, Writer
 from sordino.errors import FamilyError
 from sordino.layouts import tables
 from sordino.models import stored
-from sordino.models.base import SpeechModel
 from sordino.models.parts import part_of
+from sordino.models.speech import SpeechModel
 from sordino.quantization.integer import Rounded, Scheme, quantize
 from sordino.runtime.progress import byte_bar
 
@@ -67,8 +67,8 @@ def write(
     planned: dict[str, Planned] = {}
     for name, origin in sources.items():
         if name in schemes:
-            found = tables.quantized(name, shapes[name], schemes[name].bits, schemes[name].group)
-            planned |= {each: Planned(t.dtype, t.shape) for each, t in found.items()}
+            stored_tensors = tables.quantized(name, shapes[name], schemes[name].bits, schemes[name].group)
+            planned |= {each: Planned(t.dtype, t.shape) for each, t in stored_tensors.items()}
         else:
             planned[name] = stored.planned_16bit(checkpoint, origin)
     model.describe(directory, told)
@@ -77,7 +77,7 @@ def write(
         for name, origin in sources.items():
             if name in schemes:
                 try:
-                    rounded = rounder(name, checkpoint.read(origin), schemes[name])
+                    rounded = rounder(name, model.read(origin), schemes[name])
                 except ValueError as error:
                     raise FamilyError(f"{name} in {source} cannot be rounded: {error}.", "Train it again.") from error
                 for suffix, data in rounded.tensors(packed=not is_embedding(name)).items():
@@ -89,7 +89,7 @@ def write(
 
 def schemes_of(shapes: Mapping[str, tuple[int, ...]], bits: Mapping[str, int], group: int) -> dict[str, Scheme]:
     """Name -> how it is packed. Raises FamilyError for names that the model lacks and weights that are no matrices."""
-    found = {}
+    by_layer = {}
     for name, width in bits.items():
         if name not in shapes:
             raise FamilyError(f"the model has no weight '{name}' to pack.", "Name weights as its files do.")
@@ -99,8 +99,8 @@ def schemes_of(shapes: Mapping[str, tuple[int, ...]], bits: Mapping[str, int], g
             raise FamilyError(
                 f"'{name}' is not the weight of a linear layer or of an embedding.", "Keep it in 16 bits."
             )
-        found[name] = Scheme(width, tables.group_for(shapes[name][1], group))
-    return found
+        by_layer[name] = Scheme(width, tables.group_for(shapes[name][1], group))
+    return by_layer
 
 
 def quantization_config(shapes: Mapping[str, tuple[int, ...]], schemes: Mapping[str, Scheme]) -> dict[str, Any]:
@@ -147,20 +147,20 @@ def patterns(names: Iterable[str]) -> list[str]:
     Layers of the same kind share one: re:.*language_model\\.(?:model\\.)?layers\\.(?:0|2)\\.(?:mlp\\.up_proj)$
     """
     layers: dict[tuple[str, str], list[str]] = defaultdict(list)  # (before, after) -> numbers
-    found = []
+    groups = []
     for name in sorted(names):
         module = name.removesuffix(".weight")
         if layer := LAYERS.match(module):
             layers[layer[1], layer[3]].append(layer[2])
         else:
-            found.append(f"re:.*{_open(module)}$")
+            groups.append(f"re:.*{_open(module)}$")
     alike: dict[tuple[str, tuple[str, ...]], list[str]] = defaultdict(list)
     for (before, after), numbers in layers.items():
         alike[before, tuple(sorted(numbers, key=int))].append(after)
     for (before, those), afters in alike.items():
         kinds = "|".join(re.escape(after) for after in sorted(afters))
-        found.append(f"re:.*{_open(before)}\\.(?:{'|'.join(those)})\\.(?:{kinds})$")
-    return found
+        groups.append(f"re:.*{_open(before)}\\.(?:{'|'.join(those)})\\.(?:{kinds})$")
+    return groups
 
 
 def is_embedding(name: str) -> bool:
@@ -170,7 +170,7 @@ def is_embedding(name: str) -> bool:
 def _open(module: str) -> str:
     """A module's saved name as an expression that its live names match too."""
     parts = [part for part in module.split(".") if part != "model"]
-    return r"\.(?:model\.)?".join(map(re.escape, ["lm_head"] if parts[-1] == "lm_head" else parts))
+    return r"\.(?:model\.)?".join(map(re.escape, parts[-1:] if part_of(f"{module}.weight") == "head" else parts))
 
 
 def check_targets(speech: SpeechModel, told: Mapping[str, Any], schemes: Mapping[str, Scheme]) -> None:
@@ -180,11 +180,11 @@ def check_targets(speech: SpeechModel, told: Mapping[str, Any], schemes: Mapping
 
     config = QuantizationConfig.model_validate(told)
     by_target = {target: group.weights for group in config.config_groups.values() for target in group.targets}
-    found = {}
+    by_name = {}
     for name, module in match_named_modules(speech.model, by_target, config.ignore):
         weights = by_target[match_targets(name, module, by_target)[0]]
-        found[speech.family.saved_name(f"{name}.weight")] = Scheme(weights.num_bits, weights.group_size)
-    wrong = sorted(name for name in found.keys() | schemes.keys() if found.get(name) != schemes.get(name))
+        by_name[speech.family.tensors.saved_name(f"{name}.weight")] = Scheme(weights.num_bits, weights.group_size)
+    wrong = sorted(name for name in by_name.keys() | schemes.keys() if by_name.get(name) != schemes.get(name))
     if wrong:
         raise FamilyError(
             f"{len(wrong)} weights of this {speech.family.model_type} model would not be unpacked as they were packed, "

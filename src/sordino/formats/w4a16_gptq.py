@@ -32,8 +32,8 @@ def rounder(calibration: Calibration, bits: Mapping[str, int], state: Path) -> p
 
     bits: as packed.write takes them, with groups of the usual size.
     """
-    prefix = f"{calibration.speech.family.layers['decoder']}."
-    live = calibration.speech.family.live_name
+    prefix = f"{calibration.speech.family.stacks['decoder'].path}."
+    live = calibration.speech.family.tensors.live_name
     files = round_layers(calibration, {n: b for n, b in bits.items() if b < 16 and live(n).startswith(prefix)}, state)
 
     def found(name: str, weight: Tensor, scheme: Scheme) -> Rounded:
@@ -46,7 +46,7 @@ def round_layers(calibration: Calibration, bits: Mapping[str, int], state: Path)
     """GPTQ of the weights in `bits`, by saved names: name -> its file, which is there from an earlier run or made."""
     state.mkdir(exist_ok=True)
     speech = calibration.speech
-    live = {name: speech.family.live_name(name).removesuffix(".weight") for name in bits}
+    live = {name: speech.family.tensors.live_name(name).removesuffix(".weight") for name in bits}
     modules = dict(speech.model.named_modules())
     schemes = {
         live[name]: Scheme(width, tables.group_for(modules[live[name]].weight.shape[1])) for name, width in bits.items()
@@ -54,17 +54,17 @@ def round_layers(calibration: Calibration, bits: Mapping[str, int], state: Path)
 
     there: set[int] = set()
 
-    def known(index: int) -> dict[str, Rounded] | None:
+    def earlier(index: int) -> dict[str, Rounded] | None:
         inside = [name for name in schemes if f".layers.{index}." in name]
         try:
-            found = {name: _read(_file(state, name), schemes[name]) for name in inside}
+            finished = {name: _read(_file(state, name), schemes[name]) for name in inside}
         except (OSError, SafetensorError, KeyError):  # not there, or torn by a power failure
             return None
         there.add(index)
-        return found
+        return finished
 
     with bar("rounding by GPTQ", len(speech.layers("decoder"))) as advance:
-        for index, rounded in round_decoder(calibration, schemes, known):
+        for index, rounded in round_decoder(calibration, schemes, earlier):
             for name, weight in rounded.items() if index not in there else ():
                 file = _file(state, name)
                 beside = file.with_suffix(".tmp")

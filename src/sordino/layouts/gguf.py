@@ -1,4 +1,4 @@
-"""A decoder in GGUF: llama.cpp's names, the type that each tensor gets, and the bytes that follow. No torch.
+"""A decoder in GGUF: llama.cpp's names, the type of each tensor, and the bytes they take. No torch.
 
 What llama.cpp calls Q4_K_M is Q4_K, with Q6_K for the head and for about half of the value and down projections. A
 row that is no multiple of 256 falls back to blocks of 32, one that is no multiple of 32 to F16.
@@ -11,18 +11,11 @@ from collections.abc import Iterable, Mapping
 
 from sordino.checkpoint.gguf import BLOCKS, aligned, bytes_of
 from sordino.checkpoint.reading import Tensor
+from sordino.models.parts import is_counter
 from sordino.models.shapes import Shape
 
 NARROWER = {"Q4_K": "Q5_0", "Q6_K": "Q8_0"}  # where a row is no multiple of 256, as llama.cpp does
-# names as transformers saves them -> llama.cpp's; of a layer, what follows its number
-NAMES = {"embed_tokens.weight": "token_embd.weight", "norm.weight": "output_norm.weight"}
 HEAD = "output.weight"
-LAYER_NAMES = {
-    "input_layernorm": "attn_norm", "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k",
-    "self_attn.v_proj": "attn_v", "self_attn.o_proj": "attn_output", "post_attention_layernorm": "ffn_norm",
-    "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down",
-}  # fmt: skip
-DECODER = re.compile(r"^(?:model\.)?language_model\.(?:model\.)?(?:layers\.(\d+)\.)?(.+)$")
 OURS = re.compile(r"^(?:token_embd|output|output_norm|blk\.\d+\..+)\.(?:weight|bias)$")  # names in a decoder's GGUF
 KEYS_BYTES = 604  # of the keys that formats/gguf.py writes; they vary by a few bytes
 FORMATS = {"gguf-q8_0": "Q8_0", "gguf-q4_k_m": "Q4_K_M", "gguf-q4_0": "Q4_0"}
@@ -33,42 +26,28 @@ TITLES = {
 }
 
 
-def name_of(name: str) -> str | None:
-    """llama.cpp's name for a decoder's tensor as transformers saves it; None for one of another part."""
-    if name.endswith("lm_head.weight"):
-        return HEAD
-    found = DECODER.match(name)
-    if not found:
-        return None
-    layer, rest = found.groups()
-    if layer is None:
-        return NAMES.get(rest)
-    inner, _, kind = rest.rpartition(".")
-    return f"blk.{layer}.{LAYER_NAMES[inner]}.{kind}" if inner in LAYER_NAMES else None
-
-
 def types(shapes: Mapping[str, tuple[int, ...]], layout: str) -> dict[str, tuple[str, str]]:
     """GGUF name -> (type it is stored in, type it was meant for), in one of FORMATS. shapes: by GGUF name."""
     scheme = FORMATS[layout]
     layers = 1 + max((int(name.split(".")[1]) for name in shapes if name.startswith("blk.")), default=-1)
     head = HEAD if HEAD in shapes else "token_embd.weight"  # a tied embedding is the head as well
-    found = {}
+    kinds = {}
     for name, shape in shapes.items():
         if len(shape) < 2:
-            found[name] = ("F32", "F32")  # llama.cpp adds and multiplies norms and biases in 32 bits
+            kinds[name] = ("F32", "F32")  # llama.cpp adds and multiplies norms and biases in 32 bits
             continue
-        wanted = scheme
+        meant = scheme
         if scheme == "Q4_0" and name == head:
-            wanted = "Q8_0"
+            meant = "Q8_0"
         elif scheme == "Q4_K_M":
-            wanted = "Q6_K" if name == head or _more_bits(name, layers) else "Q4_K"
-        stored = wanted
+            meant = "Q6_K" if name == head or _more_bits(name, layers) else "Q4_K"
+        stored = meant
         if shape[-1] % BLOCKS[stored][0]:
             stored = NARROWER.get(stored, "F16")
         if shape[-1] % BLOCKS[stored][0]:
             stored = "F16"
-        found[name] = (stored, wanted)
-    return found
+        kinds[name] = (stored, meant)
+    return kinds
 
 
 def _more_bits(name: str, layers: int) -> bool:
@@ -82,16 +61,17 @@ def _more_bits(name: str, layers: int) -> bool:
 
 def stored(tensors: Iterable[Shape], layout: str) -> dict[str, Tensor]:
     """What a model becomes: the decoder's tensors by their names in the GGUF file, the others in bfloat16."""
-    found, decoder = {}, {}
+    tensors_by_name, decoder = {}, {}
     for tensor in tensors:
-        name = name_of(tensor.name)
+        name = tensor.gguf
         if name is None:
-            found[tensor.name] = Tensor("BF16", tensor.shape, 2 * tensor.elements)
+            dtype, width = ("I64", 8) if is_counter(tensor.name) else ("BF16", 2)
+            tensors_by_name[tensor.name] = Tensor(dtype, tensor.shape, width * tensor.elements)
         else:
             decoder[name] = tensor.shape
     for name, (dtype, _) in types(decoder, layout).items():
-        found[name] = Tensor(dtype, decoder[name], bytes_of(dtype, decoder[name]))
-    return found
+        tensors_by_name[name] = Tensor(dtype, decoder[name], bytes_of(dtype, decoder[name]))
+    return tensors_by_name
 
 
 def file_bytes(tensors: Mapping[str, Tensor]) -> int:

@@ -21,7 +21,7 @@ STATES_A_SECOND = 50  # encoder states: mel frames every 10 ms, halved by the se
 PROMPT_TOKENS = 40  # system, instruction and markers
 ANSWER_TOKENS_A_SECOND = 4  # of speech; German and Chinese translations of talks stay below it
 MOMENTS = 2  # AdamW's, in the weights' type
-COPY_BYTES = CHUNK_BYTES + CHUNK_BYTES // 2  # a piece in 32 bits and its rounding; 16 bits are copied by the kernel
+COPY_BYTES = CHUNK_BYTES + CHUNK_BYTES // 2  # a chunk in 32 bits and its rounding; 16 bits are copied by the kernel
 PACK_BYTES = 7  # a weight of the matrix at hand, while it is packed: 32 bits, 16 bits, and 4 bits twice
 ROUND_BYTES = 5  # a weight of the matrix at hand: as it is, its integers, and those packed
 
@@ -35,18 +35,19 @@ training           weights + gradients + moments + activations; the fused AdamW 
   bfloat16-mixed   as float32; and 2 a matrix weight for autocast's copies, counted as activations
   QLoRA            nf4 (scope decoder: its layers only), the rest in recipe dtype; 4 + 4 + 8 bytes an adapter weight
   activations      b = 2 bytes (float32: 4); B clips at once (batch_size / accumulate), each of S tokens, E states
-    decoder layer  B S (2 (4 + b) H + b (2 H + 2 Q + 2 K) + 4 b I); 5 H for 2 H with bfloat16-mixed
+    decoder layer  B S (2 (4 + b) H + b (2 H + 2 Q + 2 K) + 4 b I); 5 H for 2 H with bfloat16-mixed; where
+                   queries and keys are normed, B S (4 + b) (Q + K) more; Gemma's norms: 32 H + 8 Q + 12 K in all
     encoder layer  B E b (9 D + 2 F), E more where padding is masked; nothing if the encoder is frozen
     convolutions   B E b (2 M + 6 D)
     checkpointing  a layer's input for each layer instead, and the largest layer once
     adapter        4 bytes for each input of an adapted layer
     head           (b + 12) V for each answer token
-prune, bf16        24 MiB: weights go from file to file, a piece at a time
+prune, bf16        24 MiB: weights go from file to file, a chunk at a time
 nf4                and 7 bytes a weight of the largest matrix, while it is packed
 w4a16              and 5; GPTQ holds the model instead, and 4 (2 H^2 + Q^2 + 4 I^2) of Hessians
 translating        weights + B (S + max_new_tokens) 2 K b for each decoder layer + the widest intermediate result
   S                audio tokens + 40 of the prompt + 4 a second of the answer, for the longest clip (data.max_seconds,
-                   else the model's window); E = 50 a second, of the whole window where the encoder always hears it
+                   else the model's window); E = 50 a second, of the whole window where audio is padded to it
 """.strip()
 
 
@@ -87,15 +88,15 @@ class Batch:
 
     def states(self, model: Model) -> int:
         """Encoder states of one clip."""
-        seconds = model.window_seconds if model.architecture.pads_audio else min(self.seconds, model.window_seconds)
-        return round(seconds * STATES_A_SECOND)
+        seconds = model.window_seconds if model.family.tensors.pads_audio else min(self.seconds, model.window_seconds)
+        return round(seconds * model.family.tensors.states_per_second)
 
     def answer(self) -> int:
         return round(self.seconds * ANSWER_TOKENS_A_SECOND)
 
     def tokens(self, model: Model) -> int:
         """Of one clip: audio, prompt, answer."""
-        return self.states(model) // model.architecture.states_per_token + PROMPT_TOKENS + self.answer()
+        return int(self.states(model) / model.family.tensors.states_per_token) + PROMPT_TOKENS + self.answer()
 
 
 def weights_bytes(model: Model, *, width: int, quantized: bool = False, kept: Collection[str] = ()) -> int:
@@ -109,7 +110,7 @@ def weights_bytes(model: Model, *, width: int, quantized: bool = False, kept: Co
 
 def hybrid_bytes(model: Model, layout: str, *, width: int) -> int:
     """Of a loaded GGUF export: the decoder as stored, encoder and projector in `width` bytes."""
-    decoder = [tensor for tensor in model.tensors if gguf.name_of(tensor.name)]
+    decoder = [tensor for tensor in model.tensors if tensor.gguf]
     return tables.data_bytes(gguf.stored(decoder, layout)) + width * (model.parameters - shapes.count(decoder))
 
 
@@ -124,7 +125,9 @@ def full_training(
     """Full-parameter training. frozen: parts that are not trained: encoder, projector, embeddings."""
     parts = {"encoder": "audio_encoder", "projector": "projector", "embeddings": "embedding"}
     still = {parts[name] for name in frozen}
-    trained = [t for t in model.tensors if t.part not in still and "embed_positions" not in t.name]
+    names = model.family.tensors
+    heard = [t for t in model.tensors if names.runs(names.live_name(t.name))]
+    trained = [t for t in heard if t.part not in still and "embed_positions" not in t.name]
     width = 2 if precision == "bfloat16" else 4
     held = _activations(model, batch, precision, checkpointing, None, "audio_encoder" not in still)
     if precision == "bfloat16-mixed":
@@ -152,7 +155,7 @@ def adapter_training(
     checkpointing: bool = False,
 ) -> Memory:
     """LoRA on a frozen base, in nf4 (QLoRA) or as it is. width: bytes of the base's other weights."""
-    lora = shapes.lora(model.tensors, adapter.rank, decoder_only=adapter.decoder_only)
+    lora = shapes.lora(model, adapter.rank, decoder_only=adapter.decoder_only)
     count = shapes.count(lora)
     held = _activations(model, batch, precision, checkpointing, adapter, not adapter.decoder_only)
     if adapter.quantized:  # one matrix at a time is unpacked
@@ -210,17 +213,24 @@ def _activations(
     width, inner, q, k = dims["H"], dims["I"], dims["Q"], dims["K"]
     tokens, states = batch.tokens(model), batch.states(model)
     copies = 5 if precision == "bfloat16-mixed" else 2  # autocast copies an input for each of q, k, v, gate, up
-    layer = 2 * (4 + b) * width + b * (copies * width + 2 * q + 2 * k) + 4 * b * inner  # bytes a token
-    mask = 0 if model.architecture.pads_audio else states
-    encoded = b * (9 * dims["D"] + 2 * dims["F"] + mask)  # bytes an encoder state
+    layer = b * (copies * width + 2 * q + 2 * k) + 4 * b * inner  # bytes a token
+    layer += model.family.tensors.norm_bytes(dims, b)
+    encoder = encoder and dims["encoder_layers"] > 0
+    front, inside = model.family.tensors.kept(dims, states)
+    encoded = round(b * inside)  # bytes an encoder state
     if adapter:  # peft casts the input of every adapted layer to the adapter's float32
         layer += 4 * (3 * width + q + 2 * width + inner)
         encoded += 4 * (5 * dims["D"] + dims["F"]) if encoder else 0
     stacks = [(tokens * layer, tokens * stream * width, dims["decoder_layers"])]
     total = batch.answer() * dims["V"] * (b + 12)
+    if not dims["encoder_layers"]:
+        total += states * b * dims["D"]  # the projector's input
     if encoder:
         stacks += [(states * encoded, states * b * dims["D"], dims["encoder_layers"])]
-        total += states * b * (2 * dims["M"] + 6 * dims["D"])  # the convolutions
+        total += round(states * b * front)
+    if checkpointing and encoder and not model.family.tensors.recomputes:
+        each, _, layers = stacks.pop()
+        total += each * layers
     if checkpointing:
         total += sum(between * layers for _, between, layers in stacks) + max(each for each, _, _ in stacks)
     else:

@@ -1,8 +1,8 @@
-"""Audio features of clips, computed once: the tower's output depends on the clip and the tower alone.
+"""Audio features of clips, computed once: encoder states depend on the clip and the encoder alone.
 
-Decoder layers come and go, the decoder is trained and quantized; as long as the audio tower's weights are the same
-bytes, a clip's features (A, D) are the same. They are kept in the run's `cache/`, one safetensors file a clip, under
-a name made of the tower's hash and the clip's place, size and age. The directory can be deleted at any time.
+Decoder layers come and go, the decoder is trained and quantized; as long as the encoder's weights are the same bytes,
+a clip's states (N, D) are the same. They are kept in the run's `cache/`, one safetensors file a clip, under
+a name made of the encoder's hash and the clip's place, size and age. The directory can be deleted at any time.
 
 Clips are encoded one by one, so a clip's features do not depend on what else was in its batch and a resumed stage
 sees the same numbers as an uninterrupted one.
@@ -24,12 +24,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from sordino.data.audio import load_clip
+from sordino.data.audio import Waveform, load_clip
 from sordino.data.clip import SAMPLE_RATE, Clip
 from sordino.errors import DataError
-from sordino.models.base import SpeechModel, Waveform
+from sordino.models.speech import SpeechModel
+from sordino.runtime.executor import parallel_map
 from sordino.runtime.progress import bar
-from sordino.runtime.threads import each
 
 
 @dataclass(frozen=True)
@@ -40,35 +40,37 @@ class EncodedClip:
     ids: list[int]
     seconds: float
     prompt: str
-    stored: Tensor | Path  # a cached clip's features stay on disk until they are used
+    stored: Tensor | Path  # a cached clip's states stay on disk until they are used
 
     @property
-    def tower(self) -> Tensor:
-        """(A, D), on the CPU. Raises DataError where the cache was deleted in between."""
+    def states(self) -> Tensor:
+        """Encoder states (N, D), on the CPU. Raises DataError where the cache was deleted in between."""
         if isinstance(self.stored, Tensor):
             return self.stored
         try:
-            rows: Tensor = load_file(self.stored)["tower"]
+            states: Tensor = load_file(self.stored)["states"]
         except FileNotFoundError as error:
             # not encoded again here: the encoder may have been changed since
             raise DataError(
                 f"{self.stored}: the features of {self.clip.id} were deleted while they were in use.",
                 "Run the same command again: it goes on from where it was.",
             ) from error
-        return rows
+        return states
 
 
 def encoder_hash(speech: SpeechModel) -> str:
-    """Hash of everything that decides a clip's tower output: family, weights, dtype, device type."""
-    digest = hashlib.sha256(f"{speech.family.model_type} {speech.device.type}".encode())
-    for name, tensor in speech.part("encoder").state_dict().items():
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    """Hash of everything that decides a clip's encoder states: family, weights, dtype, device type."""
+    family = speech.family
+    digest = hashlib.sha256(f"{family.model_type} {speech.device.type} {speech.dtype}".encode())
+    for part in family.audio.cached_parts:
+        for name, tensor in speech.part(part).state_dict().items():
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:24]
 
 
 class Features:
-    """Tower outputs of clips by one model, kept in a directory (or only recomputed, where none is given)."""
+    """Encoder states of clips by one model, kept in a directory (or only recomputed, where none is given)."""
 
     def __init__(self, speech: SpeechModel, cache: Path | None) -> None:
         self.speech = speech
@@ -82,15 +84,15 @@ class Features:
     def encode(self, clip: Clip, prompt: str) -> EncodedClip:
         """Features and prompt ids of one clip. Raises DataError for a clip that cannot be read."""
         file = self._file(clip)
-        known = _stored(file) if file else None
-        if file and known:
-            rows, samples = known
-            return EncodedClip(clip, self._prompt_ids(prompt, rows), samples / SAMPLE_RATE, prompt, file)
+        samples = _stored_samples(file) if file else None
+        if file and samples is not None:
+            count = self.speech.family.audio.tokens(samples)
+            return EncodedClip(clip, self._prompt_ids(prompt, count), samples / SAMPLE_RATE, prompt, file)
         wave = load_clip(clip)
         encoded = self.encode_waveform(clip, wave, prompt)
         if file is None:
             return encoded
-        _store(encoded.tower, len(wave), file)
+        _store(encoded.states, len(wave), file)
         return dataclasses.replace(encoded, stored=file)
 
     @torch.no_grad()
@@ -103,34 +105,34 @@ class Features:
                 "Cut the audio into shorter clips.",
             )
         with self.encoding:
-            inputs = self.speech.family.encode(self.speech.processor, [wave], [prompt])
-        rows = self.speech.family.tower(self.speech.model, inputs.mel, inputs.frames)[0].cpu().contiguous()
-        return EncodedClip(clip, inputs.input_ids[0], len(wave) / SAMPLE_RATE, prompt, rows)
+            inputs = self.speech.family.audio.prepare(self.speech.processor, [wave], [prompt])
+        states = self.speech.states(inputs)[0].cpu().contiguous()
+        return EncodedClip(clip, inputs.input_ids[0], len(wave) / SAMPLE_RATE, prompt, states)
 
-    def _prompt_ids(self, prompt: str, rows: int) -> list[int]:
-        """The prompt's ids with `rows` placeholders, which stand in a row, as encoding the audio would give them."""
+    def _prompt_ids(self, prompt: str, tokens: int) -> list[int]:
+        """The prompt's ids with so many placeholders, which stand in a row, as encoding the audio would give them."""
         with self.encoding:
             if prompt not in self.around:
                 second = np.zeros(SAMPLE_RATE, dtype=np.float32)
-                ids = self.speech.family.encode(self.speech.processor, [second], [prompt]).input_ids[0]
-                audio = self.speech.family.audio_token(self.speech.model.config)
+                ids = self.speech.family.audio.prepare(self.speech.processor, [second], [prompt]).input_ids[0]
+                audio = self.speech.placeholder_id()
                 first, count = ids.index(audio), ids.count(audio)
                 self.around[prompt] = ids[:first], audio, ids[first + count :]
         before, audio, after = self.around[prompt]
-        return [*before, *[audio] * rows, *after]
+        return [*before, *[audio] * tokens, *after]
 
     def encode_all(self, clips: Sequence[Clip], prompt: str, label: str = "encoding audio") -> list[EncodedClip]:
         """Features of many clips, in order, with a progress bar. Raises DataError for the first that cannot be read."""
-        found = []
+        clips_encoded = []
         with bar(label, len(clips)) as advance:
             for encoded in self.encode_each(clips, prompt):
-                found.append(encoded)
+                clips_encoded.append(encoded)
                 advance(1)
-        return found
+        return clips_encoded
 
     def encode_each(self, clips: Sequence[Clip], prompt: str) -> Iterator[EncodedClip]:
         """As `hear`, in order; on a CPU several clips at once, each in one thread."""
-        yield from each(self.speech.device, lambda clip: self.encode(clip, prompt), clips)
+        yield from parallel_map(self.speech.device, lambda clip: self.encode(clip, prompt), clips)
 
     def _file(self, clip: Clip) -> Path | None:
         """Where a clip's features are kept: named by its place in the audio file, that file's size and its age."""
@@ -144,21 +146,22 @@ class Features:
         return self.directory / f"{hashlib.sha256(identity.encode()).hexdigest()[:32]}.safetensors"
 
 
-def _stored(file: Path) -> tuple[int, int] | None:
-    """(rows, samples encoded) of a cached file; None where it is not there or was cut by a power failure."""
+def _stored_samples(file: Path) -> int | None:
+    """Samples encoded in a cached file; None where it is not there or was cut by a power failure."""
     try:
         with safe_open(file, "pt") as stored:
-            return stored.get_slice("tower").get_shape()[0], int(stored.metadata()["samples"])
+            stored.get_slice("states")
+            return int(stored.metadata()["samples"])
     except (OSError, SafetensorError, KeyError, TypeError):
         return None
 
 
-def _store(rows: Tensor, samples: int, file: Path) -> None:
+def _store(states: Tensor, samples: int, file: Path) -> None:
     """Atomic, so that a kill leaves no half file; not flushed, since it can be computed again."""
     beside = file.with_suffix(f".{os.getpid()}-{threading.get_ident()}.tmp")
     file.parent.mkdir(parents=True, exist_ok=True)  # the cache may have been deleted since
     try:
-        save_file({"tower": rows}, beside, metadata={"samples": str(samples)})
+        save_file({"states": states}, beside, metadata={"samples": str(samples)})
         beside.replace(file)
     finally:
         beside.unlink(missing_ok=True)

@@ -1,7 +1,7 @@
 """Batched translation: encoded clips -> hypotheses, greedy, or sampled for those who ask for it.
 
-Nothing of the checkpoint's generation_config counts (Qwen2-Audio's samples and penalises repetition); left padded,
-sorted by length so that batches waste little, returned in the order of the input.
+Of the checkpoint's generation config the suppressed tokens alone count (Qwen2-Audio's samples and penalises
+repetition); left padded, sorted by length so that batches waste little, returned in the order of the input.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sordino.models.base import SpeechModel, pad_left
 from sordino.models.features import EncodedClip
+from sordino.models.speech import SpeechModel, pad_left
 
 
 @dataclass(frozen=True)
@@ -43,8 +43,13 @@ class Hypothesis:
 
 def batches(encoded: Sequence[EncodedClip], size: int) -> list[list[int]]:
     """Indices in batches of clips of similar length."""
-    order = sorted(range(len(encoded)), key=lambda i: (len(encoded[i].ids), i))
-    return [order[s : s + size] for s in range(0, len(order), size)]
+    return batches_by_length([len(clip.ids) for clip in encoded], size)
+
+
+def batches_by_length(lengths: Sequence[float], size: int) -> list[list[int]]:
+    """Indices in batches of `size`, the shortest first; equals in their order."""
+    order = sorted(range(len(lengths)), key=lambda i: (lengths[i], i))
+    return [order[start : start + size] for start in range(0, len(order), size)]
 
 
 def translate(
@@ -54,15 +59,15 @@ def translate(
     advance: Callable[[int], None] = lambda _: None,
 ) -> list[Hypothesis]:
     """Hypotheses in the order of `encoded`."""
-    found: dict[int, Hypothesis] = {}
+    hypotheses: dict[int, Hypothesis] = {}
     for batch in batches(encoded, options.batch_size):
         start = time.perf_counter()
         rows = generate(speech, [encoded[i] for i in batch], options.max_new_tokens)
         share = (time.perf_counter() - start) / len(batch)
         for i, ids in zip(batch, rows, strict=True):
-            found[i] = Hypothesis(encoded[i].clip.id, speech.decode(ids), len(ids), share)
+            hypotheses[i] = Hypothesis(encoded[i].clip.id, speech.decode(ids), len(ids), share)
         advance(len(batch))
-    return [found[i] for i in range(len(encoded))]
+    return [hypotheses[i] for i in range(len(encoded))]
 
 
 class EpsilonSampling:
@@ -107,27 +112,28 @@ def generate(
     from transformers import GenerationConfig, LogitsProcessorList
 
     ids, mask = pad_left([h.ids for h in encoded], speech.pad_id(), speech.device)
-    tower = torch.cat([h.tower for h in encoded]).to(speech.device, speech.dtype)
-    embeds = speech.embed(ids, speech.family.project(speech.model, tower))  # (B, S, H)
-    stops = speech.stop_ids()
+    embeds = speech.embed(ids, speech.project([h.states for h in encoded]))  # (B, S, H)
+    stops, suppressed = speech.stop_ids(), speech.suppressed_ids()
     if speech.external_decoder:
         if sampling:
             raise ValueError("a decoder outside is greedy")
         prompts = [row[-len(h.ids) :] for row, h in zip(embeds, encoded, strict=True)]
-        return speech.external_decoder.greedy(prompts, stops, max_new_tokens)
+        return speech.external_decoder.greedy(prompts, stops, max_new_tokens, suppressed)
     greedy = GenerationConfig(
         do_sample=False,
         num_beams=1,
         repetition_penalty=1.0,
         max_new_tokens=max_new_tokens,
         eos_token_id=stops,
+        suppress_tokens=suppressed or None,
         pad_token_id=speech.pad_id(),
     )
     # `generate` fills what a given config leaves unset from the stored one (min_new_tokens, no_repeat_ngram_size,
     # ...), so the stored one is put aside: nothing of it may leak in
     stored, speech.model.generation_config = speech.model.generation_config, greedy
     try:
-        shaping = LogitsProcessorList([sampling] if sampling else [])
+        scale = speech.family.decoder.scaling(speech.model)
+        shaping = LogitsProcessorList([lambda _, scores: scores / scale, sampling] if sampling else [])
         out = speech.model.generate(inputs_embeds=embeds, attention_mask=mask, logits_processor=shaping)
     finally:
         speech.model.generation_config = stored

@@ -3,21 +3,33 @@
 Written for transformers >= 5.10, where the live module names are `model.audio_tower`,
 `model.multi_modal_projector`, `model.language_model.layers`; saved keys keep their older names.
 
-The stock encoder runs on the whole 30 s window and masks the padding. `tower` runs the same layers on the
+The stock encoder runs on the whole 30 s window and masks the padding. `states` runs the same layers on the
 batch's true length: equal on the valid frames, and several times faster on short clips.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor, nn
+from sordino.models.family import Audio, AudioInputs, Chat, Decoder, Family, Prompt, Stack, Table, Tensors
+from sordino.models.tables import (
+    LLAMA_GGUF,
+    LLAMA_TEXT,
+    TEXT_BIASES,
+    WHISPER_ENCODER,
+    WHISPER_FIELDS,
+    causal,
+    positions_window,
+)
 
-from sordino.models.base import AudioInputs, Family, Prompt, Waveform, llama_keys_values
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from sordino.data.audio import Waveform
 
 SAMPLING_RATE = 16_000  # Hz
+HOP = 160  # samples between mel frames
 AUDIO = "<|audio_bos|><|AUDIO|><|audio_eos|>"
 # conv1 and conv2 (kernel 3) let the last valid frame see two frames of padding; keep them, or it would see zeros.
 RECEPTIVE_FRAMES = 2
@@ -47,33 +59,48 @@ def render(processor: Any, prompt: Prompt) -> str:
     return text
 
 
-def encode(processor: Any, clips: Sequence[Waveform], prompts: Sequence[str]) -> AudioInputs:
-    """Waveforms (n,) at 16 kHz and rendered prompts -> ids with expanded placeholders, mel and frame counts.
+def prepare(processor: Any, clips: Sequence[Waveform], prompts: Sequence[str]) -> AudioInputs:
+    """Waveforms (n,) at 16 kHz and rendered prompts -> ids with expanded placeholders; mel (B, M, T) and frames (B,).
 
     Raises ValueError for a clip longer than the window (the extractor would cut it silently) and where the
     processor returned no features (it ignores an unknown audio argument with only a warning).
     """
-    window = int(processor.feature_extractor.n_samples)
+    import torch
+
+    limit = window(processor)
     for clip in clips:
-        if len(clip) > window:
-            raise ValueError(f"a clip of {len(clip)} samples does not fit the window of {window}")
+        if len(clip) > limit:
+            raise ValueError(f"a clip of {len(clip)} samples does not fit the window of {limit}")
     out = processor(text=list(prompts), audio=list(clips), sampling_rate=SAMPLING_RATE, padding=False)
     if "input_features" not in out:
         raise ValueError("the processor returned no audio features")
     mel = torch.as_tensor(out["input_features"], dtype=torch.float32)
     frames = torch.as_tensor(out["feature_attention_mask"]).sum(-1)
-    return AudioInputs([list(map(int, ids)) for ids in out["input_ids"]], mel, frames)
+    return AudioInputs([list(map(int, ids)) for ids in out["input_ids"]], (mel, frames))
 
 
-def audio_tokens(frames: int) -> int:
-    """Valid mel frames -> audio tokens: a stride-2 convolution, then average pooling by 2."""
+def window(processor: Any) -> int:
+    """Longest clip, in samples."""
+    return int(processor.feature_extractor.n_samples)
+
+
+def audio_tokens(samples: int) -> int:
+    """Samples -> audio tokens: mel frames, a stride-2 convolution, then average pooling by 2."""
+    return pooled(-(-samples // HOP))
+
+
+def pooled(frames: int) -> int:
+    """Valid mel frames -> audio tokens."""
     return ((frames - 1) // 2 + 1 - 2) // 2 + 1
 
 
-def tower(model: Any, mel: Tensor, frames: Tensor) -> list[Tensor]:
-    """mel (B, M, T), valid frames (B,) -> B tensors (A, D), on the model's device and dtype."""
+def states(model: Any, inputs: AudioInputs) -> list[Tensor]:
+    """mel (B, M, T) and valid frames (B,) -> B tensors (A, D), on the model's device and dtype."""
+    import torch
+    from torch import nn
     from transformers.masking_utils import create_bidirectional_mask
 
+    mel, frames = inputs.audio
     encoder = model.model.audio_tower
     weight = encoder.conv1.weight
     longest = int(frames.max()) + RECEPTIVE_FRAMES
@@ -92,17 +119,20 @@ def tower(model: Any, mel: Tensor, frames: Tensor) -> list[Tensor]:
         x = layer(x, mask)
     x = encoder.avg_pooler(x.permute(0, 2, 1)).permute(0, 2, 1)  # (B, T/4, D)
     x = encoder.layer_norm(x)
-    return [row[: audio_tokens(int(n))] for row, n in zip(x, frames, strict=True)]
+    return [row[: pooled(int(n))] for row, n in zip(x, frames, strict=True)]
 
 
-def project(model: Any, features: Tensor) -> Tensor:
-    """(N, D) -> (N, H)."""
-    projected: Tensor = model.model.multi_modal_projector(features)
-    return projected
+def project(model: Any, clips: list[Tensor]) -> list[Tensor]:
+    """(A, D) of every clip -> (A, H): row by row, so that clips may share one product."""
+    import torch
+
+    rows = model.model.multi_modal_projector(torch.cat(clips))
+    return list(rows.split([len(clip) for clip in clips]))
 
 
 def tiny(directory: str, decoder_layers: int, encoder_layers: int, seed: int) -> None:
     """Write a random Qwen2-Audio of under a million parameters with a byte-level tokenizer, for tests."""
+    import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import (
         PreTrainedTokenizerFast,
@@ -152,12 +182,6 @@ def tiny(directory: str, decoder_layers: int, encoder_layers: int, seed: int) ->
 QWEN2_AUDIO = Family(
     model_type="qwen2_audio",
     model_class="Qwen2AudioForConditionalGeneration",
-    layers={"decoder": "model.language_model.layers", "encoder": "model.audio_tower.layers"},
-    layer_counts={
-        "decoder": ("text_config", "num_hidden_layers"),
-        "encoder": ("audio_config", "encoder_layers"),
-    },
-    layer_lists={"decoder": ("layer_types",), "encoder": ()},
     parts={
         "encoder": "model.audio_tower",
         "projector": "model.multi_modal_projector",
@@ -165,24 +189,55 @@ QWEN2_AUDIO = Family(
         "embeddings": "model.language_model.embed_tokens",
         "head": "lm_head",
     },
-    saved={
-        "model.audio_tower": "audio_tower",
-        "model.multi_modal_projector": "multi_modal_projector",
-        "model.language_model": "language_model.model",
-        "lm_head": "language_model.lm_head",
+    stacks={
+        "decoder": Stack("model.language_model.layers", "text_config", "num_hidden_layers", ("layer_types",)),
+        "encoder": Stack("model.audio_tower.layers", "audio_config", "encoder_layers"),
     },
-    audio_token=lambda config: int(config.audio_token_index),
+    audio=Audio(
+        placeholder=lambda config: int(config.audio_token_index),
+        prepare=prepare,
+        states=states,
+        project=project,
+        tokens=audio_tokens,
+        window=window,
+    ),
+    decoder=Decoder(line="sordino.models.decoder_line:LlamaLine"),
+    chat=Chat(
+        render=render,
+        stop_tokens=("<|im_end|>", "<|endoftext|>"),
+        answers_end_with={"chat": "<|im_end|>", "base": "<|endoftext|>"},
+        takes_system=True,
+        default_system=lambda prompt: prompt.system,
+    ),
+    tensors=Tensors(
+        saved={
+            "model.audio_tower": "audio_tower",
+            "model.multi_modal_projector": "multi_modal_projector",
+            "model.language_model": "language_model.model",
+            "lm_head": "language_model.lm_head",
+        },
+        fixed=("model.audio_tower.embed_positions",),
+        tables={
+            "audio_tower.": Table(WHISPER_ENCODER, "encoder_layers"),
+            "language_model.": Table(causal(LLAMA_TEXT + TEXT_BIASES), "decoder_layers"),
+            "multi_modal_projector.": Table("linear.bias H\nlinear.weight H D"),
+        },
+        fields={
+            **WHISPER_FIELDS,
+            "D": ("audio_config", "d_model", 1280),
+            "F": ("audio_config", "encoder_ffn_dim", 5120),
+            "encoder_layers": ("audio_config", "encoder_layers", 32),
+            "H": ("text_config", "hidden_size", 4096),
+            "I": ("text_config", "intermediate_size", 22016),
+            "V": ("text_config", "vocab_size", 151_936),
+            "decoder_layers": ("text_config", "num_hidden_layers", 32),
+            "heads": ("text_config", "num_attention_heads", 32),
+            "kv_heads": ("text_config", "num_key_value_heads", 32),
+            "head_dim": ("text_config", "head_dim", 0),
+        },
+        window_seconds=positions_window,
+        gguf=LLAMA_GGUF["qwen2"],
+    ),
     load_processor=load_processor,
-    render=render,
-    encode=encode,
-    audio_tokens=audio_tokens,
-    tower=tower,
-    project=project,
-    keys_values=llama_keys_values,
-    stop_tokens=("<|im_end|>", "<|endoftext|>"),
-    answers_end_with={"chat": "<|im_end|>", "base": "<|endoftext|>"},
     tiny=tiny,
-    takes_system=True,
-    fixed=("model.audio_tower.embed_positions",),
-    gguf="qwen2",
 )

@@ -1,144 +1,37 @@
 """The tensors of a model from its config.json alone: names as transformers saves them, and shapes. No torch.
 
-One table per family, as data: `name  dimensions`, where # is a layer's index and letters are fields of the config:
-D width of the audio encoder, F its feed-forward, M mel bins, P positions; H hidden size of the decoder, I its
-feed-forward, Q and K widths of all query and key heads, V vocabulary, G width of what the projector gets.
-A config leaves out what equals its class's default (Qwen2-Audio-7B's names neither its width nor its layers), so the
-defaults are in the table too; tests/measure/test_shapes.py compares all of it with transformers.
+A family's file has them as tables (`family.Tensors`); tests/models/test_shapes.py compares all of it with transformers.
 """
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from sordino.errors import FamilyError
+from sordino.models import registry
+from sordino.models.family import Family, Table
 from sordino.models.parts import is_tied, part_of
+from sordino.runtime.terminal import quoted
 
 Kind = Literal["linear", "head", "embedding", "other"]
-
-ENCODER = """
-conv1.bias D
-conv1.weight D M 3
-conv2.bias D
-conv2.weight D D 3
-embed_positions.weight P D
-layer_norm.bias D
-layer_norm.weight D
-layers.#.fc1.bias F
-layers.#.fc1.weight F D
-layers.#.fc2.bias D
-layers.#.fc2.weight D F
-layers.#.final_layer_norm.bias D
-layers.#.final_layer_norm.weight D
-layers.#.self_attn.k_proj.weight D D
-layers.#.self_attn.out_proj.bias D
-layers.#.self_attn.out_proj.weight D D
-layers.#.self_attn.q_proj.bias D
-layers.#.self_attn.q_proj.weight D D
-layers.#.self_attn.v_proj.bias D
-layers.#.self_attn.v_proj.weight D D
-layers.#.self_attn_layer_norm.bias D
-layers.#.self_attn_layer_norm.weight D
-"""
-DECODER = """
-lm_head.weight V H
-model.embed_tokens.weight V H
-model.layers.#.input_layernorm.weight H
-model.layers.#.mlp.down_proj.weight H I
-model.layers.#.mlp.gate_proj.weight I H
-model.layers.#.mlp.up_proj.weight I H
-model.layers.#.post_attention_layernorm.weight H
-model.layers.#.self_attn.k_proj.weight K H
-model.layers.#.self_attn.o_proj.weight H Q
-model.layers.#.self_attn.q_proj.weight Q H
-model.layers.#.self_attn.v_proj.weight K H
-model.norm.weight H
-"""
-DECODER_BIASES = """
-model.layers.#.self_attn.k_proj.bias K
-model.layers.#.self_attn.q_proj.bias Q
-model.layers.#.self_attn.v_proj.bias K
-"""
-
-
-@dataclass(frozen=True)
-class Architecture:
-    """tables: prefix of the names -> rows. fields: letter, or a name below, -> (sub-config, field, default).
-
-    window_seconds: the longest clip it hears at once. pads_audio: whether a shorter clip costs the whole window.
-    states_per_token: encoder states (50 a second) that one audio token of the decoder stands for.
-    """
-
-    tables: Mapping[str, str]
-    fields: Mapping[str, tuple[str, str, int]]
-    encoder: str  # prefix of the table whose # counts the encoder's layers
-    pads_audio: bool
-    states_per_token: int
-
-
-ARCHITECTURES = {
-    "qwen2_audio": Architecture(
-        tables={
-            "audio_tower.": ENCODER,
-            "language_model.": DECODER + DECODER_BIASES,
-            "multi_modal_projector.": "linear.bias H\nlinear.weight H D",
-        },
-        fields={
-            "D": ("audio_config", "d_model", 1280),
-            "F": ("audio_config", "encoder_ffn_dim", 5120),
-            "M": ("audio_config", "num_mel_bins", 128),
-            "P": ("audio_config", "max_source_positions", 1500),
-            "encoder_layers": ("audio_config", "encoder_layers", 32),
-            "H": ("text_config", "hidden_size", 4096),
-            "I": ("text_config", "intermediate_size", 22016),
-            "V": ("text_config", "vocab_size", 151_936),
-            "decoder_layers": ("text_config", "num_hidden_layers", 32),
-            "heads": ("text_config", "num_attention_heads", 32),
-            "kv_heads": ("text_config", "num_key_value_heads", 32),
-            "head_dim": ("text_config", "head_dim", 0),  # 0: H / heads
-        },
-        encoder="audio_tower.",
-        pads_audio=False,
-        states_per_token=2,
-    ),
-    "voxtral": Architecture(
-        tables={
-            "audio_tower.": ENCODER,
-            "language_model.": DECODER,
-            "multi_modal_projector.": "linear_1.weight H G\nlinear_2.weight H H",
-        },
-        fields={
-            "D": ("audio_config", "hidden_size", 1280),
-            "F": ("audio_config", "intermediate_size", 5120),
-            "G": ("audio_config", "intermediate_size", 5120),
-            "M": ("audio_config", "num_mel_bins", 128),
-            "P": ("audio_config", "max_source_positions", 1500),
-            "encoder_layers": ("audio_config", "num_hidden_layers", 32),
-            "H": ("text_config", "hidden_size", 3072),
-            "I": ("text_config", "intermediate_size", 8192),
-            "V": ("text_config", "vocab_size", 131_072),
-            "decoder_layers": ("text_config", "num_hidden_layers", 30),
-            "heads": ("text_config", "num_attention_heads", 32),
-            "kv_heads": ("text_config", "num_key_value_heads", 8),
-            "head_dim": ("text_config", "head_dim", 128),
-        },
-        encoder="audio_tower.",
-        pads_audio=True,
-        states_per_token=4,
-    ),
-}
+TABLE = re.compile(r"\bembed_\w+\.weight$|_emb\.weight$")  # matrices of which rows are looked up
 
 
 @dataclass(frozen=True)
 class Shape:
-    """One tensor. kind: linear (the weight of a linear layer but the head), head, embedding, other."""
+    """One tensor. kind: linear (the weight of a linear layer but the head), head, embedding, other.
+
+    gguf: llama.cpp's name for it, None for a tensor that is not of the decoder.
+    """
 
     name: str
     shape: tuple[int, ...]
     kind: Kind
+    gguf: str | None = None
 
     @property
     def elements(self) -> int:
@@ -152,10 +45,14 @@ class Shape:
 
 @dataclass(frozen=True)
 class Model:
-    """A model as its config describes it. tensors: sorted by name; a tied head is not among them."""
+    """A model as its config describes it. tensors: sorted by name; a tied head is not among them.
 
-    architecture: Architecture
-    dims: Mapping[str, int]  # the letters above, encoder_layers, decoder_layers, heads, kv_heads
+    dims: the letters of the family's fields, encoder_layers, decoder_layers, heads, kv_heads, head_dim, Q and K (of the
+    widest layer); D, F and M are 0 without an encoder.
+    """
+
+    family: Family
+    dims: Mapping[str, int]
     tensors: tuple[Shape, ...]
     tied: bool
 
@@ -165,7 +62,13 @@ class Model:
 
     @property
     def window_seconds(self) -> float:
-        return self.dims["P"] / 50
+        return self.family.tensors.window_seconds(self.dims)
+
+
+def known(config: Mapping[str, Any]) -> bool:
+    """Whether the shapes of this family's models are written down."""
+    model_type = str(config.get("model_type"))
+    return model_type in registry.FAMILIES and bool(registry.get(model_type).tensors.tables)
 
 
 def model(
@@ -177,44 +80,51 @@ def model(
 ) -> Model:
     """config.json -> the model, or what pruning or trimming would leave of it.
 
-    Raises FamilyError for a family whose shapes are not in ARCHITECTURES or a config that makes no sense.
+    Raises FamilyError for a family whose tables are not written down or a config that makes no sense.
     """
-    wanted = str(config.get("model_type"))
-    if wanted not in ARCHITECTURES:
+    family = registry.of_config(config)
+    if not family.tensors.tables:
         raise FamilyError(
-            f"the shapes of '{wanted}' models are not known; known: {', '.join(ARCHITECTURES)}.",
-            "Add a table to models/shapes.py, or inspect the weights themselves.",
+            f"the shapes of '{family.model_type}' models are not written down.", "Inspect the weights themselves."
         )
-    architecture = ARCHITECTURES[wanted]
-    dims = _dims(architecture, config)
+    dims = _dims(family, config)
     changed = {"V": vocabulary, "decoder_layers": decoder_layers, "encoder_layers": encoder_layers}
     dims |= {name: value for name, value in changed.items() if value is not None}
     tied = is_tied(config)
-    found = []
-    for prefix, table in architecture.tables.items():
-        layers = dims["encoder_layers" if prefix == architecture.encoder else "decoder_layers"]
-        for row in filter(None, table.splitlines()):
-            name, *letters = row.split()
-            shape = tuple(int(x) if x.isdigit() else dims[x] for x in letters)
-            kind = _kind(name, shape)
-            if kind == "head" and tied:
-                continue
-            names = [name.replace("#", str(i)) for i in range(layers)] if "#" in name else [name]
-            found += [Shape(prefix + each, shape, kind) for each in names]
-    return Model(architecture, dims, tuple(sorted(found, key=lambda tensor: tensor.name)), tied)
+    tensors = [
+        Shape(name, shape, kind, family.gguf_name(name))
+        for prefix, table in family.tensors.tables.items()
+        for name, shape, kind in _rows(prefix, table, dims, config)
+        if not (kind == "head" and tied)
+    ]
+    return Model(family, dims, tuple(sorted(tensors, key=lambda tensor: tensor.name)), tied)
 
 
-def lora(tensors: Iterable[Shape], rank: int, *, decoder_only: bool = False) -> tuple[Shape, ...]:
+def _rows(
+    prefix: str, table: Table, dims: Mapping[str, int], config: Mapping[str, Any]
+) -> Iterable[tuple[str, tuple[int, ...], Kind]]:
+    """Name, shape and kind of every tensor of a table."""
+    layers = dims[table.layers] if table.layers else 0
+    own = [{**dims, **(table.per_layer(dims, config, i) if table.per_layer else {})} for i in range(layers)]
+    for row in filter(None, table.rows.splitlines()):
+        name, *letters = row.split()
+        for index, at in enumerate(own) if "#" in name else [(0, dims)]:
+            shape = tuple(int(x) if x.isdigit() else at[x] for x in letters)
+            if 0 not in shape:
+                yield prefix + name.replace("#", str(index)), shape, _kind(name, shape)
+
+
+def lora(model: Model, rank: int, *, decoder_only: bool = False) -> tuple[Shape, ...]:
     """An adapter of all linear layers, or the decoder's: A (r, in) and B (out, r) of each, named as peft names them."""
-    found = []
-    for tensor in tensors:
-        if tensor.kind == "linear" and (tensor.part == "decoder" or not decoder_only):
-            name = f"base_model.model.model.{tensor.name.removesuffix('.weight')}"
-            name = name.replace("model.language_model.model.", "model.language_model.")  # names of the live modules
+    adapter = []
+    for tensor in model.tensors:
+        live = model.family.tensors.live_name(tensor.name).removesuffix(".weight")
+        inside = tensor.part == "decoder" or not decoder_only
+        if tensor.kind == "linear" and inside and model.family.tensors.runs(live):
             rows, columns = tensor.shape
-            found += [Shape(f"{name}.lora_A.weight", (rank, columns), "other")]
-            found += [Shape(f"{name}.lora_B.weight", (rows, rank), "other")]
-    return tuple(found)
+            adapter += [Shape(f"base_model.model.{live}.lora_A.weight", (rank, columns), "other")]
+            adapter += [Shape(f"base_model.model.{live}.lora_B.weight", (rows, rank), "other")]
+    return tuple(adapter)
 
 
 def count(tensors: Iterable[Shape]) -> int:
@@ -222,19 +132,35 @@ def count(tensors: Iterable[Shape]) -> int:
     return sum(tensor.elements for tensor in tensors)
 
 
-def _dims(architecture: Architecture, config: Mapping[str, Any]) -> dict[str, int]:
-    dims = {}
-    for name, (section, key, default) in architecture.fields.items():
-        value = (config.get(section) or {}).get(key)
+def layer_counts(config: Mapping[str, Any]) -> dict[str, int]:
+    """Scope -> number of layers by config.json. Raises FamilyError."""
+    family = registry.of_config(config)
+    return {scope: _dims(family, config)[f"{scope}_layers"] for scope in family.scopes}
+
+
+def _dims(family: Family, config: Mapping[str, Any]) -> dict[str, int]:
+    dims = {"encoder_layers": 0, "D": 0, "F": 0, "M": 0}
+    for name, (section, key, default) in family.tensors.fields.items():
+        place: Any = config
+        for part in filter(None, section.split(".")):
+            place = place.get(part) if isinstance(place, Mapping) else None
+        value = place.get(key) if isinstance(place, Mapping) else None
         if value is None:
             value = default
         if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-            raise FamilyError(f"config.json: {section}.{key} is {value!r} and not a size.", "Copy the model again.")
+            problem = f"config.json: {section}.{key} is {quoted(value, 60)} and not a size."
+            raise FamilyError(problem, "Copy the model again.")
+        if not value and default != 0 and not name.endswith("_layers"):  # 0 by default: what a model may lack
+            raise FamilyError(f"config.json: {section}.{key} is 0.", "Copy the model again.")
         dims[name] = value
-    if not dims["heads"]:
-        raise FamilyError("config.json: text_config.num_attention_heads is 0.", "Copy the model again.")
     head = dims["head_dim"] or dims["H"] // dims["heads"]
-    return dims | {"Q": dims["heads"] * head, "K": dims["kv_heads"] * head}
+    dims |= {"head_dim": head, "Q": dims["heads"] * head, "K": dims["kv_heads"] * head}
+    dims |= family.tensors.letters(config, dims)
+    for table in family.tensors.tables.values():
+        if table.per_layer and table.layers:
+            layers = [table.per_layer(dims, config, i) for i in range(dims[table.layers])]
+            dims |= {name: max(layer.get(name, dims[name]) for layer in layers) for name in "QK" if layers}
+    return dims
 
 
 def _kind(name: str, shape: tuple[int, ...]) -> Kind:
@@ -242,4 +168,4 @@ def _kind(name: str, shape: tuple[int, ...]) -> Kind:
         return "head"
     if "embed_tokens" in name:
         return "embedding"
-    return "linear" if len(shape) == 2 and "embed" not in name else "other"
+    return "linear" if len(shape) == 2 and not TABLE.search(name) else "other"

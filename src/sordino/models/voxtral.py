@@ -5,7 +5,7 @@ encoder states, four of which are put side by side into one audio token, 375 in 
 short clips as Qwen2-Audio has one. Clips that need a second chunk are refused.
 
 The prompt's form is code in `mistral-common` and not a template; `render` asks it and writes the control tokens
-out as text, `encode` reads them back, and the ids are those of the stock processor.
+out as text, `prepare` reads them back, and the ids are those of the stock processor.
 """
 
 from __future__ import annotations
@@ -16,18 +16,21 @@ import io
 import re
 import wave
 from collections.abc import Sequence
-from typing import Any
-
-import numpy as np
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from sordino.errors import FamilyError
-from sordino.models.base import AudioInputs, Family, Prompt, Waveform, llama_keys_values
+from sordino.models.family import Audio, AudioInputs, Chat, Decoder, Family, Prompt, Stack, Table, Tensors
+from sordino.models.tables import LLAMA_DECODER, LLAMA_GGUF, WHISPER_ENCODER, WHISPER_FIELDS, positions_window
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from sordino.data.audio import Waveform
 
 SAMPLING_RATE = 16_000  # Hz
 HOP = 160  # samples between mel frames
 CHUNK_FRAMES = 3_000  # mel frames of one chunk: 30 s
+WINDOW = CHUNK_FRAMES * HOP  # samples
 FRAMES_PER_TOKEN = 2 * 4  # the second convolution's stride, times the encoder states in one audio token
 AUDIO = "[AUDIO]"
 
@@ -81,42 +84,46 @@ def render(processor: Any, prompt: Prompt) -> str:
     return re.sub(rf"(?:{re.escape(AUDIO)})+", AUDIO, text)
 
 
-def encode(processor: Any, clips: Sequence[Waveform], prompts: Sequence[str]) -> AudioInputs:
-    """Waveforms (n,) at 16 kHz and rendered prompts -> ids with expanded placeholders, mel and frame counts.
+def prepare(processor: Any, clips: Sequence[Waveform], prompts: Sequence[str]) -> AudioInputs:
+    """Waveforms (n,) at 16 kHz and rendered prompts -> ids with expanded placeholders, and mel (B, M, T).
 
     Raises ValueError for a clip longer than a chunk and for a prompt without exactly one audio placeholder.
     """
-    window = CHUNK_FRAMES * HOP
+    import numpy as np
+    import torch
+
     for clip, prompt in zip(clips, prompts, strict=True):
-        if len(clip) > window:
-            raise ValueError(f"a clip of {len(clip)} samples does not fit the window of {window}")
+        if len(clip) > WINDOW:
+            raise ValueError(f"a clip of {len(clip)} samples does not fit the window of {WINDOW}")
         if prompt.count(AUDIO) != 1:
             raise ValueError(f"{prompt.count(AUDIO)} audio placeholders in a prompt: {prompt!r}")
-    padded = [np.pad(clip, (0, window - len(clip))) for clip in clips]
+    padded = [np.pad(clip, (0, WINDOW - len(clip))) for clip in clips]
     out = processor.feature_extractor(padded, sampling_rate=SAMPLING_RATE, return_tensors="pt")
-    frames = torch.tensor([-(-len(clip) // HOP) for clip in clips])
-    ids = [_ids(processor.tokenizer, p, audio_tokens(int(n))) for p, n in zip(prompts, frames, strict=True)]
-    return AudioInputs(ids, out["input_features"].to(torch.float32), frames)
+    ids = [_ids(processor.tokenizer, p, audio_tokens(len(c))) for p, c in zip(prompts, clips, strict=True)]
+    return AudioInputs(ids, (out["input_features"].to(torch.float32),))
 
 
-def audio_tokens(frames: int) -> int:
-    """Valid mel frames -> audio tokens: those of every chunk that the frames need, silence included."""
-    chunks = max(1, -(-frames // CHUNK_FRAMES))
+def audio_tokens(samples: int) -> int:
+    """Samples -> audio tokens: those of every chunk that they need, silence included."""
+    chunks = max(1, -(-samples // WINDOW))
     return chunks * CHUNK_FRAMES // FRAMES_PER_TOKEN
 
 
-def tower(model: Any, mel: Tensor, frames: Tensor) -> list[Tensor]:
-    """mel (B, M, T), valid frames (B,), unused here -> B tensors (A, D), four encoder states side by side."""
+def states(model: Any, inputs: AudioInputs) -> list[Tensor]:
+    """mel (B, M, T) -> B tensors (A, D), four encoder states side by side."""
+    mel = inputs.audio[0]
     encoder = model.model.audio_tower
     weight = encoder.conv1.weight
-    states = encoder(mel.to(weight.device, weight.dtype)).last_hidden_state  # (B, T/2, D/4)
-    return list(states.reshape(len(mel), -1, model.config.audio_config.intermediate_size))
+    hidden = encoder(mel.to(weight.device, weight.dtype)).last_hidden_state  # (B, T/2, D/4)
+    return list(hidden.reshape(len(mel), -1, model.config.audio_config.intermediate_size))
 
 
-def project(model: Any, features: Tensor) -> Tensor:
-    """(N, D) -> (N, H)."""
-    projected: Tensor = model.model.multi_modal_projector(features)
-    return projected
+def project(model: Any, clips: list[Tensor]) -> list[Tensor]:
+    """(A, D) of every clip -> (A, H): row by row, so that clips may share one product."""
+    import torch
+
+    rows = model.model.multi_modal_projector(torch.cat(clips))
+    return list(rows.split([len(clip) for clip in clips]))
 
 
 def _ids(tokenizer: Any, prompt: str, count: int) -> list[int]:
@@ -146,6 +153,7 @@ def tiny(directory: str, decoder_layers: int, encoder_layers: int, seed: int) ->
     """Write a random Voxtral of a quarter of a million parameters with a byte-level tekken tokenizer, for tests."""
     from pathlib import Path
 
+    import torch
     from transformers import (
         MistralCommonBackend,
         VoxtralConfig,
@@ -213,12 +221,6 @@ def _write_tiny_tekken(file: Any) -> int:
 VOXTRAL = Family(
     model_type="voxtral",
     model_class="VoxtralForConditionalGeneration",
-    layers={"decoder": "model.language_model.layers", "encoder": "model.audio_tower.layers"},
-    layer_counts={
-        "decoder": ("text_config", "num_hidden_layers"),
-        "encoder": ("audio_config", "num_hidden_layers"),
-    },
-    layer_lists={"decoder": (), "encoder": ()},
     parts={
         "encoder": "model.audio_tower",
         "projector": "model.multi_modal_projector",
@@ -226,24 +228,53 @@ VOXTRAL = Family(
         "embeddings": "model.language_model.embed_tokens",
         "head": "lm_head",
     },
-    saved={
-        "model.audio_tower": "audio_tower",
-        "model.multi_modal_projector": "multi_modal_projector",
-        "model.language_model": "language_model.model",
-        "lm_head": "language_model.lm_head",
+    stacks={
+        "decoder": Stack("model.language_model.layers", "text_config", "num_hidden_layers"),
+        "encoder": Stack("model.audio_tower.layers", "audio_config", "num_hidden_layers"),
     },
-    audio_token=lambda config: int(config.audio_token_id),
+    audio=Audio(
+        placeholder=lambda config: int(config.audio_token_id),
+        prepare=prepare,
+        states=states,
+        project=project,
+        tokens=audio_tokens,
+        window=lambda processor: WINDOW,
+    ),
+    decoder=Decoder(line="sordino.models.decoder_line:LlamaLine"),
+    chat=Chat(render=render, stop_tokens=("</s>",), answers_end_with={"chat": "</s>"}, takes_system=False),
+    tensors=Tensors(
+        saved={
+            "model.audio_tower": "audio_tower",
+            "model.multi_modal_projector": "multi_modal_projector",
+            "model.language_model": "language_model.model",
+            "lm_head": "language_model.lm_head",
+        },
+        fixed=("model.audio_tower.embed_positions",),
+        tables={
+            "audio_tower.": Table(WHISPER_ENCODER, "encoder_layers"),
+            "language_model.": Table(LLAMA_DECODER, "decoder_layers"),
+            "multi_modal_projector.": Table("linear_1.weight H G\nlinear_2.weight H H"),
+        },
+        fields={
+            **WHISPER_FIELDS,
+            "D": ("audio_config", "hidden_size", 1280),
+            "F": ("audio_config", "intermediate_size", 5120),
+            "G": ("audio_config", "intermediate_size", 5120),
+            "encoder_layers": ("audio_config", "num_hidden_layers", 32),
+            "H": ("text_config", "hidden_size", 3072),
+            "I": ("text_config", "intermediate_size", 8192),
+            "V": ("text_config", "vocab_size", 131_072),
+            "decoder_layers": ("text_config", "num_hidden_layers", 30),
+            "heads": ("text_config", "num_attention_heads", 32),
+            "kv_heads": ("text_config", "num_key_value_heads", 8),
+            "head_dim": ("text_config", "head_dim", 128),
+        },
+        window_seconds=positions_window,
+        pads_audio=True,
+        kept=lambda dims, states: (2 * dims["M"] + 6 * dims["D"], 9 * dims["D"] + 2 * dims["F"]),
+        states_per_token=4,
+        gguf=LLAMA_GGUF["llama"],
+    ),
     load_processor=load_processor,
-    render=render,
-    encode=encode,
-    audio_tokens=audio_tokens,
-    tower=tower,
-    project=project,
-    keys_values=llama_keys_values,
-    stop_tokens=("</s>",),
-    answers_end_with={"chat": "</s>"},
     tiny=tiny,
-    takes_system=False,
-    fixed=("model.audio_tower.embed_positions",),
-    gguf="llama",
 )

@@ -1,28 +1,25 @@
-"""What drafting works on: batches of prompts with drafts, key-value stores, and the pool of rows that are decoded on.
+"""What speculative scoring works on: batches of prompts with drafts, KV caches, and rows that are decoded together.
 
-Shapes as in drafting.py: B clips of a batch, P tokens that all prompts begin with, W width of the rest of the prompts
-with their drafts (left padded), R rows of the pool, Q columns of one of its steps, C columns of the key-value store
+Shapes as in speculative.py: B clips of a batch, P tokens that all prompts begin with, W width of the rest of the
+prompts with their drafts (left padded), R rows of the pool, Q columns of one of its steps, C columns of the KV cache
 (P + W and what was decoded), H hidden size.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from sordino.models.base import SpeechModel, pad_left
+from sordino.models.decoder_line import Context, DecoderLine
 from sordino.models.features import EncodedClip
+from sordino.models.speech import SpeechModel, pad_left
 
 GROW = 32  # columns by which the pool's store grows
 GUESSES = 8  # tokens guessed ahead in one step of the pool
-
-CosSin = tuple[Tensor, Tensor]
-# layer, hidden, mask, positions, rotary embedding, store -> hidden
-RunLayer = Callable[[Any, Tensor, Tensor, Tensor, CosSin, "KVCache"], Tensor]
 
 
 class KVCache:
@@ -65,14 +62,16 @@ class KVCache:
 class Batch:
     """Prompts without their common start, with drafts, padded on the left.
 
-    embeds: (B, W, H); positions: (B, W); valid: (B, P + W) columns; mask: (B, 1, W, P + W).
+    embeds: (B, W, H); positions: (B, W); valid: (B, P + W) columns; allowed: (B, 1, W, P + W), what each may see.
+    key_positions: (B, P + W), of the columns.
     tail: the last columns, which hold every row's choices: its prompt's last token and its draft.
     """
 
     embeds: Tensor
     positions: Tensor
     valid: Tensor
-    mask: Tensor
+    allowed: Tensor
+    key_positions: Tensor
     tail: int
     lengths: list[int]  # prompt tokens of each clip
     drafts: list[list[int]]
@@ -92,42 +91,37 @@ class Batch:
         own = attended.bool()
         columns = torch.arange(ids.shape[1], device=device)
         drafted = torch.tensor([len(d) for d in drafts], device=device)
-        tower = torch.cat([h.tower for h in encoded]).to(device, speech.dtype)
         prompt = columns[None] < ids.shape[1] - drafted[:, None]  # a draft may hold the placeholder as a token
-        embeds = speech.embed(ids, speech.family.project(speech.model, tower), among=prompt)
+        embeds = speech.embed(ids, speech.project([clip.states for clip in encoded]), among=prompt)
         positions = (own.long().cumsum(-1) - 1).clamp(min=0) + start
         causal = (columns[None, :] <= columns[:, None])[None, None] & own[:, None, None, :]
         return cls(
             embeds,
             positions,
             torch.nn.functional.pad(own, (start, 0), value=True),
-            additive(torch.nn.functional.pad(causal, (start, 0), value=True), embeds.dtype),
+            torch.nn.functional.pad(causal, (start, 0), value=True),
+            torch.cat([torch.arange(start, device=device).expand(len(rows), -1), positions], 1),
             max(map(len, drafts)) + 1,
             [len(h.ids) for h in encoded],
             [list(d) for d in drafts],
         )
 
 
-def additive(allowed: Tensor, dtype: torch.dtype) -> Tensor:
-    """Boolean mask -> 0 where allowed, the type's lowest number elsewhere (what eager and sdpa both take)."""
-    return torch.zeros(allowed.shape, dtype=dtype, device=allowed.device).masked_fill_(~allowed, torch.finfo(dtype).min)
-
-
-def guess(ids: Sequence[int], known: Sequence[Sequence[int]], most: int) -> list[int]:
+def guess(ids: Sequence[int], texts: Sequence[Sequence[int]], most: int) -> list[int]:
     """How a translation that begins with `ids` may go on, after other translations of the same clip.
 
     One that begins the same is followed; else one with the same last tokens, at the place closest to where they stand
     here (prompt lookup, Saxena 2023).
     """
     n = len(ids)
-    for text in known:
+    for text in texts:
         if len(text) > n and list(text[:n]) == list(ids):
             return list(text[n : n + most])
     for length in (3, 2, 1):
         if length > n:
             continue
         tail, best = list(ids[n - length :]), None
-        for text in known:
+        for text in texts:
             for end in range(length, len(text)):
                 if list(text[end - length : end]) == tail and (best is None or abs(end - n) < best[0]):
                     best = abs(end - n), list(text[end : end + most])
@@ -148,17 +142,19 @@ class Row:
 class DecodePool:
     """Rows of several candidates and batches being decoded together, with their keys and values.
 
-    known: other translations of a clip, which steps are guessed from.
+    texts: other translations of a clip, which steps are guessed from.
     """
 
-    def __init__(self, speech: SpeechModel, known: Mapping[int, Sequence[Sequence[int]]]) -> None:
-        self.speech, self.known = speech, known
+    def __init__(self, speech: SpeechModel, texts: Mapping[int, Sequence[Sequence[int]]]) -> None:
+        self.speech, self.texts = speech, texts
         self.rows: list[Row] = []
         self.columns = 0  # P + W of the widest batch
         self.store = KVCache()
         self.parts: dict[int, list[tuple[Tensor, Tensor]]] = {}
-        self.valid_parts: list[Tensor] = []
+        self.valid_parts: list[tuple[Tensor, Tensor]] = []  # columns and their positions
         self.valid: Tensor | None = None  # (R, columns so far)
+        self.key_positions: Tensor | None = None  # (R, columns so far)
+        self.step: Tensor | None = None  # (R, Q), positions of this step
 
     def add(
         self,
@@ -166,13 +162,13 @@ class DecodePool:
         clips: Sequence[int],
         rows: Sequence[tuple[int, int, int]],
         batch: Batch,
-        trunk: KVCache,
+        shared: KVCache,
         own: KVCache,
         layers: int,
     ) -> None:
-        """Take over (row, accepted tokens, next token) of a candidate; keys and values come from trunk and own.
+        """Take over (row, accepted tokens, next token) of a candidate.
 
-        clips: of the batch's rows.
+        clips: of the batch's rows; shared, own: keys and values of the layers below the candidate's, and above it.
         """
         if not rows:
             return
@@ -184,11 +180,12 @@ class DecodePool:
         total = batch.valid.shape[1]
         self.columns = max(self.columns, total)
         columns = torch.arange(total, device=device)
-        self.valid_parts.append(batch.valid[index] & (columns[None] < total - rejected[:, None]))
+        valid = batch.valid[index] & (columns[None] < total - rejected[:, None])
+        self.valid_parts.append((valid, batch.key_positions[index]))
         for layer in range(layers):
             if layer == candidate:
                 continue
-            source = trunk if candidate is None or layer < candidate else own
+            source = shared if candidate is None or layer < candidate else own
             part = (source.keys[layer][index], source.values[layer][index])
             self.parts.setdefault(layer, []).append(part)
 
@@ -201,7 +198,8 @@ class DecodePool:
             return torch.cat([torch.nn.functional.pad(p, pad) if pad[-2] else p for p, pad in pads])
 
         if self.valid_parts:
-            self.valid = joined(self.valid_parts, -1)
+            self.valid = joined((valid for valid, _ in self.valid_parts), -1)
+            self.key_positions = joined((positions for _, positions in self.valid_parts), -1)
             for layer in list(self.parts):  # one layer at a time, so that not everything is held twice
                 parts = self.parts.pop(layer)
                 self.store.keys[layer] = joined((k for k, _ in parts), -2)
@@ -213,41 +211,32 @@ class DecodePool:
         """(R, Q): each row's last token and what is guessed to follow it; limit: tokens of a translation."""
         self._settle()
         for row in self.rows:
-            row.ahead = guess(row.ids, self.known.get(row.clip, ()), min(GUESSES, limit - len(row.ids)))
+            row.ahead = guess(row.ids, self.texts.get(row.clip, ()), min(GUESSES, limit - len(row.ids)))
         width = max(len(row.ahead) for row in self.rows)
         rows = [[row.ids[-1], *row.ahead, *[0] * (width - len(row.ahead))] for row in self.rows]
         return torch.tensor(rows, device=self.speech.device)
 
-    def positions(self, width: int) -> Tensor:
-        """(R, Q)."""
-        first = torch.tensor([[row.position] for row in self.rows], device=self.speech.device)
-        return first + torch.arange(width, device=first.device)
-
-    def step_mask(self, width: int, dtype: torch.dtype) -> Tensor:
-        """(R, 1, Q, C + Q): valid columns, and those that this step writes up to each one's own."""
-        assert self.valid is not None
+    def context(self, line: DecoderLine, hidden: Tensor) -> Context:
+        """Of one step (R, Q, H): valid columns, and those that this step writes up to each one's own."""
+        assert self.valid is not None and self.key_positions is not None
+        width, device = hidden.shape[1], hidden.device
+        first = torch.tensor([[row.position] for row in self.rows], device=device)
+        self.step = first + torch.arange(width, device=device)
         before = self.valid[:, None, None, :].expand(-1, 1, width, -1)
-        ones = torch.ones(width, width, dtype=torch.bool, device=self.valid.device).tril()
-        return additive(torch.cat([before, ones.expand(len(self.rows), 1, -1, -1)], -1), dtype)
+        own = torch.ones(width, width, dtype=torch.bool, device=device).tril().expand(len(self.rows), 1, -1, -1)
+        return line.context(
+            hidden, self.step, torch.cat([before, own], -1), torch.cat([self.key_positions, self.step], 1)
+        )
 
-    def run_layer(
-        self,
-        index: int,
-        layer: Any,
-        hidden: Tensor,
-        mask: Tensor,
-        positions: Tensor,
-        cos_sin: CosSin,
-        run: RunLayer,
-    ) -> Tensor:
+    def run_layer(self, line: DecoderLine, index: int, hidden: Tensor, context: Context) -> Tensor:
         """One layer for every row but those of the candidate that leaves it out."""
         member = [i for i, row in enumerate(self.rows) if row.candidate != index]
         if len(member) == len(self.rows):
-            return run(layer, hidden, mask, positions, cos_sin, self.store)
+            return line.run_layer(index, hidden, context, self.store)
         if not member:
             return hidden
         at = torch.tensor(member, device=hidden.device)
-        part = run(layer, hidden[at], mask[at], positions[at], (cos_sin[0][at], cos_sin[1][at]), self.store)
+        part = line.run_layer(index, hidden[at], context.rows(at), self.store)
         return hidden.index_copy(0, at, part)
 
     def advance(
@@ -275,10 +264,11 @@ class DecodePool:
         if len(stay) < len(self.rows):
             self._keep(stay)
         if stay:  # columns behind the farthest row are written again
-            assert self.valid is not None
+            assert self.valid is not None and self.key_positions is not None and self.step is not None
             columns = torch.arange(max(kept), device=self.valid.device)
             now = columns[None] < torch.tensor(kept, device=self.valid.device)[:, None]
             self.valid = torch.cat([self.valid, now], 1)
+            self.key_positions = torch.cat([self.key_positions, self.step[:, : max(kept)]], 1)
             self.store.column += max(kept)
         return done
 
@@ -288,9 +278,9 @@ class DecodePool:
         self.rows = [before[i] for i in stay]
         if not self.rows:
             return
-        assert self.valid is not None
-        staying = set(stay)
-        self.valid = self.valid[torch.tensor(list(stay), device=self.valid.device)]
+        assert self.valid is not None and self.key_positions is not None and self.step is not None
+        staying, rows = set(stay), torch.tensor(list(stay), device=self.valid.device)
+        self.valid, self.key_positions, self.step = self.valid[rows], self.key_positions[rows], self.step[rows]
         for layer in list(self.store.keys):
             members = [i for i, row in enumerate(before) if row.candidate != layer]
             at = [j for j, i in enumerate(members) if i in staying]

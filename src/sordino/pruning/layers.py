@@ -13,55 +13,43 @@ from typing import Any
 
 from torch import nn
 
-from sordino.errors import RecipeError
-from sordino.models.base import Scope, SpeechModel
-
-
-def check_keep(keep: Sequence[int], total: int, scope: Scope) -> list[int]:
-    """Sorted copy of the layers to keep. Raises RecipeError for an index out of range, twice, or an empty list."""
-    wrong = [i for i in keep if not 0 <= i < total]
-    if wrong:
-        raise RecipeError(
-            f"{scope} layer {wrong[0]} is out of range: this model has {scope} layers 0 to {total - 1}.",
-            "Name layers by their index in the unpruned model.",
-        )
-    if len(set(keep)) != len(keep):
-        raise RecipeError(f"a {scope} layer is named twice in {list(keep)}.")
-    if not keep:
-        raise RecipeError(f"no {scope} layer would be left.", "Remove fewer layers.")
-    return sorted(keep)
+from sordino.models.family import Scope, Stack
+from sordino.models.registry import sub_config
+from sordino.models.speech import SpeechModel, module_at
+from sordino.pruning.layer import check_keep, check_removable
 
 
 def _configs(speech: SpeechModel, scope: Scope) -> list[Any]:
     """Every distinct object that is a copy of this scope's sub-config: the model's and those modules hold."""
-    name, _ = speech.family.layer_counts[scope]
-    own = getattr(speech.model.config, name)
+    own = sub_config(speech.model.config, speech.family.stacks[scope].config)
     held = (m.config for m in speech.model.modules() if isinstance(getattr(m, "config", None), type(own)))
     return list({id(c): c for c in (own, *held)}.values())
 
 
-def _install(speech: SpeechModel, scope: Scope, layers: Sequence[nn.Module], lists: Mapping[str, Any]) -> None:
-    """Make `layers` the layer list: modules, their indices, and the counts and per-layer lists of the configs."""
-    module_list = speech.layers(scope)
+def _install(speech: SpeechModel, scope: Scope, layers: Sequence[nn.Module]) -> None:
+    """Make `layers` the layer list: modules and their indices."""
+    module_list, stack = speech.layers(scope), speech.family.stacks[scope]
+    if stack.counted:
+        setattr(module_at(speech.model, stack.path.rpartition(".")[0]), stack.counted, len(layers))
     module_list._modules.clear()  # the same ModuleList object: others may hold it
     module_list.extend(layers)
     for index, layer in enumerate(layers):
         for module in layer.modules():
             if isinstance(getattr(module, "layer_idx", None), int):
                 module.layer_idx = index  # type: ignore[assignment]  # a plain attribute of attention modules
-    _, count = speech.family.layer_counts[scope]
-    for config in _configs(speech, scope):
-        setattr(config, count, len(layers))
-        for name, value in lists.items():
-            setattr(config, name, value)
 
 
-def _lists(speech: SpeechModel, scope: Scope) -> dict[str, list[Any]]:
-    """The sub-config's lists with one item per layer, those that are set."""
-    name, _ = speech.family.layer_counts[scope]
-    config = getattr(speech.model.config, name)
-    found = {field: getattr(config, field, None) for field in speech.family.layer_lists[scope]}
-    return {field: list(value) for field, value in found.items() if value is not None}
+def sizes(stack: Stack, config: Any, keep: Sequence[int]) -> dict[str, Any]:
+    """What a sub-config says of the layers `keep`, in the order in which it is set: the count, the lists with one item
+    a layer, and the family's own."""
+    lists = {name: list(items) for name in stack.lists if (items := getattr(config, name, None)) is not None}
+    cut = {name: [items[i] for i in keep] for name, items in lists.items()}
+    return {stack.count: len(keep), **cut, **(stack.resize(config, keep) if stack.resize else {})}
+
+
+def _set(config: Any, values: Mapping[str, Any]) -> None:
+    for name, value in values.items():
+        setattr(config, name, value)
 
 
 @contextmanager
@@ -70,19 +58,28 @@ def only(speech: SpeechModel, scope: Scope, keep: Sequence[int]) -> Iterator[Spe
 
     No weights are copied. Restores also after an exception.
     """
-    before = list(speech.layers(scope))
-    lists = _lists(speech, scope)
+    before, stack = list(speech.layers(scope)), speech.family.stacks[scope]
     kept = check_keep(keep, len(before), scope)
+    whole = [(config, sizes(stack, config, range(len(before)))) for config in _configs(speech, scope)]
     try:
-        _install(speech, scope, [before[i] for i in kept], {k: [v[i] for i in kept] for k, v in lists.items()})
+        prune(speech, scope, kept)
         yield speech
     finally:
-        _install(speech, scope, before, lists)
+        _install(speech, scope, before)
+        for config, values in whole:
+            _set(config, values)
 
 
 def prune(speech: SpeechModel, scope: Scope, keep: Sequence[int]) -> None:
-    """Drop every layer but `keep` (indices in the present numbering), for good."""
-    before = list(speech.layers(scope))
-    lists = _lists(speech, scope)
+    """Drop every layer but `keep` (indices in the present numbering), for good.
+
+    Raises RecipeError for an index out of range or twice, for an empty list, and for layers that the family cannot do
+    without.
+    """
+    before, stack = list(speech.layers(scope)), speech.family.stacks[scope]
     kept = check_keep(keep, len(before), scope)
-    _install(speech, scope, [before[i] for i in kept], {k: [v[i] for i in kept] for k, v in lists.items()})
+    configs = _configs(speech, scope)
+    check_removable(speech.family, scope, configs[0], len(before), kept)
+    for config in configs:
+        _set(config, sizes(stack, config, kept))
+    _install(speech, scope, [before[i] for i in kept])

@@ -1,8 +1,8 @@
-"""Judges candidates for removal: the model, the select clips and a criterion, put together fast.
+"""Scores candidates for removal: the model, the select clips and a criterion, put together fast.
 
-Translations go through `drafting`: clips are encoded once, candidates share a trunk, drafts are the current model's own
-translations. What has been translated is remembered (and handed to `remember`, so that a killed search loses at most
-one batch), which serves resuming, the next round's drafts and the next stage of a race alike.
+Translations go through `speculative`: clips are encoded once, candidates share prefix layers, drafts are the current
+model's own translations. What has been translated is remembered (and handed to `remember`, so that a killed search
+loses at most one batch), which serves resuming, the next round's drafts and the next stage of a race alike.
 
 Several target languages are ranked together: each brings its prompt and references, and a candidate's score is the
 mean of its scores.
@@ -23,22 +23,13 @@ from torch import Tensor
 
 from sordino.metrics import overlap
 from sordino.metrics import registry as metrics
-from sordino.models.base import SpeechModel
 from sordino.models.features import EncodedClip
+from sordino.models.speech import SpeechModel
 from sordino.pruning import criteria
-from sordino.pruning.search import (
-    Layer,
-    Trial,
-    renumbered,
-    rungs,
-    schedule,
-    screened_in,
-    screening_clips,
-    survivors,
-    without,
-)
-from sordino.pruning.speculative import SpeculativeDecoder
-from sordino.runtime.threads import each, workers_on
+from sordino.pruning.engines import Engine, open_engine
+from sordino.pruning.layer import Layer, renumbered
+from sordino.pruning.search import Trial, rungs, schedule, screened_in, screening_clips, survivors, without
+from sordino.runtime.executor import Threads, parallel_map
 
 RESAMPLES = 1000
 KNOWN_TEXTS = 16  # other translations of a clip that guesses are looked up in
@@ -59,7 +50,7 @@ class TargetLanguage:
 
 @dataclass(frozen=True)
 class ScoringOptions:
-    """How candidates are judged. memory: bytes for batches; racing: clips are translated in growing parts."""
+    """How candidates are scored. memory: bytes for batches; racing: clips are translated in growing parts."""
 
     criterion: str
     max_new_tokens: int
@@ -78,22 +69,24 @@ class ClipScorer:
         terms: ScoringOptions,
         reencode: Callable[[EncodedClip], EncodedClip],
         *,
-        found: Mapping[Key, list[int]] | None = None,
+        translations: Mapping[Key, list[int]] | None = None,
         remember: Callable[[Sequence[tuple[Key, list[int]]]], None] = lambda _: None,
         advance: Advance = lambda _: None,
     ) -> None:
         """reencode: encodes a clip with the audio encoder as it then is, for candidates of the encoder."""
         self.speech, self.tasks, self.terms, self.reencode = speech, tasks, terms, reencode
-        self.found: dict[Key, list[int]] = {}
-        self.texts: dict[int, dict[tuple[int, ...], int]] = {}  # of each item: text -> layers that were out, as found
-        self._add((found or {}).items())
+        self.translations: dict[Key, list[int]] = {}
+        self.texts: dict[
+            int, dict[tuple[int, ...], int]
+        ] = {}  # of each item: text -> layers that were out, as they came
+        self._add((translations or {}).items())
         self.remember, self.advance = remember, advance
         self.clips = len(tasks[0].encoded)
         self.encoded = [h for task in tasks for h in task.encoded]
         self.answers = [a for task in tasks for a in task.answers]
         self.higher_is_better = criteria.higher_is_better(terms.criterion)
         self.scores: dict[tuple[int, Layer | None, int], NDArray[np.float64]] = {}
-        self.engine: tuple[list[Layer], SpeculativeDecoder] | None = None  # and the layers that it does without
+        self.engine: tuple[list[Layer], Engine] | None = None  # and the layers that it does without
 
     def trials(
         self, number: int, removed: Sequence[Layer], candidates: Sequence[Layer | None], clips: int
@@ -102,7 +95,7 @@ class ClipScorer:
             self._translate(removed, candidates, clips)
             for candidate in candidates:
                 gone = out_of(removed, candidate)
-                texts = tuple(self.speech.decode(self.found[gone, item]) for item in self._items(0, clips))
+                texts = tuple(self.speech.decode(self.translations[gone, item]) for item in self._items(0, clips))
                 yield self._finish(Trial(number, candidate, 0.0, clips, hypotheses=texts))
             return
         if self.terms.criterion in criteria.FORCED:
@@ -187,7 +180,7 @@ class ClipScorer:
     def _groups(
         self, removed: Sequence[Layer], candidates: Sequence[Layer | None]
     ) -> Iterator[tuple[list[Layer], list[Layer | None], Sequence[EncodedClip]]]:
-        """Candidates that can share a trunk: all of the decoder; each of the encoder by itself, as its own model."""
+        """Candidates that share prefix layers: all of the decoder; each of the encoder by itself, as its own model."""
         together = [c for c in candidates if c is None or c.scope == "decoder"]
         if together:
             yield list(removed), together, self._encoded(removed)
@@ -197,7 +190,7 @@ class ClipScorer:
                 yield gone, [None], self._encoded(gone)
 
     def _translate(self, removed: Sequence[Layer], candidates: Sequence[Layer | None], clips: int) -> None:
-        """Fill `found` with the greedy ids of every candidate on the first `clips` clips."""
+        """Fill `translations` with the greedy ids of every candidate on the first `clips` clips."""
         for gone, group, encoded in self._groups(removed, candidates):
             with without(self.speech, gone):
                 workers = self._workers()
@@ -209,8 +202,12 @@ class ClipScorer:
                     known = {item: self._known(gone, item) for item in items}
                     drafts = {item: texts[0] for item, texts in known.items()}
                     groups = engine.groups(encoded, items, drafts, len(group), workers)
-                    new = [g for g in groups if any((out_of(gone, c), i) not in self.found for c in group for i in g)]
-                    done = each(
+                    new = [
+                        g
+                        for g in groups
+                        if any((out_of(gone, c), i) not in self.translations for c in group for i in g)
+                    ]
+                    done = parallel_map(
                         self.speech.device,
                         lambda part: engine.translate(encoded, part, list(named), known),  # noqa: B023 (used here)
                         new,
@@ -225,7 +222,7 @@ class ClipScorer:
     def _add(self, rows: Iterable[tuple[Key, list[int]]]) -> None:
         """Take in translations, and keep apart the texts of a clip that differ."""
         for (gone, item), ids in rows:
-            self.found[gone, item] = ids
+            self.translations[gone, item] = ids
             self.texts.setdefault(item, {}).setdefault(tuple(ids), len(gone))
 
     def _known(self, gone: Sequence[Layer], item: int) -> list[Sequence[int]]:
@@ -241,7 +238,7 @@ class ClipScorer:
     def _draft(self, gone: Sequence[Layer], item: int) -> list[int]:
         """The translation by the model closest to this one; before there is any, the reference, as a guess."""
         for last in range(len(gone), -1, -1):
-            ids = self.found.get((out_of(gone[:last], None), item))
+            ids = self.translations.get((out_of(gone[:last], None), item))
             if ids is not None:
                 return ids
         return list(self.answers[item][:-1][: self.terms.max_new_tokens])
@@ -251,37 +248,37 @@ class ClipScorer:
     ) -> dict[Layer | None, list[float]]:
         """Loss or divergence of each candidate per item, summed over the answer's tokens."""
         items = self._items(0, clips)
-        found: dict[Layer | None, dict[int, float]] = {c: {} for c in candidates}
+        translations: dict[Layer | None, dict[int, float]] = {c: {} for c in candidates}
         answers = {i: self.answers[i] for i in items}
         device, workers = self.speech.device, self._workers()
-        whole = SpeculativeDecoder(self.speech, 0, self.terms.memory // workers)
+        whole = open_engine(self.speech, 0, self.terms.memory // workers)
         batches = whole.spread(self.encoded, items, answers, workers)
         for gone, group, encoded in self._groups(removed, candidates):
-            # the group of one encoder candidate is judged as the whole of a model without it
+            # the group of one encoder candidate is scored as the whole of a model without it
             names = group if group != [None] or gone == list(removed) else [gone[-1]]
             with without(self.speech, gone):
-                engine = SpeculativeDecoder(self.speech, 0, self.terms.memory // workers)
+                engine = open_engine(self.speech, 0, self.terms.memory // workers)
             values = partial(self._values_of, engine, encoded, [position(gone, c) for c in group])
             for first in range(0, len(batches), workers):
                 lot = batches[first : first + workers]
                 before: list[list[Tensor]] = [[] for _ in lot]
                 if criterion == "kl":
-                    before = list(each(device, partial(self._logits, whole), lot, workers))
+                    before = list(parallel_map(device, partial(self._logits, whole), lot, workers))
                 with without(self.speech, gone):
-                    results = each(device, values, zip(lot, before, strict=True), workers)
+                    results = parallel_map(device, values, zip(lot, before, strict=True), workers)
                     for batch, rows in zip(lot, results, strict=True):
                         for name, row in zip(names, rows, strict=True):
-                            found[name] |= dict(zip(batch, row, strict=True))
+                            translations[name] |= dict(zip(batch, row, strict=True))
                         self.advance(len(batch) * len(names))
-        return {c: [found[c][i] for i in items] for c in candidates}
+        return {c: [translations[c][i] for i in items] for c in candidates}
 
-    def _logits(self, engine: SpeculativeDecoder, batch: Sequence[int]) -> list[Tensor]:
+    def _logits(self, engine: Engine, batch: Sequence[int]) -> list[Tensor]:
         """The whole model's logits at the answers of a batch."""
         return next(iter(engine.forced(self.encoded, batch, [None], [self.answers[i] for i in batch])))[1]
 
     def _values_of(
         self,
-        engine: SpeculativeDecoder,
+        engine: Engine,
         encoded: Sequence[EncodedClip],
         candidates: Sequence[int | None],
         job: tuple[Sequence[int], Sequence[Tensor]],
@@ -301,16 +298,18 @@ class ClipScorer:
                 rows.append([criteria.loss(*pair) for pair in zip(logits, ids, strict=True)])
         return rows
 
-    def _engine(self, gone: Sequence[Layer], workers: int) -> SpeculativeDecoder:
+    def _engine(self, gone: Sequence[Layer], workers: int) -> Engine:
         """For the model as it now is: one for all stages of a race, so that prompts' common start is run once."""
         if self.engine is None or self.engine[0] != list(gone):
             per_worker = self.terms.memory // workers
-            self.engine = list(gone), SpeculativeDecoder(self.speech, self.terms.max_new_tokens, per_worker)
+            self.engine = list(gone), open_engine(self.speech, self.terms.max_new_tokens, per_worker)
         return self.engine[1]
 
     def _workers(self) -> int:
-        """How many batches are worked on at once."""
-        return workers_on(self.speech.device, self.terms.memory // LEAST_MEMORY)
+        """How many batches are worked on at once. Plain generation goes through views, one at a time."""
+        if not self.speech.family.decoder.line:
+            return 1
+        return Threads.on(self.speech.device, self.terms.memory // LEAST_MEMORY).workers
 
     def _states(
         self, removed: Sequence[Layer], candidates: Sequence[Layer | None], clips: int
@@ -320,7 +319,7 @@ class ClipScorer:
         by_layer: dict[int, dict[int, float]] = {}
         encoded = self._encoded(removed)
         with without(self.speech, removed):
-            engine = SpeculativeDecoder(self.speech, 0, self.terms.memory)
+            engine = open_engine(self.speech, 0, self.terms.memory)
             for batch in engine.batches(encoded, items, {}):
                 for index, before, after, valid in engine.states(encoded, batch):
                     if self.terms.criterion == "influence":
@@ -349,9 +348,9 @@ def work(pool: int, remove: int, clips: int, racing: bool) -> int:
     if not racing:
         return clips * (1 + sum(rounds))
     total, before = clips, 0
-    for number, left in enumerate(rounds, 1):
-        field, before = survivors(left), 0
-        total += left * screening_clips(clips) if field < left and screened_in(number) == number else 0
+    for number, remaining in enumerate(rounds, 1):
+        field, before = survivors(remaining), 0
+        total += remaining * screening_clips(clips) if field < remaining and screened_in(number) == number else 0
         for size, part in schedule(field, clips):
             total, before = total + size * (part - before), part
     return total + clips - before

@@ -24,28 +24,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sordino.errors import RecipeError
-from sordino.models.base import Scope, SpeechModel
-from sordino.pruning.layers import check_keep, only
+from sordino.models.registry import sub_config
+from sordino.models.speech import SpeechModel
+from sordino.pruning.layer import SCOPES, Layer, kept, stacks_of
+from sordino.pruning.layers import only
 
-SCOPES: dict[str, tuple[Scope, ...]] = {
-    "decoder": ("decoder",),
-    "encoder": ("encoder",),
-    "both": ("decoder", "encoder"),
-}
 SCREEN_SHARE = 12  # racing screens on a twelfth of the clips
 SCREENED_FOR = 4  # rounds, then anew
 SCREENED = 3  # and lets a third of the candidates through, but no fewer than these
-
-
-@dataclass(frozen=True, order=True)
-class Layer:
-    """A layer by its index in the unpruned model."""
-
-    scope: Scope
-    index: int
-
-    def __str__(self) -> str:
-        return f"{self.scope}.{self.index}"
 
 
 @dataclass(frozen=True)
@@ -122,48 +108,37 @@ class Removal:
     runner_up_probability: float
 
 
-def parse_layer(text: str) -> Layer:
-    """'12' or 'decoder.12' or 'encoder.3'. Raises RecipeError."""
-    scope, _, index = text.rpartition(".")
-    if scope not in ("", "decoder", "encoder") or not index.isdigit():
-        raise RecipeError(f"'{text}' names no layer.", "Write decoder.12, encoder.3, or 12 for a decoder layer.")
-    return Layer("encoder" if scope == "encoder" else "decoder", int(index))
-
-
 def candidates(speech: SpeechModel, scope: str, protect_first: int, protect_last: int) -> list[Layer]:
     """The layers of a scope that may be removed. Raises RecipeError where the protection leaves none."""
-    found: list[Layer] = []
-    for each in SCOPES[scope]:
-        total = len(speech.layers(each))
-        found += [Layer(each, i) for i in range(protect_first, total - protect_last)]
-    if not found:
+    layers: list[Layer] = []
+    for each in stacks_of(speech.family, scope):
+        stack, total = speech.family.stacks[each], speech.layer_count(each)
+        removable = stack.removable(sub_config(speech.model.config, stack.config), total)
+        layers += [Layer(each, i) for i in range(protect_first, total - protect_last) if i in removable]
+    if not layers:
         raise RecipeError(f"rank: every {scope} layer is protected.", "Lower protect_first or protect_last.")
-    return found
+    return layers
 
 
 def middle(speech: SpeechModel, scope: str, remove: int) -> list[Layer]:
     """A block of `remove` layers around the middle of each list of the scope (the paper's 12-19 of 32 for 8)."""
-    found: list[Layer] = []
-    for each in SCOPES[scope]:
-        total = len(speech.layers(each))
+    block: list[Layer] = []
+    for each in stacks_of(speech.family, scope):
+        total = speech.layer_count(each)
         if remove >= total:
             raise RecipeError(f"rank.remove: {remove} of {total} {each} layers would leave none.", "Remove fewer.")
         first = (total - remove) // 2
-        found += [Layer(each, i) for i in range(first, first + remove)]
-    return found
+        block += [Layer(each, i) for i in range(first, first + remove)]
+    return block
 
 
-def renumbered(layer: Layer, removed: Sequence[Layer]) -> Layer:
-    """A layer by its present index, once the layers in `removed` (by their old index) are gone."""
-    return Layer(layer.scope, layer.index - sum(r.scope == layer.scope and r.index < layer.index for r in removed))
-
-
-def kept(total: int, scope: Scope, removed: Sequence[Layer]) -> list[int]:
-    """Indices of a scope's `total` layers that stay. Raises RecipeError: out of range, twice, or none left."""
-    gone = [layer.index for layer in removed if layer.scope == scope]
-    if gone:
-        check_keep(gone, total, scope)
-    return check_keep([i for i in range(total) if i not in gone], total, scope)
+def allows(speech: SpeechModel, removed: Sequence[Layer]) -> bool:
+    """Whether the family's layers fit together once these are out."""
+    for scope, stack in speech.family.stacks.items():
+        config = sub_config(speech.model.config, stack.config)
+        if stack.fits(config, kept(speech.layer_count(scope), scope, removed)):
+            return False
+    return True
 
 
 @contextmanager
@@ -179,40 +154,46 @@ def without(speech: SpeechModel, removed: Sequence[Layer]) -> Iterator[SpeechMod
 def search(
     pool: Sequence[Layer],
     remove: int,
-    judge: CandidateScorer,
-    known: Sequence[Trial],
+    scorer: CandidateScorer,
+    earlier: Sequence[Trial],
     record: Callable[[Trial], None],
     racing: bool = False,
+    allowed: Callable[[Sequence[Layer]], bool] = lambda removed: True,
 ) -> list[Removal]:
     """The removals, in order.
 
-    known: trials of an earlier, interrupted search, which are not run again; record: called with every new trial.
-    Raises RecipeError where more layers are to go than there are candidates.
+    earlier: trials of an earlier, interrupted search, which are not run again; record: called with every new trial.
+    allowed: whether layers may be out together. Raises RecipeError where more layers are to go than there are
+    candidates, and for a race where some may not go alone: its screening takes them all.
     """
     if remove > len(pool):
         raise RecipeError(f"rank.remove: {remove} layers, but only {len(pool)} are candidates.", "Remove fewer.")
-    runner = Runner(judge, pool, {(t.round, t.layer, t.clips): t for t in known}, record)
-    runner.score(0, [], [None], judge.clips)
+    if racing and not all(allowed([layer]) for layer in pool):
+        raise RecipeError("rank.search: not all of these layers may go alone, which a race needs.", "Use exact.")
+    runner = Runner(scorer, pool, {(t.round, t.layer, t.clips): t for t in earlier}, record)
+    runner.score(0, [], [None], scorer.clips)
     removals: list[Removal] = []
     for number in range(1, remove + 1):
         gone = [r.layer for r in removals]
-        left = [layer for layer in pool if layer not in gone]
+        remaining = [layer for layer in pool if layer not in gone and allowed([*gone, layer])]
+        if not remaining:
+            raise RecipeError(f"rank.remove: after {len(gone)} layers no other may go.", "Remove fewer.")
         if racing:
-            removals.append(runner.race(number, gone, left))
+            removals.append(runner.race(number, gone, remaining))
         else:
-            removals.append(decide(runner.score(number, gone, left, judge.clips), judge))
+            removals.append(decide(runner.score(number, gone, remaining, scorer.clips), scorer))
     if racing and removals:
         last = removals[-1]
-        whole = runner.score(remove, [r.layer for r in removals[:-1]], [last.layer], judge.clips)
+        whole = runner.score(remove, [r.layer for r in removals[:-1]], [last.layer], scorer.clips)
         removals[-1] = dataclasses.replace(last, trial=whole[0])
     return removals
 
 
-def decide(results: Sequence[Trial], judge: CandidateScorer) -> Removal:
+def decide(results: Sequence[Trial], scorer: CandidateScorer) -> Removal:
     """The best of a round's trials on the same clips, and how often it stays the best when clips are resampled."""
-    sign = 1 if judge.higher_is_better else -1
+    sign = 1 if scorer.higher_is_better else -1
     best = max(range(len(results)), key=lambda i: (sign * results[i].score, -i))  # the first of equals
-    scores = np.stack([sign * judge.resampled(trial) for trial in results])  # (candidates, resamples)
+    scores = np.stack([sign * scorer.resampled(trial) for trial in results])  # (candidates, resamples)
     wins = np.bincount(scores.argmax(0), minlength=len(results)) / scores.shape[1]
     others = [i for i in range(len(results)) if i != best]
     second = max(others, key=lambda i: (wins[i], sign * results[i].score, -i)) if others else None
@@ -229,38 +210,38 @@ def decide(results: Sequence[Trial], judge: CandidateScorer) -> Removal:
 
 @dataclass
 class Runner:
-    """Runs what is not known yet."""
+    """Runs the trials that have not been run yet."""
 
-    judge: CandidateScorer
+    scorer: CandidateScorer
     pool: Sequence[Layer]
-    known: dict[tuple[int, Layer | None, int], Trial]
+    trials: dict[tuple[int, Layer | None, int], Trial]
     record: Callable[[Trial], None]
     screened: dict[int, dict[Layer, float]] = field(
         default_factory=dict
     )  # divergences, by the round they were found in
 
     def score(self, number: int, removed: Sequence[Layer], layers: Sequence[Layer | None], clips: int) -> list[Trial]:
-        """Trials of all `layers` on so many clips, known or new."""
-        new = [layer for layer in layers if (number, layer, clips) not in self.known]
+        """Trials of all `layers` on so many clips, run now or earlier."""
+        new = [layer for layer in layers if (number, layer, clips) not in self.trials]
         if new:
-            for trial in self.judge.trials(number, removed, new, clips):
-                self.known[number, trial.layer, clips] = trial
+            for trial in self.scorer.trials(number, removed, new, clips):
+                self.trials[number, trial.layer, clips] = trial
                 self.record(trial)
-        return [self.known[number, layer, clips] for layer in layers]
+        return [self.trials[number, layer, clips] for layer in layers]
 
-    def race(self, number: int, removed: Sequence[Layer], left: Sequence[Layer]) -> Removal:
+    def race(self, number: int, removed: Sequence[Layer], remaining: Sequence[Layer]) -> Removal:
         """Screen, then halve on growing parts of the clips until one is left."""
-        sign = 1 if self.judge.higher_is_better else -1
-        field = list(left)
+        sign = 1 if self.scorer.higher_is_better else -1
+        field = list(remaining)
         if survivors(len(field)) < len(field):
             costs = self._screen(number, removed)
             field = _first(field, [costs[layer] for layer in field], survivors(len(field)))
         trials: list[Trial] = []
-        for size, clips in schedule(len(field), self.judge.clips):
+        for size, clips in schedule(len(field), self.scorer.clips):
             if trials:
                 field = _first(field, [-sign * trial.score for trial in trials], size)
             trials = self.score(number, removed, field, clips)
-        return decide(trials, self.judge)
+        return decide(trials, self.scorer)
 
     def _screen(self, number: int, removed: Sequence[Layer]) -> dict[Layer, float]:
         """What screening said, in this round or the last that screened: found again where a search is resumed."""
@@ -268,7 +249,7 @@ class Runner:
         if at not in self.screened:
             gone = removed[: at - 1]
             there = [layer for layer in self.pool if layer not in gone]
-            costs = self.judge.screen(gone, there, screening_clips(self.judge.clips))
+            costs = self.scorer.screen(gone, there, screening_clips(self.scorer.clips))
             self.screened[at] = dict(zip(there, costs, strict=True))
         return self.screened[at]
 

@@ -5,16 +5,16 @@ A candidate is the current model without one of its decoder layers. What makes i
 - A draft. The current model's own translation of a clip is known. One teacher-forced pass of prompt and draft shows a
   candidate's choice at every position: it is accepted up to the first disagreement, and only what follows is decoded
   (speculative decoding, Leviathan et al. 2023, with the model before the removal as the draft model).
-- A shared trunk. Candidate n runs the same layers 0 to n-1 as the current model, so one pass of the current model
+- Shared prefix layers. Candidate n runs the same layers 0 to n-1 as the current model, so one pass of the current model
   keeps the input of every layer, and candidate n starts from the input of layer n, at layer n+1.
 - A common start. What all prompts say before the audio is run once a round, not once a clip.
 - A common pool. Rows whose draft was rejected are decoded together, whichever candidate they belong to; at layer n
   the rows of candidate n are passed by. Where a row may go on as another translation of the clip does, several tokens
   are guessed and verified in one step.
 
-Nothing is copied: layers are the model's own modules, and what candidates do not change is taken from the trunk. In
-float32 the tokens are those of plain decoding; in bfloat16 other batch shapes round differently, so that a choice
-between two nearly equal tokens may fall the other way.
+Nothing is copied: layers are the model's own modules, and what candidates do not change is taken from the shared
+prefix. In float32 the tokens are those of plain decoding; in bfloat16 other batch shapes round differently, so that a
+choice between two nearly equal tokens may fall the other way.
 
 Shapes: B clips of a batch, P tokens that all prompts begin with, W width of the rest of the prompts with their drafts
 (left padded), R rows of the pool, L layers of the current model, H hidden size.
@@ -26,14 +26,14 @@ import itertools
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from sordino.models.base import SpeechModel
+from sordino.models.decoder_line import Context, open_line
 from sordino.models.features import EncodedClip
-from sordino.pruning.decode_pool import Batch, DecodePool, KVCache, additive
+from sordino.models.speech import SpeechModel
+from sordino.pruning.decode_pool import Batch, DecodePool, KVCache
 
 REJECTED = 0.25  # share of drafts that are expected to need decoding: how many clips share a pool
 HEAD_ROWS = 256  # positions whose logits are held at once: (256, 156,032) in bfloat16 is 80 MB
@@ -69,9 +69,10 @@ class SpeculativeDecoder:
 
     def __init__(self, speech: SpeechModel, max_new_tokens: int, memory: int) -> None:
         self.speech, self.max_new_tokens, self.memory = speech, max_new_tokens, memory
-        self.decoder: Any = speech.part("decoder")
-        self.layers = list(speech.layers("decoder"))
-        self.stops = set(speech.stop_ids())
+        self.line = open_line(speech.family, speech)
+        self.layers = len(self.line.layers)
+        self.hidden_size: int = speech.part("decoder").config.hidden_size  # type: ignore[union-attr, assignment]
+        self.stops, self.suppressed = set(speech.stop_ids()), speech.suppressed_ids()
         self.starts: dict[tuple[int, ...], PromptPrefixCache] = {}
         self.starting = threading.Lock()
 
@@ -79,15 +80,15 @@ class SpeculativeDecoder:
         self, encoded: Sequence[EncodedClip], clips: Sequence[int], drafts: Mapping[int, Sequence[int]]
     ) -> list[list[int]]:
         """Clips of similar length together, as many as half the memory holds. drafts: forced on each, if any."""
-        inputs = len(self.layers) * self.decoder.config.hidden_size * self.speech.dtype.itemsize
-        per_column = inputs + 2 * self._column_bytes()  # the trunk's and a candidate's own
-        found: list[list[int]] = [[]]
+        inputs = self.layers * self.hidden_size * self.speech.dtype.itemsize
+        per_column = inputs + 2 * self.line.cache_bytes()  # the shared prefix's and a candidate's own
+        parts: list[list[int]] = [[]]
         for width, clip in sorted((_width(encoded, drafts, clip), clip) for clip in clips):
-            cost = (len(found[-1]) + 1) * width * per_column
-            if found[-1] and cost > self.memory // 2:
-                found.append([])
-            found[-1].append(clip)
-        return [batch for batch in found if batch]
+            cost = (len(parts[-1]) + 1) * width * per_column
+            if parts[-1] and cost > self.memory // 2:
+                parts.append([])
+            parts[-1].append(clip)
+        return [batch for batch in parts if batch]
 
     def groups(
         self,
@@ -99,7 +100,7 @@ class SpeculativeDecoder:
     ) -> list[list[int]]:
         """Clips for one call of `translate` each: as many as fill a pool, and of equal cost for the workers."""
         longest = max(_width(encoded, drafts, clip) for clip in clips) + self.max_new_tokens
-        rows = self.memory // 2 // (self._column_bytes() * longest)
+        rows = self.memory // 2 // (self.line.cache_bytes() * longest)
         most = max(1, int(rows / (candidates * REJECTED)))  # clips
         return self._shares(encoded, clips, drafts, -(-len(clips) // most), workers)
 
@@ -120,13 +121,13 @@ class SpeculativeDecoder:
     ) -> list[list[int]]:
         """The clips by length, cut into `least` shares of equal width or as many more as the workers have in common."""
         count = -(-least // workers) * workers
-        found: list[list[int]] = [[] for _ in range(count)]
+        shares: list[list[int]] = [[] for _ in range(count)]
         order = sorted((_width(encoded, drafts, clip), clip) for clip in clips)
         total, done = sum(width for width, _ in order), 0
         for width, clip in order:
-            found[(done + width // 2) * count // total].append(clip)
+            shares[(done + width // 2) * count // total].append(clip)
             done += width
-        return [share for share in found if share]
+        return [share for share in shares if share]
 
     @torch.inference_mode()
     def translate(
@@ -146,7 +147,7 @@ class SpeculativeDecoder:
         for part in self.batches(encoded, clips, drafts):
             batch, starts = self._batch([encoded[i] for i in part], [drafts.get(i, ()) for i in part])
             columns = batch.valid.shape[1] + self.max_new_tokens
-            for candidate, hidden, trunk, own in self._passes(batch, starts, candidates):
+            for candidate, hidden, shared, own in self._passes(batch, starts, candidates):
                 rows = []
                 choices = self._choices(hidden)  # (B, tail)
                 for row, (draft, all_choices) in enumerate(zip(batch.drafts, choices.tolist(), strict=True)):
@@ -160,18 +161,12 @@ class SpeculativeDecoder:
                     else:
                         rows.append((row, agreed, choice[agreed]))
                 widest = max(columns, pool.columns + self.max_new_tokens)
-                if pool.rows and (len(pool.rows) + len(rows)) * widest * self._column_bytes() > self.memory // 2:
+                if pool.rows and (len(pool.rows) + len(rows)) * widest * self.line.cache_bytes() > self.memory // 2:
                     done |= self._decode(pool)
                     pool = DecodePool(self.speech, known)
-                pool.add(candidate, part, rows, batch, trunk, own, len(self.layers))
+                pool.add(candidate, part, rows, batch, shared, own, self.layers)
         done |= self._decode(pool)
         return [Decoded(c, clip, done[c, clip]) for clip in clips for c in candidates]
-
-    def _column_bytes(self) -> int:
-        """Bytes of one column's keys and values in all layers."""
-        config = self.decoder.config
-        head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        return int(len(self.layers) * 2 * config.num_key_value_heads * head * self.speech.dtype.itemsize)
 
     @torch.inference_mode()
     def forced(
@@ -183,10 +178,8 @@ class SpeculativeDecoder:
     ) -> Iterator[tuple[int | None, list[Tensor]]]:
         """One batch, teacher-forced: per candidate, a clip's logits at its answer's positions (n, V) in float32."""
         batch, starts = self._batch([encoded[i] for i in clips], [answer[:-1] for answer in answers])
-        head = self.speech.model.get_output_embeddings()
         for candidate, hidden, _, _ in self._passes(batch, starts, candidates):
-            normed = self.decoder.norm(hidden)
-            yield candidate, [head(row[-len(a) :]).float() for row, a in zip(normed, answers, strict=True)]
+            yield candidate, [self.line.logits(row[-len(a) :]).float() for row, a in zip(hidden, answers, strict=True)]
 
     @torch.inference_mode()
     def states(
@@ -194,10 +187,9 @@ class SpeculativeDecoder:
     ) -> Iterator[tuple[int, Tensor, Tensor, Tensor]]:
         """One batch of prompts: (layer, its input, its output (B, S, H), valid (B, S)) of every layer in turn."""
         batch = Batch.of(self.speech, [encoded[i] for i in clips], [() for _ in clips])
-        cos_sin = self.decoder.rotary_emb(batch.embeds, batch.positions)
-        hidden = batch.embeds
-        for index, layer in enumerate(self.layers):
-            out = self.layer(layer, hidden, batch.mask, batch.positions, cos_sin, KVCache())
+        context, hidden = self._context(batch), self.line.enter(batch.embeds)
+        for index in range(self.layers):
+            out = self.line.run_layer(index, hidden, context, KVCache())
             yield index, hidden, out, batch.valid
             hidden = out
 
@@ -205,7 +197,7 @@ class SpeculativeDecoder:
         self, encoded: Sequence[EncodedClip], drafts: Sequence[Sequence[int]]
     ) -> tuple[Batch, PromptPrefixCache]:
         """Clips with drafts, but for what their prompts have in common before the audio; and the stores of that."""
-        audio = self.speech.family.audio_token(self.speech.model.config)
+        audio = self.speech.placeholder_id()
         first, last = min(h.ids for h in encoded), max(h.ids for h in encoded)  # between them lie all others
         same = sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(first, last, strict=False)))
         common = tuple(first[: min(same, len(first) - 1)])  # every prompt keeps a token of its own
@@ -219,75 +211,57 @@ class SpeculativeDecoder:
         self, batch: Batch, starts: PromptPrefixCache, candidates: Sequence[int | None]
     ) -> Iterator[tuple[int | None, Tensor, KVCache, KVCache]]:
         """Each candidate's last hidden states in the batch's tail (B, tail, H), and both stores."""
-        trunk = KVCache(starts.of(None))
-        cos_sin = self.decoder.rotary_emb(batch.embeds, batch.positions)
+        shared = KVCache(starts.of(None))
+        context, hidden = self._context(batch), self.line.enter(batch.embeds)
         inputs: list[Tensor] = []
-        hidden = batch.embeds
-        top = len(self.layers) - 1
+        top = self.layers - 1
         last = top if None in candidates else min(top, max(c for c in candidates if c is not None))
-        for layer in self.layers[:last]:
+        for index in range(last):
             inputs.append(hidden)
-            hidden = self.layer(layer, hidden, batch.mask, batch.positions, cos_sin, trunk)
+            hidden = self.line.run_layer(index, hidden, context, shared)
         inputs.append(hidden)
         for candidate in candidates:
             own = KVCache(starts.of(candidate))
             if candidate == top:
-                yield candidate, inputs[top][:, -batch.tail :], trunk, own
+                yield candidate, inputs[top][:, -batch.tail :], shared, own
                 continue
             if candidate is None:
-                store, state, first = trunk, hidden, top
+                store, state, first = shared, hidden, top
             else:
                 store, state, first = own, inputs[candidate], candidate + 1
-            for layer in self.layers[first:top]:
-                state = self.layer(layer, state, batch.mask, batch.positions, cos_sin, store)
-            yield candidate, self._top(batch, state, cos_sin, store), trunk, own
+            for index in range(first, top):
+                state = self.line.run_layer(index, state, context, store)
+            yield candidate, self._top(batch, state, context, store), shared, own
 
-    def _top(self, batch: Batch, hidden: Tensor, cos_sin: tuple[Tensor, Tensor], store: KVCache) -> Tensor:
+    def _context(self, batch: Batch) -> Context:
+        return self.line.context(batch.embeds, batch.positions, batch.allowed, batch.key_positions)
+
+    def _top(self, batch: Batch, hidden: Tensor, context: Context, store: KVCache) -> Tensor:
         """The topmost layer, in the tail alone: of the columns before it nothing is needed but keys and values."""
-        layer, before = self.layers[-1], batch.width - batch.tail
-        cos, sin = cos_sin
-        keys, values = self.speech.family.keys_values(layer, hidden[:, :before], (cos[:, :before], sin[:, :before]))
-        store.update(keys, values, len(self.layers) - 1)
-        tail = (cos[:, before:], sin[:, before:])
-        mask, positions = batch.mask[:, :, before:], batch.positions[:, before:]
-        return self.layer(layer, hidden[:, before:], mask, positions, tail, store)
-
-    def layer(
-        self,
-        layer: Any,
-        hidden: Tensor,
-        mask: Tensor,
-        positions: Tensor,
-        cos_sin: tuple[Tensor, Tensor],
-        store: KVCache,
-    ) -> Tensor:
-        out: Tensor = layer(
-            hidden,
-            attention_mask=mask,
-            position_ids=positions,
-            past_key_values=store,
-            use_cache=True,
-            position_embeddings=cos_sin,
-        )
-        return out
+        top, before = self.layers - 1, batch.width - batch.tail
+        earlier, tail = context.split_at(before)
+        self.line.fill(top, hidden[:, :before], earlier, store)
+        return self.line.run_layer(top, hidden[:, before:], tail, store)
 
     def _choices(self, hidden: Tensor) -> Tensor:
         """Greedy token at every position. (B, Q, H) -> (B, Q), with few logits alive at a time."""
-        head = self.speech.model.get_output_embeddings()
-        flat = self.decoder.norm(hidden).flatten(0, 1)
-        return torch.cat([head(part).argmax(-1) for part in flat.split(HEAD_ROWS)]).view(hidden.shape[:2])
+        chosen = []
+        for part in torch.split(hidden.flatten(0, 1), HEAD_ROWS):
+            logits = self.line.logits(part)
+            if self.suppressed:
+                logits[:, self.suppressed] = -torch.inf
+            chosen.append(logits.argmax(-1))
+        return torch.cat(chosen).view(hidden.shape[:2])
 
     def _decode(self, pool: DecodePool) -> dict[tuple[int | None, int], list[int]]:
         """Decode the pool's rows to their ends, one token of every row at a time."""
         done: dict[tuple[int | None, int], list[int]] = {}
         while pool.rows:
-            hidden = self.speech.model.get_input_embeddings()(pool.next_tokens(self.max_new_tokens))  # (R, Q, H)
-            width = hidden.shape[1]
-            positions = pool.positions(width)
-            cos_sin = self.decoder.rotary_emb(hidden, positions)
-            mask = pool.step_mask(width, hidden.dtype)
-            for index, layer in enumerate(self.layers):
-                hidden = pool.run_layer(index, layer, hidden, mask, positions, cos_sin, self.layer)
+            embeds = self.speech.model.get_input_embeddings()(pool.next_tokens(self.max_new_tokens))
+            hidden = self.line.enter(embeds)  # (R, Q, H)
+            context = pool.context(self.line, hidden)
+            for index in range(self.layers):
+                hidden = pool.run_layer(self.line, index, hidden, context)
             done |= pool.advance(self._choices(hidden).tolist(), self.stops, self.max_new_tokens)
         return done
 
@@ -303,9 +277,9 @@ class PromptPrefixCache:
         device = engine.speech.device
         hidden = engine.speech.model.get_input_embeddings()(torch.tensor([list(ids)], device=device))  # (1, P, H)
         columns = torch.arange(self.count, device=device)
-        self.mask = additive((columns[None, :] <= columns[:, None])[None, None], hidden.dtype)
-        self.positions = columns[None]
-        self.cos_sin = engine.decoder.rotary_emb(hidden, self.positions)
+        allowed = (columns[None, :] <= columns[:, None])[None, None]
+        self.context = engine.line.context(hidden, columns[None], allowed, columns[None])
+        hidden = engine.line.enter(hidden)
         self.inputs = [hidden]
         self._run(None, hidden, 0)
 
@@ -321,7 +295,7 @@ class PromptPrefixCache:
 
     def _run(self, candidate: int | None, hidden: Tensor, first: int) -> None:
         store = self.stores[candidate] = KVCache()
-        for layer in self.engine.layers[first:]:
-            hidden = self.engine.layer(layer, hidden, self.mask, self.positions, self.cos_sin, store)
+        for index in range(first, self.engine.layers):
+            hidden = self.engine.line.run_layer(index, hidden, self.context, store)
             if candidate is None:
                 self.inputs.append(hidden)

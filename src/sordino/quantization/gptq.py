@@ -14,14 +14,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from sordino.errors import FamilyError
-from sordino.models.base import SpeechModel
+from sordino.models.decoder_line import DecoderLine
 from sordino.models.features import EncodedClip
+from sordino.models.speech import SpeechModel
 from sordino.pruning.decode_pool import Batch, KVCache
 from sordino.pruning.speculative import SpeculativeDecoder
 from sordino.quantization.integer import Rounded, Scheme, fit
@@ -60,25 +60,25 @@ def round_columns(weight: Tensor, hessian: Tensor, scheme: Scheme, damping: floa
         raise ValueError(f"groups of {scheme.group} do not divide {columns} columns")
     if not bool(torch.isfinite(hessian).all()):
         raise ValueError("inputs that are not finite")
-    left = weight.float().clone()
+    remaining = weight.float().clone()
     diagonal = hessian.diagonal()
-    _, scale = fit(left.view(rows, -1, scheme.group), scheme, diagonal.view(-1, scheme.group))
+    _, scale = fit(remaining.view(rows, -1, scheme.group), scheme, diagonal.view(-1, scheme.group))
     order = diagonal.argsort(descending=True, stable=True)
-    left, steps = left[:, order], scale.float().repeat_interleave(scheme.group, 1)[:, order]
+    remaining, steps = remaining[:, order], scale.float().repeat_interleave(scheme.group, 1)[:, order]
     factor = _inverse_factor(hessian[order][:, order], damping)
     codes = torch.empty(rows, columns, dtype=torch.int8, device=weight.device)
     for start in range(0, columns, BLOCK):
         end = min(start + BLOCK, columns)
         errors = torch.empty(rows, end - start, device=weight.device)
         for i in range(start, end):
-            q = (left[:, i] / steps[:, i]).round_().clamp_(scheme.low, -scheme.low - 1)
+            q = (remaining[:, i] / steps[:, i]).round_().clamp_(scheme.low, -scheme.low - 1)
             codes[:, i] = q
-            errors[:, i - start] = (left[:, i] - q * steps[:, i]) / factor[i, i]
-            left[:, i:end] -= errors[:, i - start, None] * factor[i, i:end]
-        left[:, end:] -= errors @ factor[start:end, end:]
-    found = torch.empty_like(codes)
-    found[:, order] = codes
-    return Rounded(found, scale, scheme)
+            errors[:, i - start] = (remaining[:, i] - q * steps[:, i]) / factor[i, i]
+            remaining[:, i:end] -= errors[:, i - start, None] * factor[i, i:end]
+        remaining[:, end:] -= errors @ factor[start:end, end:]
+    ordered = torch.empty_like(codes)
+    ordered[:, order] = codes
+    return Rounded(ordered, scale, scheme)
 
 
 def _inverse_factor(hessian: Tensor, damping: float) -> Tensor:
@@ -106,35 +106,29 @@ class Calibration:
     answers: Sequence[Sequence[int]]
     memory: int
     batches: list[Batch] = field(default_factory=list, init=False)
+    line: DecoderLine = field(init=False)
     hidden: list[Tensor] = field(default_factory=list, init=False)  # of each batch, before the next layer, on the CPU
 
     @torch.inference_mode()
     def start(self) -> None:
         """Embed prompts with their audio and answers."""
         engine = SpeculativeDecoder(self.speech, 0, self.memory)
+        self.line = engine.line
         order = engine.batches(self.encoded, range(len(self.encoded)), dict(enumerate(self.answers)))
         for clips in order:
             encoded, answers = [self.encoded[i] for i in clips], [self.answers[i][:-1] for i in clips]
             self.batches.append(Batch.of(self.speech, encoded, answers))
-        self.hidden = [batch.embeds.cpu() for batch in self.batches]
+        self.hidden = [self.line.enter(batch.embeds).cpu() for batch in self.batches]
 
     @torch.inference_mode()
-    def run(self, layer: nn.Module) -> Iterator[tuple[int, Tensor, Tensor]]:
+    def run(self, index: int) -> Iterator[tuple[int, Tensor, Tensor]]:
         """(batch, output (B, W, H), valid (B, W)) of a layer for every batch."""
-        decoder: Any = self.speech.part("decoder")
-        for index, (batch, hidden) in enumerate(zip(self.batches, self.hidden, strict=True)):
-            out = layer(
-                hidden.to(batch.mask.device),
-                attention_mask=batch.mask,
-                position_ids=batch.positions,
-                past_key_values=KVCache(),
-                use_cache=True,
-                position_embeddings=decoder.rotary_emb(batch.embeds, batch.positions),
-            )
-            yield index, out, batch.valid
+        for number, (batch, hidden) in enumerate(zip(self.batches, self.hidden, strict=True)):
+            context = self.line.context(batch.embeds, batch.positions, batch.allowed, batch.key_positions)
+            yield number, self.line.run_layer(index, hidden.to(batch.embeds.device), context, KVCache()), batch.valid
 
 
-def hessians(calibration: Calibration, layer: nn.Module) -> dict[str, Hessian]:
+def hessians(calibration: Calibration, layer: nn.Module, index: int) -> dict[str, Hessian]:
     """Name of a linear module in the layer -> the Hessian of its inputs; modules with the same inputs share one."""
     seen: dict[str, Tensor] = {}
     linear = {name: module for name, module in layer.named_modules() if isinstance(module, nn.Linear)}
@@ -146,34 +140,34 @@ def hessians(calibration: Calibration, layer: nn.Module) -> dict[str, Hessian]:
         return hook
 
     hooks = [module.register_forward_pre_hook(keep(name)) for name, module in linear.items()]
-    found: dict[str, Hessian] = {}
+    sums: dict[str, Hessian] = {}
     try:
-        for _, _, valid in calibration.run(layer):
+        for _, _, valid in calibration.run(index):
             shared: dict[int, str] = {}
             for name, inputs in seen.items():
                 first = shared.setdefault(id(inputs), name)
-                found.setdefault(name, found[first] if first != name else Hessian())
+                sums.setdefault(name, sums[first] if first != name else Hessian())
                 if first == name:
-                    found[name].add(inputs[valid])
+                    sums[name].add(inputs[valid])
             seen.clear()
     finally:
         for hook in hooks:
             hook.remove()
-    return found
+    return sums
 
 
 def round_decoder(
     calibration: Calibration,
     schemes: Mapping[str, Scheme],
-    known: Callable[[int], Mapping[str, Rounded] | None] = lambda _: None,
+    earlier: Callable[[int], Mapping[str, Rounded] | None] = lambda _: None,
 ) -> Iterator[tuple[int, dict[str, Rounded]]]:
     """Round the decoder in place, layer by layer: (layer, live name of a linear module -> its weight, rounded).
 
-    schemes: by live names, of the modules to round. known: what an earlier, interrupted run found for a layer.
+    schemes: by live names, of the modules to round. earlier: what an earlier, interrupted run found for a layer.
     Raises FamilyError, naming the module, for weights or inputs that are not finite.
     """
     speech = calibration.speech
-    prefix = speech.family.layers["decoder"]
+    prefix = speech.family.stacks["decoder"].path
     calibration.start()
     for index, layer in enumerate(speech.layers("decoder")):
         modules = {
@@ -181,9 +175,9 @@ def round_decoder(
             for name, module in layer.named_modules()
             if isinstance(module, nn.Linear) and f"{prefix}.{index}.{name}" in schemes
         }
-        before = known(index)
+        before = earlier(index)
         if before is None:
-            inputs, rounded = hessians(calibration, layer), {}
+            inputs, rounded = hessians(calibration, layer, index), {}
             for name, module in modules.items():
                 full = f"{prefix}.{index}.{name}"
                 try:
@@ -196,6 +190,6 @@ def round_decoder(
             for name, module in modules.items():
                 weight = rounded[f"{prefix}.{index}.{name}"].dequantized(torch.bfloat16)
                 module.weight.copy_(weight)
-        for batch, out, _ in calibration.run(layer):
+        for batch, out, _ in calibration.run(index):
             calibration.hidden[batch] = out.cpu()
         yield index, rounded

@@ -23,12 +23,14 @@ from torch import Tensor, nn
 
 from sordino.errors import FamilyError
 from sordino.layouts import tables
-from sordino.models.base import SpeechModel
+from sordino.models.answers import SpeechLM, encoded_batch
 from sordino.models.features import EncodedClip
 from sordino.models.parts import LAYER, part_of
+from sordino.models.speech import SpeechModel
 from sordino.pruning import criteria
-from sordino.pruning.search import Layer, without
-from sordino.pruning.speculative import SpeculativeDecoder
+from sordino.pruning.engines import open_engine
+from sordino.pruning.layer import Layer
+from sordino.pruning.search import without
 from sordino.quantization.integer import Scheme, quantize
 
 Advance = Callable[[int], None]
@@ -76,16 +78,16 @@ def part_of_weight(name: str) -> str | None:
 
 def weights(speech: SpeechModel) -> dict[str, list[Tensor]]:
     """Part -> its weights, in the order of the model; a head tied to the embedding is in it once, as the embedding."""
-    found: dict[str, list[Tensor]] = {}
+    by_part: dict[str, list[Tensor]] = {}
     seen: set[int] = set()
     for name, module in speech.model.named_modules():
         if not isinstance(module, (nn.Linear, nn.Embedding)) or id(module.weight) in seen:
             continue
         part = part_of_weight(f"{name}.weight")
-        if part:
+        if part and (part == "embedding" or isinstance(module, nn.Linear)):  # no tables of positions
             seen.add(id(module.weight))
-            found.setdefault(part, []).append(module.weight)
-    return found
+            by_part.setdefault(part, []).append(module.weight)
+    return by_part
 
 
 @contextmanager
@@ -157,28 +159,32 @@ class Sensitivity:
 
     def _forced(self, encoded: Sequence[EncodedClip]) -> Iterator[tuple[int, Tensor]]:
         """Every clip and its logits (n, V) in float32."""
-        engine = SpeculativeDecoder(self.speech, 0, self.memory)
-        for batch in engine.batches(encoded, range(len(encoded)), dict(enumerate(self.answers))):
-            _, logits = next(engine.forced(encoded, batch, [None], [self.answers[i] for i in batch]))
-            yield from zip(batch, logits, strict=True)
+        model = SpeechLM(self.speech)
+        for batch in open_engine(self.speech, 0, self.memory).batches(
+            encoded, range(len(encoded)), dict(enumerate(self.answers))
+        ):
+            answers = [self.answers[i] for i in batch]
+            with torch.inference_mode():
+                logits = model(encoded_batch(self.speech, [encoded[i] for i in batch], answers))
+            yield from zip(batch, torch.split(logits, [len(answer) for answer in answers]), strict=True)
 
 
 def measure(
     sensitivity: Sensitivity,
     changes: Sequence[Change],
     order: Sequence[Layer],
-    known: Mapping[Change, Cost],
+    earlier: Mapping[Change, Cost],
     record: Callable[[Cost], None],
     advance: Advance = lambda _: None,
 ) -> dict[Change, Cost]:
-    """Costs of all changes. known: of an earlier, interrupted run; record: called with every new one."""
-    found = {}
+    """Costs of all changes. earlier: of an earlier, interrupted run; record: called with every new one."""
+    costs = {}
     for change in changes:
-        if change not in known:
+        if change not in earlier:
             cost = sensitivity.cost(change, order)
             record(cost)
             advance(1)
         else:
-            cost = known[change]
-        found[change] = cost
-    return found
+            cost = earlier[change]
+        costs[change] = cost
+    return costs

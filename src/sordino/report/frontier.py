@@ -13,11 +13,11 @@ def frontier(points: Sequence[Point]) -> list[int]:
     Of equal points the first.
     """
     order = sorted(range(len(points)), key=lambda i: (points[i][0], -points[i][1], i))
-    found: list[int] = []
+    line: list[int] = []
     for i in order:
-        if not found or points[i][1] > points[found[-1]][1]:
-            found.append(i)
-    return found
+        if not line or points[i][1] > points[line[-1]][1]:
+            line.append(i)
+    return line
 
 
 def knee(points: Sequence[Point]) -> int | None:

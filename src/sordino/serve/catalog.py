@@ -9,20 +9,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sordino.config import records
+from sordino.config import card as cards
+from sordino.config import chain, records
+from sordino.config.run_layout import EXPORT
 from sordino.errors import ArtifactError, RecipeError
-from sordino.inference import translation
 from sordino.languages import NAMES, language_code
 from sordino.measure import size
 from sordino.models import llama_cpp, registry
 from sordino.models.loading import ADAPTER_CONFIG
-from sordino.pipeline.job import EXPORT, MODELS
 from sordino.runtime import files
 from sordino.runtime.progress import note
 from sordino.serve.settings import Settings
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-LABELS = {directory: key for key, (directory, _) in MODELS.items() if directory}  # in the order of the chain
+LABELS = {link.directory: link.key for link in chain.CHAIN if link.directory}  # in the order of the chain
 
 
 @dataclass(frozen=True)
@@ -117,22 +117,22 @@ def _smallest(exports: Sequence[Path]) -> Path:
 def _entry(name: str | None, path: str, settings: Settings) -> Entry:
     if not registry.is_hub_id(path) and not (Path(path) / ADAPTER_CONFIG).is_file():
         registry.family_of(path)  # raises for what is no model
-    card = translation.stored_card(path)
-    target = settings.target or card.get("target")
-    if "target" in card:
+    card = cards.read(Path(path))
+    target = settings.target or card.target
+    if card.target is not None:
         for option, asked, key in (("--to", settings.target, "target"), ("--from", settings.source, "source")):
-            if asked and language_code(asked) != language_code(str(card.get(key, "en"))):
+            if asked and language_code(asked) != language_code(str(getattr(card, key) or "en")):
                 raise RecipeError(
-                    f"serve: {path} was trained to translate from {card.get('source', 'en')} into {card['target']}, "
+                    f"serve: {path} was trained to translate from {card.source or 'en'} into {card.target}, "
                     f"not {option} {asked}.",
                     f"Leave {option} out: a run's models know their languages.",
                 )
     return Entry(
         id=name or _name_of(path),
         path=path,
-        source=str(settings.source or card.get("source", "en")),
+        source=str(settings.source or card.source or "en"),
         target=str(target) if target else None,
-        trained="target" in card,
+        trained=card.target is not None,
         bytes=weights_bytes(path),
         created=int(Path(path).stat().st_mtime if Path(path).exists() else time.time()),
     )

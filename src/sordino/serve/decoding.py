@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
-from sordino.data.clip import Clip
+from sordino.config import card
+from sordino.data.clip import SAMPLE_RATE, Clip
 from sordino.errors import FamilyError, SordinoError
-from sordino.inference import translation
-from sordino.models.base import SpeechModel
+from sordino.models import prompts
 from sordino.models.features import EncodedClip, Features
 from sordino.models.generation import generate
 from sordino.models.loading import open_model
-from sordino.pipeline.job import device_of, render_section
-from sordino.runtime.threads import each
+from sordino.models.speech import SpeechModel
+from sordino.pipeline.device import device_of
+from sordino.runtime.executor import parallel_map
 from sordino.serve.catalog import Entry
 from sordino.serve.errors import ApiError
 from sordino.serve.settings import Settings
@@ -60,7 +62,7 @@ class ServedModel:
         """Loads the model. Raises FamilyError, ArtifactError, RecipeError."""
         self.entry = entry
         self.speech: SpeechModel = open_model(entry.path, device=device_of(settings.device), dtype=settings.dtype)
-        self.section = translation.stored_prompt(entry.path)
+        self.section = card.read(Path(entry.path)).prompt
         self.features = Features(self.speech, None)
         self.prompts: dict[Question, str] = {}
 
@@ -72,7 +74,7 @@ class ServedModel:
         """Encoded clips, or what is wrong with this clip or question; the others do not suffer from it."""
         prompts = [self._prompt(question) for _, question in asked]
         readable = [(clip, prompt) for (clip, _), prompt in zip(asked, prompts, strict=True) if isinstance(prompt, str)]
-        results = each(self.speech.device, self._encode, readable)
+        results = parallel_map(self.speech.device, self._encode, readable)
         outcomes = [next(results) if isinstance(prompt, str) else prompt for prompt in prompts]
         return [
             outcome if isinstance(outcome, Exception) else Prepared(outcome, question.max_new_tokens)
@@ -95,9 +97,10 @@ class ServedModel:
             encoded = self.features.encode(clip, prompt)
         except Exception as error:  # raised again for the request it belongs to
             return error
-        placeholders = encoded.ids.count(self.speech.family.audio_token(self.speech.model.config))
-        if placeholders != len(encoded.tower):  # would fail the whole batch
-            return ValueError(f"{placeholders} audio placeholders and {len(encoded.tower)} audio features")
+        placeholders = encoded.ids.count(self.speech.placeholder_id())
+        expected = self.speech.family.audio.tokens(round(encoded.seconds * SAMPLE_RATE))
+        if placeholders != expected:  # would fail the whole batch
+            return ValueError(f"{placeholders} audio placeholders and {expected} audio features")
         return encoded
 
     def _prompt(self, question: Question) -> str | Exception:
@@ -116,14 +119,14 @@ class ServedModel:
                 if any(token in text for text in texts):
                     raise FamilyError(f"the text holds {token}, which is a control token of the model.", "Take it out.")
             if question.system is not None:
-                if not self.speech.family.takes_system:
+                if not self.speech.family.chat.takes_system:
                     raise FamilyError("this model takes no system message beside audio.", "Leave it out.")
                 section = replace(section, system=question.system)
             if question.instruction is not None:
                 section = replace(section, instruction=question.instruction)
             if len(self.prompts) >= PROMPTS:
                 self.prompts.clear()
-            self.prompts[question] = render_section(self.speech, section, question.source, question.target)
+            self.prompts[question] = prompts.render(self.speech, section, question.source, question.target)
         return self.prompts[question]
 
     def _control_tokens(self) -> set[str]:

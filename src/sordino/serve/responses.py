@@ -8,8 +8,7 @@ from typing import Any
 
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
-from sordino.inference.long_audio import UNSPACED
-from sordino.languages import language_code, language_name
+from sordino.languages import has_spaces, language_name
 from sordino.serve.service import Segment, Work
 
 FORMATS = ("json", "text", "verbose_json", "srt", "vtt")
@@ -23,7 +22,7 @@ def one_line(text: str) -> str:
 
 def space(target: str) -> str:
     """What stands between two segments' texts in a language."""
-    return "" if language_code(target) in UNSPACED else " "
+    return " " if has_spaces(target) else ""
 
 
 def delta(before: str, segment: Segment, work: Work) -> str:

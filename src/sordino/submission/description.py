@@ -21,12 +21,12 @@ Stage = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Described:
-    """known: None where the lineage is not; outcomes: test set -> segments, recordings, seconds, empty, folded."""
+    """lineage: None where it is not known; outcomes: test set -> segments, recordings, seconds, empty, folded."""
 
     name: str
     model: Path
     languages: str
-    known: Lineage | None
+    lineage: Lineage | None
     datasets: str | None
     outcomes: Mapping[str, Mapping[str, Any]]
 
@@ -53,28 +53,28 @@ def describe(what: Described) -> str:
         "| test set | recordings | segments | hours | empty lines |",
         "|---|---|---|---|---|",
     ]
-    for key, found in what.outcomes.items():
-        hours = found["seconds"] / 3600
-        lines.append(f"| {key} | {found['recordings']} | {found['segments']} | {hours:.2f} | {len(found['empty'])} |")
-    for key, found in what.outcomes.items():
-        if found["empty"]:
-            lines += ["", f"Empty lines of {key}: {', '.join(found['empty'])}."]
-        if found["folded"]:
-            lines += ["", f"Line breaks made spaces in {key}: {', '.join(found['folded'])}."]
+    for key, outcome in what.outcomes.items():
+        counts = f"{outcome['recordings']} | {outcome['segments']} | {outcome['seconds'] / 3600:.2f}"
+        lines.append(f"| {key} | {counts} | {len(outcome['empty'])} |")
+    for key, outcome in what.outcomes.items():
+        if outcome["empty"]:
+            lines += ["", f"Empty lines of {key}: {', '.join(outcome['empty'])}."]
+        if outcome["folded"]:
+            lines += ["", f"Line breaks made spaces in {key}: {', '.join(outcome['folded'])}."]
     return "\n".join(lines) + "\n"
 
 
 def _techniques(what: Described) -> list[str]:
-    if what.known is None:
+    if what.lineage is None:
         return ["The model is of no run of sordino's: describe them here before submitting."]
-    named = [(path if is_hub_id(path) else Path(path).name, digest) for path, digest in what.known.bases]
+    named = [(path if is_hub_id(path) else Path(path).name, digest) for path, digest in what.lineage.bases]
     lines = [f"Base model: {name} ({digest})." for name, digest in named] + [""]
     number = 0
-    for stage in what.known.stages:
-        said = _SAID.get(stage["stage"], _other)(stage, what.model)
-        if said:
+    for stage in what.lineage.stages:
+        sentence = SENTENCES.get(stage["stage"], _other)(stage, what.model)
+        if sentence:
             number += 1
-            lines.append(f"{number}. {said}")
+            lines.append(f"{number}. {sentence}")
     return lines
 
 
@@ -82,8 +82,8 @@ def _data(what: Described) -> list[str]:
     lines = []
     if what.datasets:
         lines += [f"As stated by the submitters: {what.datasets}"]
-    if what.known is not None:
-        lines += [*([""] if lines else []), *(_corpus(data) for data in what.known.data)]
+    if what.lineage is not None:
+        lines += [*([""] if lines else []), *(_corpus(data) for data in what.lineage.data)]
         lines += ["", "From the run's own records; the base model's data is its makers'."]
     return lines
 
@@ -151,7 +151,7 @@ def _other(stage: Stage, _: Path) -> str:
     return f"{stage['stage']} ({settings})."
 
 
-_SAID: dict[str, Callable[[Stage, Path], str]] = {
+SENTENCES: dict[str, Callable[[Stage, Path], str]] = {
     "prepare": _nothing,
     "finetune": _finetune,
     "rank": _rank,

@@ -27,11 +27,15 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from sordino.config.run_layout import DATA, split_file
 from sordino.config.schema import TrainSection
-from sordino.errors import DataError
-from sordino.models.base import SpeechModel
+from sordino.errors import DataError, RecipeError
+from sordino.models.answers import SpeechLM
+from sordino.models.generation import batches_by_length
+from sordino.models.speech import SpeechModel
 from sordino.runtime.progress import bar
-from sordino.training.collate import IGNORED, Batch, Example, collate, epoch_batches
+from sordino.training.collate import Example, collate, epoch_batches
+from sordino.training.objectives import Objective, cross_entropy
 
 CHECKPOINT = "step-"
 
@@ -58,27 +62,14 @@ def weight_dtype(section: TrainSection, device: torch.device) -> torch.dtype:
 
 
 def freeze(speech: SpeechModel, section: TrainSection) -> None:
-    """Train every weight but those of the frozen parts; what the family never trains stays frozen."""
-    for part in section.freeze:
-        speech.part(part).requires_grad_(False)
+    """Train every weight but those of the frozen parts; what the family never trains stays frozen.
 
-
-def batch_loss(speech: SpeechModel, batch: Batch) -> tuple[Tensor, int]:
-    """Sum of the answer tokens' cross-entropy (nats) and their number.
-
-    tower (N, D) -> projector (N, H) -> embeddings (B, S, H) -> decoder -> head at answer positions (K, V).
+    Raises RecipeError for a part that the family does not have.
     """
-    if batch.tower is not None:
-        rows = batch.tower.to(speech.dtype)
-    else:
-        assert batch.inputs is not None
-        rows = torch.cat(speech.family.tower(speech.model, batch.inputs.mel, batch.inputs.frames))
-    embeds = speech.embed(batch.ids, speech.family.project(speech.model, rows))
-    hidden = speech.model.model(inputs_embeds=embeds, attention_mask=batch.mask, use_cache=False).last_hidden_state
-    wanted = batch.labels[:, 1:]
-    at = wanted != IGNORED
-    logits = speech.model.get_output_embeddings()(hidden[:, :-1][at]).float()
-    return nn.functional.cross_entropy(logits, wanted[at], reduction="sum"), int(at.sum())
+    for part in section.freeze:
+        if part not in speech.family.parts:
+            raise RecipeError(f"freeze: a {speech.family.model_type} model has no {part}.", "Leave it out.")
+        speech.part(part).requires_grad_(False)
 
 
 def plan_steps(lengths: Sequence[float], section: TrainSection, seed: int) -> list[list[int]]:
@@ -101,14 +92,15 @@ def train(
     state: Path,
     label: str,
     dev: Sequence[Example] = (),
+    objective: Objective = cross_entropy,
 ) -> Trained:
     """Train the weights that require a gradient, in place; resumes from `state` where it holds a resume point.
 
-    dev: held-out examples whose loss is logged at the end of every epoch.
+    objective: of the training clips; dev: held-out examples whose cross-entropy is logged at the end of every epoch.
     Raises DataError where there is nothing to train on, or the loss is no longer a number.
     """
     if not examples:
-        raise DataError(f"{label}: no training clips.", "Look at 10-data/train.jsonl and the stage's mix.")
+        raise DataError(f"{label}: no training clips.", f"Look at {DATA}/{split_file('train')} and the stage's mix.")
     steps = plan_steps([e.length for e in examples], section, seed)
     per_epoch = math.ceil(len(examples) / section.batch_size)
     every = section.checkpoint_steps or per_epoch
@@ -116,14 +108,14 @@ def train(
     done = run.resume()
     mixed = precision_of(section, speech.device) == "bfloat16-mixed"
     if section.gradient_checkpointing:
-        speech.model.gradient_checkpointing_enable({"use_reentrant": False})
+        set_checkpointing(speech.recomputing, True)
     speech.model.train()
     part = section.batch_size // section.accumulate
     try:
         with bar(label, len(steps), done) as advance:
             for step in range(done, len(steps)):
                 torch.manual_seed(seed * 1_000_003 + step)  # dropout depends on the step, not on what ran before
-                loss = _accumulate(speech, [examples[i] for i in steps[step]], part, prompt, mixed)
+                loss = _accumulate(speech, [examples[i] for i in steps[step]], part, prompt, mixed, objective)
                 if not math.isfinite(loss):
                     raise diverged(label, "loss", loss, step + 1)
                 row = {"step": step + 1, "epoch": round((step + 1) / per_epoch, 4), "loss": loss}
@@ -140,9 +132,18 @@ def train(
     finally:
         speech.model.eval()
         if section.gradient_checkpointing:
-            speech.model.gradient_checkpointing_disable()
+            set_checkpointing(speech.recomputing, False)
     tokens = sum(len(examples[i].answer) for batch in steps for i in batch)
     return Trained(len(steps), tuple(run.log), tokens)
+
+
+def set_checkpointing(model: nn.Module, on: bool) -> None:
+    """Compute activations again in the backward pass, or keep them. transformers 5.24 renamed both methods."""
+    name = "activation" if hasattr(model, "activation_checkpointing_enable") else "gradient"
+    if on:
+        getattr(model, f"{name}_checkpointing_enable")({"use_reentrant": False})
+    else:
+        getattr(model, f"{name}_checkpointing_disable")()
 
 
 def diverged(label: str, what: str, value: float, step: int) -> DataError:
@@ -153,14 +154,21 @@ def _autocast(speech: SpeechModel, mixed: bool) -> contextlib.AbstractContextMan
     return torch.autocast(speech.device.type, torch.bfloat16) if mixed else contextlib.nullcontext()
 
 
-def _accumulate(speech: SpeechModel, chosen: Sequence[Example], part: int, prompt: str, mixed: bool) -> float:
+def _accumulate(
+    speech: SpeechModel,
+    chosen: Sequence[Example],
+    part: int,
+    prompt: str,
+    mixed: bool,
+    objective: Objective = cross_entropy,
+) -> float:
     """Gradients of the mean loss over all answer tokens of a step, run in parts. Returns that mean (nats a token)."""
-    total = sum(len(e.answer) for e in chosen)
+    model, total = SpeechLM(speech), sum(len(e.answer) for e in chosen)
     sum_loss = 0.0
     for start in range(0, len(chosen), part):
         batch = collate(speech, chosen[start : start + part], prompt)
         with _autocast(speech, mixed):
-            loss, _ = batch_loss(speech, batch)
+            loss, _ = objective(model(batch), batch)
         (loss / total).backward()  # type: ignore[no-untyped-call]
         sum_loss += float(loss.detach())
     return sum_loss / total
@@ -169,13 +177,13 @@ def _accumulate(speech: SpeechModel, chosen: Sequence[Example], part: int, promp
 @torch.no_grad()
 def mean_loss(speech: SpeechModel, examples: Sequence[Example], size: int, prompt: str, mixed: bool = False) -> float:
     """Teacher-forced cross-entropy of held-out answers, nats a token; leaves the mode (train, eval) as it was."""
-    training = speech.model.training
+    model, training = SpeechLM(speech), speech.model.training
     speech.model.eval()
-    order = sorted(range(len(examples)), key=lambda i: examples[i].length)
     total, tokens = 0.0, 0
-    for start in range(0, len(order), size):
+    for part in batches_by_length([example.length for example in examples], size):
         with _autocast(speech, mixed):
-            loss, n = batch_loss(speech, collate(speech, [examples[i] for i in order[start : start + size]], prompt))
+            batch = collate(speech, [examples[i] for i in part], prompt)
+            loss, n = cross_entropy(model(batch), batch)
         total, tokens = total + float(loss), tokens + n
     speech.model.train(training)
     return total / tokens
@@ -241,11 +249,11 @@ class _Run:
 
     def resume(self) -> int:
         """Restore the newest resume point. Returns the number of steps that are done."""
-        found = checkpoints(self.state)
-        if not found:
+        points = checkpoints(self.state)
+        if not points:
             return 0
-        tensors = load_file(found[-1] / "state.safetensors")
-        saved = json.loads((found[-1] / "state.json").read_text())
+        tensors = load_file(points[-1] / "state.safetensors")
+        saved = json.loads((points[-1] / "state.json").read_text())
         with torch.no_grad():
             for name, weight in zip(self.names, self.weights, strict=True):
                 weight.copy_(tensors[f"weight/{name}"])

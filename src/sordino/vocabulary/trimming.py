@@ -1,10 +1,13 @@
-"""A smaller vocabulary for a byte-level BPE model: which tokens stay, and everything that counts or names tokens.
+"""A smaller vocabulary for a BPE model of bytes: which tokens stay, and everything that counts or names tokens.
 
 BPE joins, again and again, the adjacent pair of lowest rank. A token is never taken apart, so all joins inside a token
 of the result come from its own characters: its pieces are the same in every text. Keep a token together with its
 pieces, and every join of a text that ends in kept tokens is still in the list of merges; the joins that are no longer
 there had lost against those at every step. Such a text is therefore cut exactly as before. Any other text is cut into
 smaller kept pieces, in the end into the 256 bytes, so that no text is out of reach. docs/vocabulary.md has the proof.
+
+Bytes come in two ways: byte-level BPE (Qwen's) merges bytes; with byte fallback (Gemma's) characters are merged, and
+one that is no token becomes its bytes, which no merge joins.
 """
 
 from __future__ import annotations
@@ -26,47 +29,52 @@ from sordino.errors import FamilyError, RecipeError
 MULTIPLE = 8
 # settings of a config that hold token ids, one or lists of them
 ID_KEYS = re.compile(r"_token_ids?$|_token_index$|^(?:begin_)?suppress_tokens$|^(?:bad|force)_words_ids$")
+SPACE = "▁"  # what byte fallback writes for a space: as bytes it would not become one again
 # where ids and other numbers are mixed
 MIXED_KEYS = ("forced_decoder_ids", "sequence_bias")
 
 
 class Bpe:
-    """A tokenizer.json with a byte-level BPE model, and the pieces of its tokens.
+    """A tokenizer.json with a BPE model that reaches down to bytes, and the pieces of its tokens.
 
-    ids: of the model's tokens; added: ids of the added tokens (special or not), which are found before any merging.
-    Raises FamilyError for any other tokenizer.
+    ids: of the model's tokens; bytes: those that always stay; added: ids of the added tokens (special or not), which
+    are found before any merging. Raises FamilyError for any other tokenizer.
     """
 
     def __init__(self, tokenizer: Mapping[str, Any]) -> None:
         model = tokenizer.get("model") or {}
-        alphabet = ByteLevel.alphabet()
+        fallback = bool(model.get("byte_fallback"))
+        alphabet = [*(f"<0x{byte:02X}>" for byte in range(256)), SPACE] if fallback else ByteLevel.alphabet()
         vocabulary = model.get("vocab")
+        merges = [pair(merge) for merge in model.get("merges") or ()]
+        joined = {part for both in merges for part in (*both, "".join(both))} & set(alphabet[:256]) if fallback else ()
         for wrong, why in (
             (model.get("type") != "BPE" or not isinstance(vocabulary, dict), "is no BPE"),
             (model.get("dropout"), "drops merges at random"),
             (model.get("continuing_subword_prefix") or model.get("end_of_word_suffix"), "marks parts of words"),
-            (not _byte_level(tokenizer), "does not cut text into bytes"),
+            (not (fallback or _byte_level(tokenizer)), "does not cut text into bytes"),
+            (joined, "merges the bytes that characters fall back to"),
             (not set(alphabet) <= set(vocabulary or ()), "lacks some of the 256 bytes"),
         ):
             if wrong:
                 raise FamilyError(
-                    f"this model's tokenizer {why}, and only byte-level BPE can be trimmed.", "Leave trim: out."
+                    f"this model's tokenizer {why}, and only BPE down to bytes can be trimmed.", "Leave trim: out."
                 )
         self.tokenizer = tokenizer
         self.ids: dict[str, int] = model["vocab"]
         self.tokens = {i: token for token, i in self.ids.items()}
         self.bytes = {self.ids[character] for character in alphabet}
         self.added = {int(entry["id"]) for entry in tokenizer["added_tokens"]}
-        self.merges = [pair(merge) for merge in model["merges"]]
+        self.merges = merges
         self.ranks = {merge: rank for rank, merge in enumerate(self.merges)}
-        self.known: dict[str, tuple[str, str] | None] = {}
+        self.splits: dict[str, tuple[str, str] | None] = {}
 
     def __len__(self) -> int:
         return len(self.tokens.keys() | self.added)
 
     def split(self, token: str) -> tuple[str, str] | None:
         """The two pieces whose join makes a token; None for a single character and where merging never makes it."""
-        if token not in self.known:
+        if token not in self.splits:
             parts = list(token)
             while len(parts) > 2:
                 rank, at = min(
@@ -76,17 +84,17 @@ class Bpe:
                     break
                 parts[at : at + 2] = [parts[at] + parts[at + 1]]
             joined = (parts[0], parts[1]) if len(parts) == 2 else None
-            self.known[token] = joined if joined in self.ranks else None
-        return self.known[token]
+            self.splits[token] = joined if joined in self.ranks else None
+        return self.splits[token]
 
     def pieces(self, token: int) -> set[int]:
         """The token and all that merging makes on the way to it, ids."""
-        found, waiting = {token}, [token]
+        pieces, waiting = {token}, [token]
         while waiting:
             parts = self.split(self.tokens.get(waiting.pop(), "")) or ()
-            waiting += {self.ids[part] for part in parts} - found
-            found |= {self.ids[part] for part in parts}
-        return found
+            waiting += {self.ids[part] for part in parts} - pieces
+            pieces |= {self.ids[part] for part in parts}
+        return pieces
 
 
 @dataclass(frozen=True)
@@ -134,31 +142,31 @@ def choose(bpe: Bpe, required: Iterable[int], counts: Mapping[int, int], size: i
 def trim_tokenizer(bpe: Bpe, kept: Kept) -> dict[str, Any]:
     """tokenizer.json with the kept tokens alone: vocabulary, merges, and every id that it names."""
     new = kept.new
-    found = copy.deepcopy(dict(bpe.tokenizer))
-    model = found["model"]
+    trimmed = copy.deepcopy(dict(bpe.tokenizer))
+    model = trimmed["model"]
     model["vocab"] = {bpe.tokens[old]: i for i, old in enumerate(kept.rows) if old in bpe.tokens}
     model["merges"] = [
         merge
         for merge in model["merges"]
         if all(part in model["vocab"] for part in (*pair(merge), "".join(pair(merge))))
     ]
-    for entry in found["added_tokens"]:
+    for entry in trimmed["added_tokens"]:
         entry["id"] = new[entry["id"]]
-    if found.get("padding"):
-        found["padding"]["pad_id"] = new[found["padding"]["pad_id"]]
-    if found.get("post_processor"):
-        _post_processor(found["post_processor"], new)
-    return found
+    if trimmed.get("padding"):
+        trimmed["padding"]["pad_id"] = new[trimmed["padding"]["pad_id"]]
+    if trimmed.get("post_processor"):
+        _post_processor(trimmed["post_processor"], new)
+    return trimmed
 
 
 def trim_tokenizer_config(config: Mapping[str, Any], kept: Kept) -> dict[str, Any]:
     """tokenizer_config.json, whose older form lists the added tokens by id."""
-    found = dict(config)
-    if "added_tokens_decoder" in found:
-        found["added_tokens_decoder"] = {
+    trimmed = dict(config)
+    if "added_tokens_decoder" in trimmed:
+        trimmed["added_tokens_decoder"] = {
             str(kept.new[int(old)]): entry for old, entry in config["added_tokens_decoder"].items()
         }
-    return found
+    return trimmed
 
 
 def named_ids(config: Mapping[str, Any], rows: int) -> set[int]:
@@ -174,8 +182,8 @@ def named_ids(config: Mapping[str, Any], rows: int) -> set[int]:
 
 def renumber(config: Mapping[str, Any], kept: Kept) -> dict[str, Any]:
     """The settings of a config (one section of it) that count or name tokens, for the kept ones."""
-    found = {key: _renumbered(value, kept.new) for key, value in config.items() if ID_KEYS.search(key)}
-    return found | ({"vocab_size": len(kept.rows)} if "vocab_size" in config else {})
+    ids = {key: _renumbered(value, kept.new) for key, value in config.items() if ID_KEYS.search(key)}
+    return ids | ({"vocab_size": len(kept.rows)} if "vocab_size" in config else {})
 
 
 @dataclass
@@ -207,18 +215,18 @@ def cover(before: Sequence[Sequence[int]], after: Sequence[Sequence[int]], kept:
 
     before, after: ids of each text by the tokenizer as it was and as it is.
     """
-    found, new, dropped = Coverage(), kept.new, Counter[int]()
+    coverage, new, dropped = Coverage(), kept.new, Counter[int]()
     for old, trimmed in zip(before, after, strict=True):
         outside = [i for i in old if i not in new]
         dropped.update(outside)
-        found.texts += 1
-        found.tokens += len(old)
-        found.tokens_inside += len(old) - len(outside)
-        found.tokens_after += len(trimmed)
+        coverage.texts += 1
+        coverage.tokens += len(old)
+        coverage.tokens_inside += len(old) - len(outside)
+        coverage.tokens_after += len(trimmed)
         if not outside:
-            found.texts_inside += 1
-            found.changed += [new[i] for i in old] != list(trimmed)
-    return found, dropped
+            coverage.texts_inside += 1
+            coverage.changed += [new[i] for i in old] != list(trimmed)
+    return coverage, dropped
 
 
 def pair(merge: str | Sequence[str]) -> tuple[str, str]:

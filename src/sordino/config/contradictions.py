@@ -1,0 +1,164 @@
+"""Settings that are each valid but cannot be together, and what no recipe can do without."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+from sordino.config.chain import AUTO, CHAIN, EXPORTS, MERGED, makes
+from sordino.config.schema import FilterSection, PseudolabelSection, Recipe
+
+
+def contradictions(recipe: Recipe) -> list[str]:
+    """Every problem in words, each with the setting it is about."""
+    rules = _needs, _data, _rank, _prune, _labels, _training, _mixes, _models, _trim, _export, _sweep
+    return [problem for rule in rules for problem in rule(recipe)]
+
+
+def _needs(recipe: Recipe) -> Iterator[str]:
+    """What every recipe must say, and sections that rest on others."""
+    if not recipe.model:
+        yield "model: missing (a directory or a Hub id)"
+    if recipe.data is None or not recipe.data.path:
+        yield "data.path: missing (where the corpus is)"
+    if len(recipe.prompt.example) not in (0, 2):
+        yield "prompt.example: give a sentence and its translation, or nothing"
+    if recipe.prune and not recipe.rank:
+        yield "prune: needs the rank section (method: explicit takes a list by hand)"
+    if recipe.distil and not recipe.prune:
+        yield "distil: needs the prune section, since it heals a pruned model"
+    if recipe.pseudolabel and not recipe.finetune:
+        yield "pseudolabel: needs the finetune section, which makes the teacher"
+    if recipe.merge and not recipe.qlora:
+        yield "merge: needs the qlora section, which makes the adapter"
+
+
+def _data(recipe: Recipe) -> Iterator[str]:
+    data = recipe.data
+    if data is None:
+        return
+    for where, section in (("data", data), ("data.extra", data.extra)):
+        if section and (section.min_seconds or 0) > (section.max_seconds or math.inf):
+            yield f"{where}.min_seconds: is above max_seconds"
+    if data.split == "paper" and data.splits.by == "group":
+        yield "data.split: 'paper' has the same talks in train and test; say so with splits.by: segment"
+    if data.extra and not data.extra.path:
+        yield "data.extra.path: missing (where the out-of-domain corpus is)"
+    if data.extra and data.extra.split == "paper":
+        yield "data.extra.split: the extra corpus is for training alone"
+
+
+def _rank(recipe: Recipe) -> Iterator[str]:
+    rank = recipe.rank
+    if rank is None:
+        return
+    if rank.method == "explicit" and not rank.layers:
+        yield "rank.layers: method 'explicit' needs the layers to remove"
+    if rank.method != "explicit" and rank.layers:
+        yield f"rank.layers: not used by method '{rank.method}'; use method: explicit"
+    if rank.criterion in ("influence", "angular") and rank.scope != "decoder":
+        yield f"rank.criterion: '{rank.criterion}' is of decoder layers; use scope: decoder"
+    if rank.search == "racing" and rank.criterion in ("loss", "kl", "influence", "angular"):
+        yield f"rank.search: '{rank.criterion}' is cheap enough for exact; racing is for translation scores"
+
+
+def _prune(recipe: Recipe) -> Iterator[str]:
+    prune = recipe.prune
+    if prune and recipe.rank and (prune.remove or 0) > ranked(recipe):
+        yield f"prune.remove: {prune.remove}, but rank finds {ranked(recipe)} removals"
+
+
+def ranked(recipe: Recipe) -> int:
+    """How many layers will be ranked."""
+    if recipe.rank is None:
+        return 0
+    return len(recipe.rank.layers) if recipe.rank.method == "explicit" else recipe.rank.remove
+
+
+def _labels(recipe: Recipe) -> Iterator[str]:
+    """Settings of pseudolabel that are not used as the others are."""
+    section = recipe.pseudolabel
+    if section is None:
+        return
+    for name in ("samples", "epsilon", "temperature") if section.method == "greedy" else ():
+        if getattr(section, name) != getattr(PseudolabelSection(), name):
+            yield f"pseudolabel.{name}: not used by method 'greedy'; use method: mbr"
+    if section.filter.comet != FilterSection().comet and section.filter.min_comet is None:
+        yield "pseudolabel.filter.comet: not used without min_comet"
+
+
+def _training(recipe: Recipe) -> Iterator[str]:
+    for name in ("finetune", "distil", "qlora"):
+        section = getattr(recipe, name)
+        if section and section.accumulate > 0 and section.batch_size % section.accumulate:
+            yield f"{name}.accumulate: must divide batch_size"
+    if recipe.qlora and recipe.qlora.freeze:
+        yield "qlora.freeze: an adapter's base is frozen whole; use qlora.scope: decoder"
+
+
+def _mixes(recipe: Recipe) -> Iterator[str]:
+    """A student's training clips must come from somewhere."""
+    for name in ("distil", "qlora"):
+        section = getattr(recipe, name)
+        if section is None:
+            continue
+        if section.mix.pseudo and not recipe.pseudolabel:
+            yield f"{name}.mix.pseudo: needs the pseudolabel section, or set it to false"
+        if not section.mix.pseudo and not section.mix.authentic and not section.mix.extra:
+            yield f"{name}.mix: nothing is left to train on"
+        if section.mix.extra and (recipe.data is None or recipe.data.extra is None):
+            yield f"{name}.mix.extra: needs data.extra, the out-of-domain corpus"
+
+
+def _models(recipe: Recipe) -> Iterator[str]:
+    """Every model that a section names must be one that the recipe makes."""
+    models = {model.key for model in CHAIN if makes(recipe, model)}
+    for made in (*CHAIN, EXPORTS):
+        section = getattr(recipe, made.section) if made.setting else None
+        if section is None:
+            continue
+        where, start = f"{made.section}.{made.setting}", getattr(section, made.setting)
+        if start not in (AUTO, *models):
+            yield f"{where}: this recipe makes no '{start}' model"
+        if start == AUTO and MERGED in made.starts and recipe.qlora and not recipe.merge:
+            yield f"{made.section}: the adapter would be left out; add merge:, or say {where}"
+    for model in recipe.sweep.of if recipe.sweep else ():
+        if model not in models:
+            yield f"sweep.of: this recipe makes no '{model}' model"
+    systems = models | set(recipe.export.formats if recipe.export else ())
+    for system in recipe.translate.systems if recipe.translate else ():
+        if system not in systems:
+            yield f"translate.systems: this recipe makes no '{system}'; it makes {', '.join(sorted(systems))}"
+
+
+def _trim(recipe: Recipe) -> Iterator[str]:
+    """There must be texts to keep the tokens of."""
+    trim = recipe.trim
+    if trim and not trim.splits and not recipe.pseudolabel:
+        yield "trim.splits: there are no texts to keep the tokens of"
+    if trim and "extra" in trim.splits and (recipe.data is None or recipe.data.extra is None):
+        yield "trim.splits: 'extra' needs data.extra, the out-of-domain corpus"
+
+
+def _export(recipe: Recipe) -> Iterator[str]:
+    """Format mixed has a budget, and a budget is of format mixed."""
+    export = recipe.export
+    if export is None:
+        return
+    if export.budget_gb is not None and export.budget_ratio is not None:
+        yield "export: give budget_gb or budget_ratio, not both"
+    budgeted = export.budget_gb is not None or export.budget_ratio is not None
+    if "mixed" in export.formats and not budgeted:
+        yield "export.formats: 'mixed' needs export.budget_gb or export.budget_ratio"
+    if "mixed" not in export.formats and budgeted:
+        yield "export: a budget is for format mixed, which is not among the formats"
+
+
+def _sweep(recipe: Recipe) -> Iterator[str]:
+    sweep = recipe.sweep
+    if sweep is None:
+        return
+    if not recipe.translate or not recipe.evaluate or "chrf" not in (m.lower() for m in recipe.evaluate.metrics):
+        yield "sweep: needs translate, and evaluate with chrf among its metrics"
+    if any(count > ranked(recipe) for count in sweep.remove):
+        yield f"sweep.remove: each must be at least 1 and at most {ranked(recipe)}, the layers that are ranked"

@@ -1,0 +1,95 @@
+"""Writing a loaded model as a checkpoint that stock transformers opens."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from sordino.checkpoint.finite import refuse_nonfinite
+from sordino.errors import FamilyError
+from sordino.models.speech import SpeechModel
+from sordino.runtime import files, foreign
+
+TERMS = ("LICENSE*", "LICENCE*", "NOTICE*")  # of use, by the model's makers: they go with every copy
+
+
+def save(speech: SpeechModel, directory: Path) -> None:
+    """Write a checkpoint that stock `from_pretrained` loads: safetensors, config, generation config, processor.
+
+    Raises FamilyError for weights that are no numbers, and for a head tied by hand where the transformers class cannot
+    tie it: such a checkpoint is refused by `save_pretrained`, and one with a single tensor would load with a random
+    head.
+    """
+    head, embedding = speech.model.get_output_embeddings(), speech.model.get_input_embeddings()
+    if head.weight is embedding.weight and not speech.model.all_tied_weights_keys:
+        raise FamilyError(
+            f"transformers cannot store a {speech.family.model_type} model whose head and embedding are one tensor.",
+            "Give the head a copy of the embedding's weight.",
+        )
+    refuse_nonfinite(speech.path, speech.model.state_dict().items())
+    stored, speech.model.generation_config = speech.model.generation_config, greedy(speech)
+    try:  # transformers refuses to save some configs that it loads
+        speech.model.save_pretrained(str(directory))
+    finally:
+        speech.model.generation_config = stored
+    speech.processor.save_pretrained(str(directory))
+    copy_files(Path(speech.path), directory, TERMS)
+    complete(speech, directory)
+
+
+def complete(speech: SpeechModel, directory: Path) -> None:
+    """Finish the files beside a model's weights, so that others read and generate as sordino does."""
+    complete_config(directory, speech.model)
+    greedy(speech).save_pretrained(str(directory))
+    file = directory / "tokenizer_config.json"
+    tokenizer = foreign.read_json(file, raises=FamilyError) if file.is_file() else {}
+    if isinstance(tokenizer.get("extra_special_tokens"), list):  # which transformers 4 takes for a mapping, and fails
+        tokenizer["additional_special_tokens"] = tokenizer.pop("extra_special_tokens")
+        files.write_json(file, tokenizer)
+
+
+def copy_files(source: Path, directory: Path, patterns: Iterable[str]) -> None:
+    """Copy files of a directory, byte for byte, to the same places in another one."""
+    for pattern in patterns:
+        for file in source.glob(pattern):
+            if file.is_file():
+                target = directory / file.relative_to(source)
+                target.parent.mkdir(exist_ok=True)
+                shutil.copyfile(file, target)
+
+
+def greedy(speech: SpeechModel) -> Any:
+    """The generation config with which stock `generate` gives the texts that sordino gives: it stops at the same
+    tokens, never takes the suppressed ones, and neither samples nor penalizes."""
+    from transformers import GenerationConfig
+
+    stored = speech.model.generation_config
+    pad = stored.pad_token_id
+    return GenerationConfig(
+        do_sample=False,
+        bos_token_id=stored.bos_token_id,
+        eos_token_id=speech.stop_ids(),
+        pad_token_id=speech.pad_id() if pad is None else pad,
+        suppress_tokens=speech.suppressed_ids() or None,
+    )
+
+
+def complete_config(directory: Path, model: Any) -> None:
+    """State in config.json whether head and embedding are one tensor, and one dtype at all levels.
+
+    Left out, engines inherit the class default, and one of them ran untied models with a tied head; transformers saves
+    the dtype that a part was once made in.
+    """
+    file = directory / "config.json"
+    config = json.loads(file.read_text(encoding="utf-8"))
+    tied = model.get_output_embeddings().weight is model.get_input_embeddings().weight
+    config["tie_word_embeddings"] = tied
+    if "text_config" in config:
+        config["text_config"]["tie_word_embeddings"] = tied
+    for name in set(model.config.sub_configs) & set(config):
+        if config[name] is not None:
+            config[name]["dtype"] = config["dtype"]
+    file.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
