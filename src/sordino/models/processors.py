@@ -30,7 +30,7 @@ class PartProcessor:
 def fetched(path: str, revision: str | None) -> Path:
     """A model directory, or a Hub id's processor and config.json."""
     from sordino.models import registry
-    from sordino.models.stored import PROCESSOR_FILES
+    from sordino.models.registry import PROCESSOR_FILES
 
     if not registry.is_hub_id(path):
         return Path(path)
