@@ -20,12 +20,16 @@ def render(speech: SpeechModel, section: PromptSection, source: str, target: str
     Raises RecipeError as `refuse_control_tokens` does.
     """
     refuse_control_tokens(section, speech.processor.tokenizer)
+    return speech.family.chat.render(speech.processor, resolved(speech, section, source, target))
+
+
+def resolved(speech: SpeechModel, section: PromptSection, source: str, target: str) -> Prompt:
+    """What a family is asked: the section with `auto` and the languages filled in."""
     example = (section.example[0], section.example[1]) if section.example else None
     system = section.system
     if system == "auto":
         system = SYSTEM_PROMPT if speech.family.chat.takes_system else None
-    instruction = fill_instruction(section.instruction, source, target)
-    return speech.family.chat.render(speech.processor, Prompt(instruction, system, section.style, example))
+    return Prompt(fill_instruction(section.instruction, source, target), system, section.style, example)
 
 
 def refuse_control_tokens(section: PromptSection, tokenizer: Any) -> None:
