@@ -1,7 +1,7 @@
 """Model cards: README.md as the Hugging Face Hub renders it, from a model's files and the records of its run.
 
-An export gets its card before it is scored; `sordino card` and `sordino publish` write the whole one, with the scores. The
-same model and records give the same bytes, and nothing of the machine, such as a path, is in them.
+An export gets its card before it is scored; `sordino card` and `sordino publish` write the whole one, with the scores.
+The same model and records give the same bytes, and nothing of the machine, such as a path, is in them.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def _done(facts: Facts) -> str:
         return "The model is of no run of sordino's: how it was made is not recorded."
     numbered = enumerate(techniques.sentences(history, facts.asked.form), start=1)
     lines = [*techniques.bases(history), "", *(f"{number}. {sentence}" for number, sentence in numbered), ""]
-    versions = next((stage["versions"] for stage in reversed(history.stages) if "versions" in stage), {})
+    versions = next((stage["versions"] for stage in reversed(history.stages) if "versions" in stage), None)
     if versions:
         lines.append(f"Made with {', '.join(f'{name} {version}' for name, version in versions.items())}.")
     lines.append(f"The method is that of [Moslem (2025)]({METHOD}). The recipe, without what is a default:")
@@ -115,7 +115,8 @@ def _data(facts: Facts) -> str:
 def _limits(facts: Facts) -> str:
     task = "translating {} speech into {} text".format(*facts.pair) if facts.pair else "translating speech"
     lines = [
-        f"- For {task}, of the kind that it was trained on. Other domains, accents, noise and languages were not measured.",
+        f"- For {task}, of the kind that it was trained on. Other domains, accents, noise and languages were not "
+        "measured.",
         "- Layers and bits were chosen for this task: what else the base model could do may be lost.",
         f"- It takes at most {facts.asked.window:g} s of audio at once. Stock processors cut what is longer without a "
         "word; sordino segments it.",

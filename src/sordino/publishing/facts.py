@@ -1,4 +1,4 @@
-"""What is read of a model before its card is written: files, sordino.json, the records of its run, what its publisher says."""
+"""What a card is written from: a model's files, the records of its run, and what its publisher says."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ SOURCE = "en"  # where nothing says what is spoken
 
 @dataclass(frozen=True)
 class Statement:
-    """What the publisher says. base_model: its Hub id, where the run has a directory; licence: of the model, a name of the
-    Hub's; data_licence: in words."""
+    """What the publisher says. base_model: its Hub id, where the run has a directory; licence: of the model, as the Hub
+    calls it; data_licence: in words."""
 
     base_model: str | None = None
     licence: str | None = None
@@ -35,8 +35,8 @@ class Statement:
 
 @dataclass(frozen=True)
 class Facts:
-    """title: of the card. asked: how it is loaded and asked. history: None where it is of no run. evaluation: the scores,
-    or why there are none. source, target: languages, None where nothing says which. base_licence: as its card names it.
+    """asked: how the model is loaded and asked. history: None where it is of no run. evaluation: the scores, or why there
+    are none. source, target: languages, None where nothing says which. base_licence: as its card names it.
     """
 
     title: str
@@ -89,7 +89,7 @@ def read(
     statement: Statement | None = None,
     form: str | None = None,
 ) -> Facts:
-    """where: what code calls the model, HERE or its Hub id. form: an export format, where no audit lies beside the model.
+    """where: what code calls the model, HERE or its Hub id. form: an export format, where no audit says it.
 
     Raises FamilyError, ArtifactError for a model directory that is none, or damaged.
     """

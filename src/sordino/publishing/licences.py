@@ -11,7 +11,7 @@ from sordino.publishing.techniques import HUB
 
 UNKNOWN = "other"  # the Hub's word where none of its names fits
 CARD = "README.md"
-# of published corpora, by the name of their reader, as docs/corpora.md has them; the iwslt and folder readers read anything
+# of published corpora, by the name of their reader, as docs/corpora.md has them
 CORPORA: Mapping[str, str] = {"acl6060": "CC BY 4.0", "covost2": "CC0", "mustc": "CC BY-NC-ND 4.0"}
 ON_THE_HUB: Mapping[str, str] = {"acl6060": "ymoslem/acl-6060"}
 

@@ -1,7 +1,7 @@
 """How a model is loaded, in code that is right for its format: transformers, vLLM, sordino.
 
-Each snippet translates `recording.wav` and prints the text. tests/publishing/test_snippets.py runs those of transformers
-and sordino on an export of every family that has them.
+Each snippet translates `recording.wav` and prints the text. tests/publishing/test_snippets.py runs those of
+transformers and sordino on an export of every family that has them.
 """
 
 from __future__ import annotations
@@ -116,8 +116,8 @@ def _sordino(asked: Asked) -> str:
     if asked.form.startswith("gguf"):
         text += (
             "\n\nThe decoder is a GGUF file for llama.cpp, which sordino runs through llama-cpp-python "
-            "(`pip install 'sordino[gguf]'`); audio encoder and projector run in torch. The GGUF file holds no tokenizer "
-            "and no audio encoder, so that llama.cpp's own programs, and what is built on them, do not run it."
+            "(`pip install 'sordino[gguf]'`); audio encoder and projector run in torch. The GGUF file holds no "
+            "tokenizer and no audio encoder, so that llama.cpp's own programs, and what is built on them, do not run it."
         )
     return text
 

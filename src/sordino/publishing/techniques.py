@@ -105,10 +105,10 @@ def _prune(stage: Stage, _: str) -> str:
 
 
 def _pseudolabel(stage: Stage, _: str) -> str:
-    section = stage["section"]
+    section, clips = stage["section"], stage.get("clips", "the")
     mbr = section.get("method") == "mbr"
     how = f", each the one of {section['samples']} samples that the others agree with (MBR)" if mbr else ""
-    return f"Sequence-level knowledge distillation: the teacher translates {stage.get('clips', 'the')} training clips{how}."
+    return f"Sequence-level knowledge distillation: the teacher translates {clips} training clips{how}."
 
 
 def _distil(stage: Stage, _: str) -> str:
