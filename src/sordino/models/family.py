@@ -244,6 +244,8 @@ class Family:
     check: (config.json, its path) -> raises FamilyError for a checkpoint of this type in a layout that is not read.
     adapter_flag: field of config.json that says whether a LoRA adapter belongs to the weights and lies beside them.
     ready: what a loaded model of the transformers class needs before it takes embeddings.
+    stock_call: Python, for model cards: makes `inputs` with the stock `processor`, of the rendered `prompt` and `wave` at
+    `rate`, or of `instruction` and recording.wav. '' where the stock processor needs packages that sordino does not.
     """
 
     model_type: str  # config.json's
@@ -260,6 +262,7 @@ class Family:
     adapter_flag: str = ""
     wrapping: Wrapping | None = None
     ready: Callable[[Any], None] = lambda model: None
+    stock_call: str = ""
 
     def gguf_name(self, name: str) -> str | None:
         """llama.cpp's name for a decoder's tensor, by its name in the model or in a checkpoint; None for another's."""

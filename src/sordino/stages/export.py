@@ -1,6 +1,8 @@
-"""export: the deployable forms of the last model of the chain, each in its directory with a byte audit."""
+"""export: the deployable forms of the last model of the chain, each in its directory with a byte audit and a card."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 from sordino.config import chain
 from sordino.config.run_layout import AUDIT, DATA, EXPORT, RANKING
@@ -8,6 +10,9 @@ from sordino.config.schema import ExportSection, Recipe
 from sordino.formats.registry import MIXED
 from sordino.pipeline.parents import labels_directory
 from sordino.pipeline.stage import Job, Stage
+from sordino.runtime import files
+
+UNSCORED = "it was written with the model, before it was scored. `sordino card MODEL` prints the whole card."
 
 
 def run(job: Job, section: ExportSection) -> None:
@@ -18,13 +23,27 @@ def run(job: Job, section: ExportSection) -> None:
     for form in section.formats:
         directory = job.out / form
         if (directory / AUDIT).is_file():  # finished before a kill: the audit is written last
-            continue
-        if form == MIXED:
+            pass
+        elif form == MIXED:
             mixer = MixedPrecision(job, key, section.sensitivity)
             limit = limit_of(job.recipe, section.budget_gb, section.budget_ratio)
             exporting.write_mixed(mixer, limit, directory)
         else:
             exporting.write(job, key, form, directory)
+        describe(job, form, directory)
+
+
+def describe(job: Job, form: str, directory: Path) -> None:
+    """Write an export's model card, which has no scores yet."""
+    from sordino.pipeline import lineage
+    from sordino.pipeline.parents import parents_of
+    from sordino.publishing import card, facts
+
+    made_from = [parent.to_json() for parent in parents_of(STAGE, job.recipe)]
+    record = {"stage": STAGE.name, "section": STAGE.settings(job.recipe), "parents": made_from}
+    history = lineage.behind(job.layout.root / EXPORT, record)
+    known = facts.read(directory, f"{job.recipe.name}-{form}", facts.HERE, history, UNSCORED)
+    files.write_text(directory / card.README, card.render(known))
 
 
 def parents(recipe: Recipe) -> list[str]:
