@@ -33,6 +33,7 @@ LEVELS = (
     {"publishing"},
     {"stages"},
     {"inference"},
+    {"serve"},
     {"submission"},
     {"api", "cli"},
 )

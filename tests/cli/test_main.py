@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -14,11 +17,15 @@ import pytest
 from sordino import cli
 from sordino.cli import model_commands
 from sordino.cli.command import Command, Parser
+from sordino.errors import OF_THE_MACHINE
 from tests.stages.runs import Made, answer, refusal, run
 
 Capsys = pytest.CaptureFixture[str]
 ROOT = Path(__file__).parents[2]
 HEAVY = ("torch", "transformers", "numpy", "soundfile", "sacrebleu", "peft")
+
+
+ENDING = [name for name in cli.COMMANDS if name != "serve"]  # a server goes on until it is stopped
 
 
 def commands(made: Made, directory: Path) -> dict[str, list[Any]]:
@@ -43,7 +50,7 @@ def commands(made: Made, directory: Path) -> dict[str, list[Any]]:
     return words
 
 
-@pytest.mark.parametrize("name", cli.COMMANDS)
+@pytest.mark.parametrize("name", ENDING)
 def test_json_is_the_last_line_of_every_command(made: Made, tmp_path: Path, capsys: Capsys, name: str) -> None:
     if name == "sweep":
         made.copied(tmp_path)
@@ -75,7 +82,7 @@ def test_json_is_the_last_line_of_every_command(made: Made, tmp_path: Path, caps
         assert not result.get("ran")
 
 
-@pytest.mark.parametrize("name", cli.COMMANDS)
+@pytest.mark.parametrize("name", ENDING)
 def test_every_command_speaks_to_people_too(made: Made, tmp_path: Path, capsys: Capsys, name: str) -> None:
     if name == "sweep":
         made.copied(tmp_path)
@@ -174,6 +181,102 @@ def test_a_reader_that_has_seen_enough_is_no_error(
     monkeypatch.setitem(cli.COMMANDS, "families", command)
     assert cli.main(["families"]) == 0
     assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize(("number", "name"), [(signal.SIGTERM, "SIGTERM"), (signal.SIGHUP, "SIGHUP")])
+def test_a_signal_says_that_the_same_command_goes_on(
+    made: Made, capsys: Capsys, monkeypatch: pytest.MonkeyPatch, number: signal.Signals, name: str
+) -> None:
+    from sordino.pipeline import runner
+
+    monkeypatch.setattr(runner, "plan", lambda *_: os.kill(os.getpid(), number))
+    before = signal.getsignal(number)
+    assert cli.main(["plan", str(made.recipe(made.root))]) == 128 + number
+    assert capsys.readouterr().err == f"sordino: ended by {name}; the same command goes on from here.\n"
+    assert signal.getsignal(number) is before
+
+
+def test_a_signal_that_is_ignored_stays_so(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As nohup asks for."""
+    from sordino.pipeline import runner
+
+    monkeypatch.setattr(runner, "plan", lambda *_: os.kill(os.getpid(), signal.SIGHUP) or [])
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        assert cli.main(["plan", str(made.recipe(made.root))]) == 0
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.parametrize("number", sorted(OF_THE_MACHINE))
+def test_an_error_of_the_machine_is_one_line_wherever_it_comes_from(
+    made: Made, capsys: Capsys, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    from sordino.pipeline import runner
+
+    def failing(*_: object) -> None:
+        raise OSError(number, os.strerror(number), "there/it")
+
+    monkeypatch.setattr(runner, "plan", failing)
+    message = refusal(capsys, "plan", made.recipe(made.root))
+    assert message.startswith("sordino: there/it: ")
+    assert message.count("\n") == 1
+
+
+def test_words_with_nul(capsys: Capsys) -> None:
+    assert "holds NUL" in refusal(capsys, "inspect", "a\0b")
+
+
+STREAMS = [["--help"], ["rank", "--help"], ["settings"], ["inspect", "demo/base"], ["inspect", "demo/base", "--json"]]
+
+
+def program(*words: str, stdout: Any, **variables: str) -> subprocess.CompletedProcess[bytes]:
+    """The command line as a process of its own."""
+    environment = {**os.environ, "PYTHONUNBUFFERED": "", **variables}
+    command = [sys.executable, "-m", "sordino.cli", *words]
+    return subprocess.run(
+        command, stdout=stdout, stderr=subprocess.PIPE, cwd=ROOT, env=environment, check=False, timeout=300
+    )
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no device that is always full")
+@pytest.mark.parametrize("words", STREAMS, ids=" ".join)
+def test_a_full_disk_behind_stdout_is_one_line(words: list[str]) -> None:
+    with Path("/dev/full").open("wb") as full:
+        done = program(*words, stdout=full)
+    assert done.returncode == 2
+    assert done.stderr.startswith(b"sordino: standard output: the disk is full.")
+    assert done.stderr.count(b"\n") == 1
+
+
+@pytest.mark.parametrize("words", STREAMS, ids=" ".join)
+def test_a_reader_that_has_left_is_no_error_of_any_command(words: list[str]) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    done = program(*words, stdout=write)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_a_closed_stdout_is_no_error() -> None:
+    code = "import os, sys; os.close(1); os.execv(sys.executable, [sys.executable, '-m', 'sordino.cli', 'settings'])"
+    done = subprocess.run([sys.executable, "-c", code], stderr=subprocess.PIPE, cwd=ROOT, check=False, timeout=300)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_no_encoding_of_stdout_loses_a_text(tmp_path: Path, encoding: str) -> None:
+    """Printed as it is where that can be, else escaped; JSON is JSON in any case."""
+    model = tmp_path / "größe 大小\udcff"  # the last: a byte of a name that is no UTF-8
+    shutil.copytree(ROOT / "demo/base", model)
+    plain = program("inspect", str(model), stdout=subprocess.PIPE, PYTHONIOENCODING=encoding)
+    assert (plain.returncode, plain.stderr) == (0, b"")
+    shown = plain.stdout.decode(encoding)
+    assert "größe" in shown if encoding != "ascii" else "gr\\xf6\\xdfe" in shown
+    assert "大小" in shown if encoding == "utf-8" else "\\u5927\\u5c0f" in shown
+    as_json = program("inspect", str(model), "--json", stdout=subprocess.PIPE, PYTHONIOENCODING=encoding)
+    assert as_json.returncode == 0
+    assert json.loads(as_json.stdout.decode(encoding).splitlines()[-1])["model"] == str(model)
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ FILES = {
     },
     "80-outputs": {f"{key}/{name}" for key in ("base", "student", "nf4") for name in ("test.jsonl", "speed.json")},
     "85-scores": {"scores.json", "size.json", "speed.json"},
-    "90-report": {"scores.json", "size.json", "speed.json", "report.html"},
+    "90-report": {"scores.json", "size.json", "speed.json", "report.html", "recipe.yaml"},
 }
 SYSTEMS = ["base", "teacher", "pruned", "student", "adapter", "merged", "trimmed", "bf16", "nf4", "w4a16"]
 

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from sordino.data import manifest
+from sordino.runtime import files
 from tests.data.sounds import save
-from tests.stages.runs import recipe_file, refusal, run, write_corpus
+from tests.stages.runs import answer, recipe_file, refusal, run, write_corpus
 from tests.tiny import clip
 
 ALONE: dict[str, Any] = dict.fromkeys(
@@ -115,3 +116,38 @@ def test_clips_beyond_the_window_are_told_once(
     told = refusal(capsys, "prepare", prepare(corpus))
     assert "2 rows of the corpus cannot be used" in told
     assert told.count("4 s is the limit") == 2
+
+
+def test_a_replaced_recording_of_the_same_size_is_noticed(
+    tmp_path: Path, prepare: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    corpus = write_corpus(tmp_path / "corpus")
+    for name in ("clip00", "clip04"):  # uncompressed: of equal length, they are of equal size
+        (corpus / f"{name}.flac").unlink()
+        save(corpus / f"{name}.wav", clip(int(name[-1]), 0.5))
+    table = (corpus / "texts.tsv").read_text(encoding="utf-8")
+    (corpus / "texts.tsv").write_text(table.replace("clip00.flac", "clip00.wav").replace("clip04.flac", "clip04.wav"))
+    recipe = prepare(corpus)
+    run("prepare", recipe)
+
+    def state() -> str:
+        return next(row["why"] or "done" for row in answer(capsys, "plan", recipe)["plan"] if row["stage"] == "prepare")
+
+    assert state() == "done"
+    (corpus / "clip00.wav").write_bytes((corpus / "clip04.wav").read_bytes())
+    assert state() == f"made from other inputs: {corpus}"
+
+
+def test_a_record_of_before_counts_recordings_by_size(
+    tmp_path: Path, prepare: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    corpus = write_corpus(tmp_path / "corpus")
+    recipe = prepare(corpus)
+    run("prepare", recipe)
+    file = data_of(tmp_path) / "stage.json"
+    stage = json.loads(file.read_text())
+    prints = {one.name: str(one.stat().st_size) for one in corpus.glob("*.flac")}
+    prints["texts.tsv"] = files.fingerprint_file(corpus / "texts.tsv")
+    stage["parents"] = [{"path": str(corpus), "hash": files.combined(prints)}]
+    file.write_text(json.dumps(stage))
+    assert [row["why"] for row in answer(capsys, "plan", recipe)["plan"] if row["stage"] == "prepare"] == [None]

@@ -2,22 +2,20 @@
 
 Everything for people goes to stderr, results to stdout. With `--json` stdout ends with exactly one JSON object on one
 line. Exit codes: 0 done, 1 a bug of ours (with a traceback), 2 something the user can fix (one clear message),
-130 interrupted.
+128 + n ended by signal n: 130 Ctrl-C, 143 SIGTERM, 129 SIGHUP.
 """
 
 from __future__ import annotations
 
-import json
-import os
+import signal
 import sys
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 
 import sordino
-from sordino.cli import model_commands, recipe_commands, text_commands
+from sordino.cli import model_commands, process, recipe_commands, text_commands
 from sordino.cli.command import Command, Parser
-from sordino.errors import SordinoError, UsageError, explain_os_error, is_out_of_memory, near_match
+from sordino.errors import SordinoError, UsageError, is_out_of_memory, near_match
 from sordino.runtime import environment
 
 GROUPS: dict[str, dict[str, Command]] = {
@@ -34,38 +32,49 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Entry point. Returns the exit code."""
     environment.prepare()
     environment.quiet_libraries()
+    process.prepare_streams()
     words = list(sys.argv[1:] if argv is None else argv)
     try:
-        code = _dispatch(words)
-        sys.stdout.flush()  # a full disk behind it is told here, and not when Python ends
-        return code
+        with process.signals_raised():
+            return _flushed(words)
+    except process.Ended as ended:
+        process.tell(f"ended by {signal.Signals(ended.number).name}; {process.GOES_ON}.")
+        return 128 + ended.number
+    except KeyboardInterrupt:
+        process.tell(f"interrupted; {process.GOES_ON}.")
+        return 130
+    except BrokenPipeError:  # `| head`
+        process.give_up(sys.stdout)
+        return 0
     except SordinoError as error:
-        print(f"sordino: {error}", file=sys.stderr)
+        process.tell(str(error))
         return 2
     except Exception as error:
-        if isinstance(error, BrokenPipeError):  # `| head`
-            _drop_stdout()
-            return 0
-        told = explain_os_error(error)
-        if told is not None:
-            _drop_stdout()
-            print(f"sordino: {told}", file=sys.stderr)
-            return 2
-        if not is_out_of_memory(error):
+        told = _explained(error, words)
+        if told is None:
             raise
+        process.tell(str(told))
+        return 2
+
+
+def _flushed(words: Sequence[str]) -> int:
+    """What was printed is written, or cannot be, before the exit code is known: after --help, too."""
+    try:
+        code = _dispatch(words)
+    except SystemExit:
+        sys.stdout.flush()
+        raise
+    sys.stdout.flush()
+    return code
+
+
+def _explained(error: Exception, words: Sequence[str]) -> SordinoError | None:
+    """An error of the machine as what the user can do about it; None for a bug of ours."""
+    if is_out_of_memory(error):
         batches = words[0] in ("translate", "submit")
         remedy = "Lower --batch-size, or take another --device." if batches else "Free some of it."
-        print(f"sordino: there is not enough memory. {remedy}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("sordino: interrupted; the same command goes on from here.", file=sys.stderr)
-        return 130
-
-
-def _drop_stdout() -> None:
-    """What is still to be written there goes nowhere; Python would try once more when it ends."""
-    with suppress(OSError):  # of a caller in the same process it may have no file
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return SordinoError("there is not enough memory.", remedy)
+    return process.explained(error)
 
 
 def _dispatch(words: Sequence[str]) -> int:
@@ -79,6 +88,8 @@ def _dispatch(words: Sequence[str]) -> int:
         print(overview())
         return 0
     name = words[0]
+    if any("\0" in word for word in words):
+        raise UsageError("a word of the command holds NUL, which no path and no setting has.")
     if name not in COMMANDS:
         near = near_match(name, COMMANDS)
         guess = f"Did you mean {near}? " if near else ""
@@ -89,7 +100,7 @@ def _dispatch(words: Sequence[str]) -> int:
     args.command = name
     result = COMMANDS[name].run(args)
     if args.json:
-        print(json.dumps(result, ensure_ascii=False))
+        process.print_json(result)
     return int(result.get("exit", 0))
 
 

@@ -75,6 +75,10 @@ class Parser(argparse.ArgumentParser):
             f"{self.name}: there is no option {name}.", self._instead_of(name, value, hasattr(args, "recipe"))
         )
 
+    def _print_message(self, message: str, file: Any = None) -> None:
+        """--help, whose reader may leave; argparse would swallow a full disk."""
+        print(message, end="", file=file or sys.stdout)
+
     def error(self, message: str) -> NoReturn:
         raise UsageError(f"{self.name}: {message}.", self._more())
 
@@ -118,6 +122,13 @@ def seconds(text: str) -> float:
     return float(text)
 
 
+class Output(Console):
+    """rich ends the program with 1 where a reader leaves; here that is no error."""
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError
+
+
 def output() -> Console:
     """stdout for tables; as wide as they need where it is no terminal."""
-    return Console(width=None if sys.stdout.isatty() else 160)
+    return Output(width=None if sys.stdout.isatty() else 160)

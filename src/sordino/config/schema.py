@@ -255,6 +255,7 @@ class ReportSection:
     """One offline page of all results."""
 
     samples: int = setting(8, "clips shown side by side", least=0)
+    audio: bool = setting(True, "samples play inside the page, which takes up to 1 MB; false: texts alone")
 
 
 @dataclass(frozen=True)
@@ -283,7 +284,7 @@ class Recipe:
     revision: str | None = setting(None, "branch, tag or commit of a Hub model")
     source: str = setting("en", "language of the audio: a code or an English name")
     target: str = setting("de", "language of the translations: a code or an English name")
-    seed: int = setting(0, "of every random number")
+    seed: int = setting(0, "of every random number", least=0)
     device: str = setting("auto", "cpu, cuda, cuda:1, ...; auto: an accelerator where there is one")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = setting("auto", "of the weights, except while training")
     attention: Literal["sdpa", "eager", "flash_attention_2"] | None = setting(

@@ -11,7 +11,7 @@ from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from sordino.data.clip import Clip
-from sordino.runtime import files
+from sordino.runtime.prints import fingerprint_sampled
 from sordino.runtime.terminal import printable
 
 TRAINED = ("train", "extra")
@@ -56,9 +56,7 @@ def _sound(dealt: Mapping[str, Sequence[Clip]]) -> Callable[[Clip], Hashable]:
     sizes: dict[int, set[str]] = defaultdict(set)
     for audio in {clip.audio for clip in _all(dealt)}:
         sizes[Path(audio).stat().st_size].add(audio)
-    prints = {
-        audio: files.fingerprint_sampled(Path(audio)) for same in sizes.values() if len(same) > 1 for audio in same
-    }
+    prints = {audio: fingerprint_sampled(Path(audio)) for same in sizes.values() if len(same) > 1 for audio in same}
     names: dict[str, set[str]] = defaultdict(set)
     for audio, digest in prints.items():
         names[digest].add(audio)

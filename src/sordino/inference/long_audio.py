@@ -13,6 +13,7 @@ is the same to the byte. In the directory:
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
@@ -24,14 +25,14 @@ from sordino.data import chunks
 from sordino.data.audio import SilentError, Waveform, duration, load_clip
 from sordino.data.chunks import Chunk
 from sordino.data.clip import MAX_SECONDS, SAMPLE_RATE, Clip
-from sordino.errors import ArtifactError, DataError
+from sordino.errors import ArtifactError, DataError, UsageError
 from sordino.inference.model import Model, languages_of, load
 from sordino.languages import has_spaces
-from sordino.models import registry
+from sordino.models import adapter_base, registry
 from sordino.models.generation import Decoding, batches_by_length
 from sordino.models.loading import ADAPTER_CONFIG
 from sordino.models.translation import encode_and_translate
-from sordino.pipeline import artifact
+from sordino.pipeline import artifact, leftovers
 from sordino.pipeline.device import device_of
 from sordino.runtime import files
 from sordino.runtime.progress import bar, note
@@ -88,11 +89,8 @@ def translate_recordings(
     section["listed"] = listing is not None
     refuse_other(out, section, parents)
     if artifact.why_stale(out, section, parents) is not None:
-        with (
-            artifact.building(out, section, parents, {"stage": "talks"}) as (partial, record),
-            artifact.locked(partial),
-        ):
-            state = partial / artifact.STATE_DIR
+        with artifact.building(out, section, parents, {"stage": "talks"}) as (partial, record):
+            state = partial / leftovers.STATE_DIR
             state.mkdir(exist_ok=True)
             rows = LongAudioTranslator(model, options).rows(clips, state)
             write_rows(partial / ROWS, rows)
@@ -204,28 +202,32 @@ def model_parents(model: str) -> list[artifact.Parent]:
         raise DataError(f"there is no model directory {model}.")
     parents = [artifact.Parent(model, artifact.fingerprint(directory))]
     if (directory / ADAPTER_CONFIG).is_file():
-        base = directory / str(files.read_json(directory / ADAPTER_CONFIG).get("base_model_name_or_path"))
+        base = Path(adapter_base.base_of(directory))
         if base.is_dir():
             parents.append(artifact.Parent(str(base), artifact.fingerprint(base)))
     return parents
 
 
 def refuse_other(out: Path, section: dict[str, Any], parents: Sequence[artifact.Parent]) -> None:
-    """Raise ArtifactError where `out`, or the unfinished work for it, is anything but this request's."""
+    """Raise ArtifactError where `out`, or the unfinished work for it, is anything but this request's, UsageError where
+    it is no name."""
+    if out.name in ("", ".."):
+        raise UsageError(f"--out: '{out}' is no name of a new directory.", "E.g. --out out/talk")
     remedy = "Give another --out, or remove it."
-    if artifact.old_of(out).exists():  # never of this command, which replaces nothing, and `building` would remove it
-        raise ArtifactError(f"{artifact.old_of(out)} is in the way.", remedy)
+    if os.path.lexists(leftovers.old_of(out)):  # never of this command, which replaces nothing
+        raise ArtifactError(f"{leftovers.old_of(out)} is in the way.", remedy)
     artifact.settle(out)
-    if out.exists():
-        if records.read_stage(out) is None:
+    if os.path.lexists(out):
+        if records.read_stage(out) is not None:
+            why = artifact.why_stale(out, section, parents)
+            if why:
+                raise ArtifactError(f"{out} holds another result ({why}).", remedy)
+            return
+        if leftovers.foreign(out) is not None:
             raise ArtifactError(f"{out} exists, and is not a result of this command.", remedy)
-        why = artifact.why_stale(out, section, parents)
-        if why:
-            raise ArtifactError(f"{out} holds another result ({why}).", remedy)
-        return
     why = artifact.why_not_resumed(out, section, parents)
     if why:
-        raise ArtifactError(f"{artifact.partial_of(out)} {why}.", remedy)
+        raise ArtifactError(f"{leftovers.partial_of(out)} {why}.", remedy)
 
 
 def write_rows(file: Path, rows: Sequence[dict[str, Any]]) -> None:

@@ -15,6 +15,7 @@ from sordino.config import card
 from sordino.errors import ArtifactError, FamilyError, UsageError, near_match
 from sordino.formats import registry as formats
 from sordino.inference.model import Model
+from sordino.models import prompts, registry
 from sordino.models.family import Scope
 from sordino.pipeline import lineage
 from sordino.pipeline.lineage import Lineage
@@ -83,7 +84,7 @@ def write(model: Model | str, directory: Path, name: str) -> None:
         else:
             formats.get(name).write(path, out)
         if asked.target is not None:
-            asked.write(out)
+            prompts.describe(out, registry.family_of(str(out)), asked)
         history = None if removed else _history(path)
         known = facts.read(out, f"A model in {name}", facts.HERE, history, UNSCORED, form=name)
         files.write_text(out / model_card.README, model_card.render(known))

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from sordino.config import records
+from sordino.config import chain, records
 from sordino.config.run_layout import RunLayout
 from sordino.config.schema import Recipe
 from sordino.data import manifest
@@ -29,6 +29,12 @@ def refuse(recipe: Recipe) -> None:
     device_type(recipe.device)
     for name in recipe.export.formats if recipe.export else ():
         formats.require(name)
+    for system in chain.scored(recipe) if recipe.translate else ():
+        try:
+            formats.require_to_translate(system)
+        except FamilyError as error:
+            remedy = f"{error.remedy} Or leave {system} out of translate.systems."
+            raise FamilyError(error.problem, remedy) from None
     refuse_layers(recipe)
     refuse_tokenizer(recipe)
     for _, setting, metric in metrics_of(recipe):

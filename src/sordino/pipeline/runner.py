@@ -8,19 +8,18 @@ sweep: smaller forms of them, bytes against quality
 
 from __future__ import annotations
 
-import errno
 import functools
 import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from sordino.config import records
+from sordino.config.run_layout import CACHE
 from sordino.config.schema import Recipe
-from sordino.errors import ArtifactError, RecipeError, SordinoError, is_out_of_memory, near_match
+from sordino.errors import RecipeError, SordinoError, near_match
 from sordino.models import registry
-from sordino.pipeline import artifact, preflight
+from sordino.pipeline import artifact, leftovers, machine, preflight
 from sordino.pipeline.device import device_of
 from sordino.pipeline.forecast import Forecast, forecast
 from sordino.pipeline.parents import parents_of
@@ -142,58 +141,18 @@ def run_stage(stage: Stage[Any], settings: Mapping[str, Any], recipe: Recipe, op
     device = str(device_of(recipe.device))
     facts = {"stage": stage.name, "recipe": recipe.name, "seed": recipe.seed, "device": device}
     try:
-        with (
-            artifact.locked(recipe.directory),
-            artifact.building(directory, settings, parents, facts, stage.resumable) as (out, extra),
-        ):
-            stage.run(Job(recipe, out, extra, options), stage.section(recipe))
+        with artifact.locked(recipe.directory):
+            leftovers.clear_cache(recipe.directory / CACHE)
+            with artifact.building(directory, settings, parents, facts, stage.resumable) as (out, extra):
+                stage.run(Job(recipe, out, extra, options), stage.section(recipe))
+    except SordinoError:
+        raise
     except Exception as error:
-        remedied = None if isinstance(error, SordinoError) else explained(error, stage, settings, directory, device)
-        if remedied is None:
+        told = machine.explained(error, stage, settings, directory, device)
+        if told is None:
             raise
-        raise remedied from error
+        raise told from error
     return True
-
-
-def explained(
-    error: Exception, stage: Stage[Any], settings: Mapping[str, Any], directory: Path, device: str
-) -> ArtifactError | None:
-    """What the user can do about an error of the machine; None for any other error."""
-    if is_out_of_memory(error):
-        return short_of_memory(stage, settings, device)
-    if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EROFS):
-        return ArtifactError(f"{error.filename}: {error.strerror}.", "Change its rights, or `out`.")
-    # libraries wrap a full disk in errors of their own
-    if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left on device" in str(error):
-        return ArtifactError(
-            f"the disk is full while writing {artifact.partial_of(directory)}.",
-            "Free some space (the run's cache/ can go) and run the same command again: it goes on from there.",
-        )
-    return None
-
-
-def short_of_memory(stage: Stage[Any], settings: Mapping[str, Any], device: str) -> ArtifactError:
-    """Names the settings of this stage that take less memory for the same result."""
-    name, ways = stage.name, []
-    if settings.get("accumulate", settings.get("batch_size")) != settings.get("batch_size"):
-        now = f"{settings['accumulate']}, batch_size {settings['batch_size']}"
-        ways.append(f"raise {name}.accumulate (now {now}): fewer clips at once, the same steps")
-    elif "accumulate" not in settings and settings.get("batch_size", 1) > 1:
-        ways.append(f"lower {name}.batch_size (now {settings['batch_size']})")
-    if settings.get("gradient_checkpointing") is False:
-        ways.append(f"set {name}.gradient_checkpointing=true")
-    if "memory_mb" in settings:
-        now = settings["memory_mb"] or "a quarter of the model"
-        ways.append(f"lower {name}.memory_mb (now {now})")
-    if "precision" in settings and settings["precision"] != "bfloat16":
-        ways.append(f"set {name}.precision=bfloat16 (other results, from the start)")
-    ways.append("take a device with more memory")
-    # translate has none: its speeds are of one batch size
-    progress = "What is done is kept." if stage.resumable else "The stage begins again with other settings."
-    return ArtifactError(
-        f"{name}: the memory of {device} is not enough.",
-        f"What helps: {'; or '.join(ways)}. {progress} `sordino plan` says what a stage takes.",
-    )
 
 
 def by_name(name: str) -> Stage[Any]:

@@ -21,7 +21,7 @@ from sordino.config.schema import Recipe
 from sordino.data import manifest
 from sordino.data.clip import Clip
 from sordino.errors import DataError
-from sordino.pipeline import artifact
+from sordino.pipeline import leftovers
 from sordino.pipeline.device import device_of
 from sordino.runtime import files
 
@@ -94,7 +94,7 @@ class Job:
     @property
     def state(self) -> Path:
         """For resume points; dropped when the stage is done."""
-        path = self.out / artifact.STATE_DIR
+        path = self.out / leftovers.STATE_DIR
         path.mkdir(exist_ok=True)
         return path
 
@@ -139,7 +139,12 @@ class Job:
 
     def describe(self, directory: Path) -> None:
         """Leave beside a model how it was asked while training, so that it is asked the same way when used."""
-        Card(self.recipe.prompt, self.recipe.source, self.recipe.target).write(directory)
+        from sordino.models import prompts, registry
+
+        recipe = self.recipe
+        whole = (directory / registry.CONFIG).is_file()  # and no adapter
+        family = registry.family_of(str(directory)) if whole else registry.family_of(recipe.model, recipe.revision)
+        prompts.describe(directory, family, Card(recipe.prompt, recipe.source, recipe.target))
 
     def prompt(self, speech: SpeechModel) -> str:
         """The rendered prompt; one string for training and translating, recorded in stage.json."""

@@ -95,7 +95,7 @@ def read(
     """
     speech, asked = without_weights(str(directory)), card.read(directory)
     family, processor = speech.family, speech.processor
-    prompt = prompts.resolved(speech, asked.prompt, asked.source or SOURCE, asked.target or "")
+    prompt = prompts.resolved(speech.family, asked.prompt, asked.source or SOURCE, asked.target or "")
     rate = family.audio.sampling_rate
     audited = directory / AUDIT
     if audited.is_file():

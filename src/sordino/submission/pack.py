@@ -31,7 +31,7 @@ from sordino.errors import ArtifactError, DataError, RecipeError
 from sordino.inference import long_audio
 from sordino.inference.model import languages_of
 from sordino.languages import language_code
-from sordino.pipeline import artifact, lineage
+from sordino.pipeline import artifact, leftovers, lineage
 from sordino.publishing.choice import chosen_model
 from sordino.runtime import files
 from sordino.runtime.terminal import printable
@@ -96,14 +96,13 @@ def submit(
     if artifact.why_stale(directory, section, parents) is not None:
         translator = long_audio.LongAudioTranslator(str(path), options)
         with artifact.building(directory, section, parents, {"stage": "submit"}) as (partial, record):
-            with artifact.locked(partial):
-                outcomes = {}
-                for key, clips in sets.items():
-                    state = partial / artifact.STATE_DIR / key
-                    state.mkdir(parents=True, exist_ok=True)
-                    outcomes[key] = _write(partial / key, name, clips, translator.rows(clips, state), target)
-                described = Described(name, path, f"{source} to {target}", history, entry.datasets, outcomes)
-                files.write_text(partial / f"{name}.md", describe(described))
+            outcomes = {}
+            for key, clips in sets.items():
+                state = partial / leftovers.STATE_DIR / key
+                state.mkdir(parents=True, exist_ok=True)
+                outcomes[key] = _write(partial / key, name, clips, translator.rows(clips, state), target)
+            described = Described(name, path, f"{source} to {target}", history, entry.datasets, outcomes)
+            files.write_text(partial / f"{name}.md", describe(described))
             record |= {"outcomes": outcomes}
     stage = records.read_stage(directory)
     assert stage is not None
