@@ -11,8 +11,9 @@ import yaml
 from huggingface_hub import ModelCard
 
 from sordino.config import recipe as recipes
+from sordino.config import records
 from sordino.measure.audit import audit
-from sordino.pipeline import artifact, lineage
+from sordino.pipeline import lineage
 from sordino.pipeline.lineage import Data, Lineage
 from sordino.publishing import card, evaluation, facts, licences, techniques
 from sordino.publishing.facts import HERE, Statement
@@ -34,7 +35,7 @@ def test_every_export_has_a_card_without_scores(made: Made, export: Path) -> Non
         assert f"# run-{form}\n" in loaded.text
         assert f"Stored as {form}." in loaded.text
         assert "it was written with the model, before it was scored" in loaded.text
-    assert "nf4/README.md" in artifact.outputs(export.parent)
+    assert "nf4/README.md" in records.fingerprints(export.parent)
 
 
 def test_the_whole_card(made: Made, export: Path, tmp_path: Path, capsys: Capsys) -> None:
@@ -189,7 +190,7 @@ def test_why_there_are_no_scores(made: Made, tmp_path: Path) -> None:
     changed = json.loads(stage.read_text())
     del record["systems"]["nf4"]
     scores.write_text(json.dumps(record))
-    changed["outputs"] = artifact.outputs(scores.parent)
+    changed["outputs"] = records.fingerprints(scores.parent)
     stage.write_text(json.dumps(changed))
     assert "the run did not score this model" in str(evaluation.read(place / "70-export" / "nf4"))
     teacher = evaluation.read(place / "20-teacher")

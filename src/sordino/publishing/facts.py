@@ -35,8 +35,8 @@ class Statement:
 
 @dataclass(frozen=True)
 class Facts:
-    """asked: how the model is loaded and asked. history: None where it is of no run. evaluation: the scores, or why there
-    are none. source, target: languages, None where nothing says which. base_licence: as its card names it.
+    """asked: how the model is loaded and asked. history: None where it is of no run. evaluation: the scores, or why
+    there are none. source, target: languages, None where nothing says which. base_licence: as its card names it.
     """
 
     title: str

@@ -47,7 +47,8 @@ class Upload:
 def described(model: Path, statement: Statement, repo_id: str | None = None) -> Facts:
     """A model of a run, with its scores where they are of it. repo_id: on the Hub; None for a card beside the model.
 
-    Raises FamilyError, and ArtifactError where the model is of no run, was changed, or is not made from what lies beside.
+    Raises FamilyError, and ArtifactError where the model is of no run, was changed, or was made from another model than
+    the one beside it.
     """
     model = model.resolve()  # its name and its run's
     history, scores = lineage.read(model), evaluation.read(model)

@@ -117,7 +117,7 @@ def _sordino(asked: Asked) -> str:
         text += (
             "\n\nThe decoder is a GGUF file for llama.cpp, which sordino runs through llama-cpp-python "
             "(`pip install 'sordino[gguf]'`); audio encoder and projector run in torch. The GGUF file holds no "
-            "tokenizer and no audio encoder, so that llama.cpp's own programs, and what is built on them, do not run it."
+            "tokenizer and no audio encoder: llama.cpp's own programs, and what is built on them, do not run it."
         )
     return text
 
