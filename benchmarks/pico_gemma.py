@@ -284,9 +284,7 @@ class Training:
 
     def score(self, clips: Sequence[Spoken]) -> dict[str, float]:
         features = Features(self.speech, None)
-        encoded = [
-            features.encode_waveform(Clip(c.id, "", None, "en", "de"), c.wave, self.prompt) for c in clips
-        ]
+        encoded = [features.encode_waveform(Clip(c.id, "", None, "en", "de"), c.wave, self.prompt) for c in clips]
         found = [row.text for row in translate(self.speech, encoded, Decoding(batch_size=32, max_new_tokens=48))]
         references = [[clip.german for clip in clips]]
         for clip, text in list(zip(clips, found, strict=True))[:3]:
