@@ -20,6 +20,8 @@ PUBLISHED = {
     "granite_speech_4.1_2b": (2_313_207_148, 2300.0),  # "2.3B", 4.6 GB stored, head beside the embedding
     "gemma4_12b": (11_959_730_224, 11_950.0),  # "11.95 B": everything, 49.9 M for pictures among it, rounded down
     "qwen2_5_omni_7b": (8_931_813_888, 8931.8),  # the thinker, as stored without talker and vocoder
+    "qwen2_audio_7b": (8_397_094_912, 8397.0),  # 8.40 B, head beside the embedding
+    "voxtral_mini_3b": (4_676_271_104, 4676.3),  # no figure on its page; its configuration is the class's defaults
     "qwen3_asr_0.6b": (782_426_112, 938.0),  # 938 M stored, head beside the embedding
     "qwen3_asr_1.7b": (2_038_052_480, 2349.2),  # 4.70 GB stored, head beside the embedding
 }
