@@ -164,7 +164,7 @@ def test_long_audio_without_a_way_to_cut_it_is_refused_before_anything_is_loaded
     said = refusal(capsys, "translate", made.model, talk, *SHORT)
     assert "the model hears 30 s at once" in said
     assert "--segments talk.yaml" in said
-    assert "pip install 'sordino[vad]'" in said
+    assert "pip install '.[vad]'" in said
 
 
 @pytest.fixture(autouse=True)

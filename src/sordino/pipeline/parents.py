@@ -33,8 +33,16 @@ def parents_of(stage: Stage[Any], recipe: Recipe) -> list[Parent]:
                     f"{recipe.directory / directory} is not finished, and {stage.name} needs it.",
                     "`sordino run RECIPE` runs what is missing.",
                 )
-            parents.append(Parent(directory, done["hash"]))
+            parents.append(Parent(directory, _hash(done, directory, recipe)))
     return parents
+
+
+def _hash(done: dict[str, Any], directory: str, recipe: Recipe) -> str:
+    """A finished stage's hash; of exports, that of the formats which the recipe asks for: others may lie beside."""
+    if directory != run_layout.EXPORT or recipe.export is None:
+        return str(done["hash"])
+    outputs = {name: value for name, value in done["outputs"].items() if name.split("/")[0] in recipe.export.formats}
+    return files.combined(outputs)
 
 
 def base_parent(recipe: Recipe) -> Parent:

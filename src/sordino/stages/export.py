@@ -2,23 +2,39 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 from sordino.config import chain
 from sordino.config.run_layout import AUDIT, DATA, EXPORT, RANKING
 from sordino.config.schema import ExportSection, Recipe
 from sordino.formats.registry import MIXED
-from sordino.pipeline.parents import labels_directory
+from sordino.pipeline import kept_formats
+from sordino.pipeline.artifact import Parent
+from sordino.pipeline.parents import labels_directory, parents_of
 from sordino.pipeline.stage import Job, Stage
 
 
 def run(job: Job, section: ExportSection) -> None:
     from sordino.pipeline import exporting
     from sordino.pipeline.mixed_precision import MixedPrecision, limit_of
+    from sordino.vocabulary.tokenizer import without_weights
 
     key = chain.start_of(job.recipe, chain.EXPORTS.key)
+    model = job.model(key)
+    job.prompt(without_weights(model.path, model.revision))  # also where every format is there, or its costs are
+    settings = STAGE.settings(job.recipe)
+    assert settings
+    kept = kept_formats.beside(job.recipe, settings, parents_of(STAGE, job.recipe)).kept
+    for form in kept:
+        if not (job.out / form / AUDIT).is_file():
+            kept_formats.take_over(job.layout.root / EXPORT, form, job.out)
     for form in section.formats:
         directory = job.out / form
         if (directory / AUDIT).is_file():  # finished before a kill: the audit is written last
             continue
+        shutil.rmtree(directory, ignore_errors=True)
         if form == MIXED:
             mixer = MixedPrecision(job, key, section.sensitivity)
             limit = limit_of(job.recipe, section.budget_gb, section.budget_ratio)
@@ -39,6 +55,14 @@ def parents(recipe: Recipe) -> list[str]:
     return list(dict.fromkeys(directories))
 
 
+def grown(
+    recipe: Recipe, settings: Mapping[str, Any], parents: Sequence[Parent]
+) -> tuple[dict[str, Any], list[Parent], bool]:
+    """With the formats that are there and stay, and whether none of them goes."""
+    exports = kept_formats.beside(recipe, settings, parents)
+    return exports.settings, exports.parents, exports.all_stay
+
+
 STAGE = Stage(
     name="export",
     directory=EXPORT,
@@ -46,4 +70,5 @@ STAGE = Stage(
     parents=parents,
     run=run,
     uses=("source", "target", "prompt", "seed", "dtype", "attention"),
+    grown=grown,
 )

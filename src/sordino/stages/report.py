@@ -25,5 +25,6 @@ STAGE = Stage(
     section=lambda recipe: recipe.report if recipe.translate and recipe.evaluate else None,
     parents=lambda recipe: [SCORES, OUTPUTS, DATA, *([RANKING] if recipe.rank else [])],
     run=run,
+    derived=True,
     uses=("name", "source", "target", "model", "seed"),
 )
