@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import sordino
+from sordino.models import registry
 from sordino.pipeline import runner
 
 ROOT = Path(sordino.__file__).parent
@@ -31,6 +32,7 @@ LEVELS = (
     {"pipeline"},
     {"stages"},
     {"inference"},
+    {"serve"},
     {"submission"},
     {"api", "cli"},
 )
@@ -123,18 +125,29 @@ def code_strings(tree: ast.Module) -> Iterator[str]:
 
 
 def test_only_models_name_architectures() -> None:
-    classes = re.compile(r"\b(Qwen|Voxtral|Whisper|Llama|Mistral)\w+\b|For(ConditionalGeneration|CausalLM)\b")
+    """No model type, class, module path, sub-configuration or tensor name of a family outside of models/."""
+    classes = re.compile(
+        r"\b(Qwen|Voxtral|Whisper|Llama|Mistral|Gemma|Granite)\w+\b|For(ConditionalGeneration|CausalLM)\b"
+    )
+    places = re.compile(
+        r"\b(audio_tower|multi_modal_projector|language_model|embed_tokens\w*|embed_audio|lm_head|self_attn|q_proj)\b"
+        r"|\b(text|audio|thinker|encoder|decoder)_config\b"
+    )
+    types = re.compile("|".join(rf"^{name}$" for name in registry.FAMILIES))
     wrong = []
     for file in FILES:
         if file.relative_to(ROOT).parts[0] == "models":
             continue
         tree = ast.parse(file.read_text(encoding="utf-8"))
-        wrong += [f"{name_of(file)}: {text}" for text in code_strings(tree) if classes.search(text)]
+        texts = list(code_strings(tree))
+        wrong += [f"{name_of(file)}: {text}" for text in texts for p in (classes, places, types) if p.search(text)]
         compared = (n for n in ast.walk(tree) if isinstance(n, (ast.Compare, ast.MatchValue)))
         wrong += [f"{name_of(file)}: {ast.unparse(n)}" for n in compared if "model_type" in ast.unparse(n)]
     assert not wrong
-    named = {t for t in code_strings(ast.parse((ROOT / "models/qwen2_audio.py").read_text())) if classes.search(t)}
-    assert named  # the pattern finds what it looks for
+    known = list(code_strings(ast.parse((ROOT / "models/qwen2_audio.py").read_text())))
+    assert all(any(p.search(text) for text in known) for p in (classes, places, types)), (
+        "patterns find what they look for"
+    )
 
 
 @pytest.mark.parametrize("statement", ["import sordino", "import sordino.cli; sordino.cli.overview()"])

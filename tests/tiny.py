@@ -20,14 +20,18 @@ import transformers
 from torch import Tensor
 
 from sordino.data.audio import Waveform
+from sordino.models import registry
 from sordino.models.answers import AnswerBatch, SpeechLM
-from sordino.models.family import AudioInputs, Prompt
+from sordino.models.family import AudioInputs, Prompt, Scope
 from sordino.models.speech import SpeechModel, pad_left
+from sordino.pruning.layers import sizes
 from sordino.training.objectives import cross_entropy
+from tests.models.torchaudio_formula import stock_extractor
 
 RATE = 16_000  # Hz
 QUESTION = Prompt("Translate into German.")
 DECODER_LAYERS, ENCODER_LAYERS = 4, 3
+MEL_TOLERANCE = {"granite_speech": 1e-5}  # its stock features are torchaudio's, which rounds its filters otherwise
 
 
 def clip(seed: int, seconds: float) -> Waveform:
@@ -58,6 +62,16 @@ def stock(speech: SpeechModel, directory: Any, **options: Any) -> SpeechModel:
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
     return dataclasses.replace(speech, model=model)
+
+
+def recount(directory: Any, scope: Scope, counted: Sequence[int]) -> None:
+    """Let config.json count other layers than the weights are of, each as the layer of this index was."""
+    family = registry.family_of(str(directory))
+    config = getattr(transformers, family.model_class).config_class.from_pretrained(directory)
+    stack = family.stacks[scope]
+    for name, value in sizes(stack, registry.sub_config(config, stack.config), counted).items():
+        setattr(registry.sub_config(config, stack.config), name, value)
+    config.save_pretrained(directory)
 
 
 def ask(speech: SpeechModel, clips: Sequence[Waveform], prompt: Prompt = QUESTION) -> AudioInputs:
@@ -149,8 +163,17 @@ def _gemma4_unified(processor: Any, wave: Waveform, instruction: str) -> dict[st
     return dict(stock.apply_chat_template([{"role": "user", "content": content}], enable_thinking=False, **options))
 
 
+def _granite_speech(processor: Any, wave: Waveform, instruction: str) -> dict[str, Tensor]:
+    text = processor.tokenizer.apply_chat_template(
+        [{"role": "user", "content": f"<|audio|>{instruction}"}], tokenize=False, add_generation_prompt=True
+    )
+    stock = transformers.GraniteSpeechProcessor(stock_extractor(processor.mels), processor.tokenizer)
+    return dict(stock(text, torch.from_numpy(wave)[None], return_tensors="pt"))
+
+
 _STOCK_INPUTS = {
     "gemma4_unified": _gemma4_unified,
+    "granite_speech": _granite_speech,
     "qwen2_audio": _qwen2_audio,
     "qwen3_asr": _qwen3_asr,
     "voxtral": _voxtral,

@@ -19,7 +19,7 @@ def test_texts_that_do_not_match(tmp_path: Path, capsys: Capsys) -> None:
     bad.write_bytes(b"\xff\xfe\n")
     assert "has 1 line" in refusal(capsys, "score", one, "--references", two)
     assert "there is no file" in refusal(capsys, "score", tmp_path / "gone.txt", "--references", two)
-    assert "is not UTF-8" in refusal(capsys, "score", bad, "--references", one)
+    assert "is UTF-16" in refusal(capsys, "score", bad, "--references", one)
     assert "score: no references. Add --references FILE." in refusal(capsys, "score", one)
     assert "there is no metric 'blue'" in refusal(capsys, "score", one, "--references", one, "--metrics", "blue")
 
@@ -34,7 +34,7 @@ def test_rows_are_scored_by_their_texts(tmp_path: Path, capsys: Capsys) -> None:
     of_rows = answer(capsys, "score", rows, "--references", references)
     assert of_rows == answer(capsys, "score", plain, "--references", references)
     rows.write_text('{"id": "x"}\n"Ja."\n')
-    assert "rows.jsonl:1 is no row of a translation" in refusal(capsys, "score", rows, "--references", references)
+    assert "rows.jsonl:1: the row lacks 'text'" in refusal(capsys, "score", rows, "--references", references)
 
 
 def test_what_is_measured_can_be_chosen(tmp_path: Path, capsys: Capsys) -> None:

@@ -277,3 +277,47 @@ def test_every_shipped_recipe_loads(file: Path) -> None:
     assert found.model
     assert found.data
     assert "{" not in found.name
+
+
+def laughs(levels: int, last: str) -> str:
+    rows = ["a0: &a0 lol", *(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]" for i in range(1, levels + 1))]
+    return "\n".join([*rows, last, ""])
+
+
+@pytest.mark.parametrize(
+    "last", ["seed: *a8", "prompt: *a8", "finetune: *a8", "data: {splits: *a8}", "export: {formats: *a8}"]
+)
+def test_a_recipe_whose_aliases_explode_is_refused_at_once(tmp_path: Path, last: str) -> None:
+    with pytest.raises(RecipeError, match="aliases stand for over"):
+        load(write(tmp_path, laughs(8, last)))
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["2024-99-99", "!!int abc", "!!float abc", "!!bool abc", "!!timestamp abc", "0x_", "0b_", "1" * 5000, "[" * 3000],
+)
+def test_values_that_yaml_itself_cannot_make(tmp_path: Path, value: str) -> None:
+    with pytest.raises(RecipeError, match=r"seed: .* is not a YAML value") as caught:
+        load(write(tmp_path, "model: m\n"), [f"seed={value}"])
+    assert len(str(caught.value)) < 500
+    with pytest.raises(RecipeError):
+        load(write(tmp_path, f"seed: {value}\n"))
+
+
+def test_numbers_that_no_type_holds(tmp_path: Path) -> None:
+    for key in ("seed", "finetune.lr", "finetune.epochs", "rank.remove", "export.budget_gb"):
+        with pytest.raises(RecipeError, match="hundreds of digits"):
+            load(write(tmp_path, "model: m\n"), [f"{key}={'9' * 400}"])
+
+
+def test_what_is_quoted_is_clipped_and_printable(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError) as caught:
+        load(write(tmp_path, 'seed: "\\e[2J"\n? [a, b]\n: 1\n"\\e[31m": 2\nlr: ' + "x" * 10**6 + "\n"))
+    told = str(caught.value)
+    assert told.isprintable()
+    assert len(told) < 1500
+
+
+def test_a_setting_that_stands_there_twice_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"r\.yaml:3: the key 'seed' stands there twice"):
+        load(write(tmp_path, "model: m\nseed: 1\nseed: 2\n"))

@@ -141,6 +141,9 @@ def test_a_small_corpus_is_dealt_by_tenths_with_a_note() -> None:
     assert "400 clips are too few for test 100, dev 100, select 100" in notes[0]
     result = assign(corpus([None] * 20), {"select": 100, "dev": 100, "test": 100}, 0)
     assert {split: len(part) for split, part in result.items()} == {"train": 14, "select": 2, "dev": 2, "test": 2}
+    speakers = corpus([f"speaker {i // 6}" for i in range(30)])
+    result = assign(speakers, {"select": 100, "dev": 100, "test": 100}, 0)
+    assert {split: len(part) for split, part in result.items()} == {"train": 12, "select": 6, "dev": 6, "test": 6}
 
 
 def test_sizes_that_someone_chose_are_kept_with_a_note() -> None:
@@ -182,3 +185,19 @@ def test_all_groups_in_two_splits_are_named() -> None:
         check_groups(corpus(groups), own)
     assert all(f"Group 'talk_{i}' stands in train" in caught.value.problem for i in range(10))
     assert "So do 10 more groups." in caught.value.problem
+
+
+def test_recordings_that_do_not_fit_are_dealt_by_clip_where_nobody_named_them() -> None:
+    """Three talks of ten clips, and splits of five."""
+    talks = corpus([f"talk{i // 10}.flac" for i in range(30)])
+    sizes = {"select": 5, "dev": 5, "test": 5}
+    with pytest.raises(DataError, match="smallest group left has 10"):
+        assign(talks, sizes, 0)
+    notes: list[str] = []
+    result = assign(talks, sizes, 0, guessed=True, notes=notes)
+    assert {split: len(part) for split, part in result.items()} == {"train": 15, "select": 5, "dev": 5, "test": 5}
+    assert "clips are dealt one by one, which leaks" in notes[0]
+    notes.clear()
+    whole = assign(talks, {"test": 10}, 0, guessed=True, notes=notes)
+    assert len({one.group for one in whole["test"]}) == 1
+    assert notes == []

@@ -74,8 +74,8 @@ def test_files_of_different_lengths(tmp_path: Path) -> None:
     (tmp_path / "b").write_text("1\n")
     one, other = read(tmp_path / "a"), read(tmp_path / "b")
     with pytest.raises(DataError, match=r"a has 2 lines, .*b has 1 lines"):
-        refuse_lengths({tmp_path / "a": one, tmp_path / "b": other})
-    refuse_lengths({tmp_path / "a": one, tmp_path / "c": one})
+        refuse_lengths([(tmp_path / "a", one), (tmp_path / "b", other)])
+    refuse_lengths([(tmp_path / "a", one), (tmp_path / "a", one)])
 
 
 def test_unreadable_files(tmp_path: Path) -> None:

@@ -95,7 +95,7 @@ def test_scores_of_a_talk_that_was_cut_elsewhere(tmp_path: Path, capsys: pytest.
     hypotheses.write_text("".join(json.dumps(row) + "\n" for row in rows if "talk_1" in row["audio"]))
     assert "holds no translation of talk_2" in refusal(capsys, "score", hypotheses, *options)
     hypotheses.write_text("no row\n")
-    assert "hyp.jsonl:1 is no row" in refusal(capsys, "score", hypotheses, *options)
+    assert "hyp.jsonl:1: not JSON" in refusal(capsys, "score", hypotheses, *options)
 
 
 def test_a_missing_program_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

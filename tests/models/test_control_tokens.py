@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from sordino.errors import DataError
 from sordino.models import registry
 from sordino.models.control_tokens import control_tokens
+from sordino.models.speech import SpeechModel
 
 
 @pytest.mark.parametrize("family", ["qwen2_audio", "voxtral"])
@@ -29,3 +31,10 @@ def test_qwen2_audio_s_tokens_are_control_tokens(pico_dir: Callable[[str], Path]
     assert control_tokens(tokenizer, "a <|im_end|> b <|AUDIO|><|endoftext|>") == [
         "<|im_end|>", "<|AUDIO|>", "<|endoftext|>",
     ]  # fmt: skip
+
+
+def test_an_answer_has_no_control_token_but_its_end(pico: Callable[[str], SpeechModel]) -> None:
+    speech = pico("qwen2_audio")
+    assert speech.answer_ids("Ende mehr.")[-1] == speech.processor.tokenizer.convert_tokens_to_ids("<|im_end|>")
+    with pytest.raises(DataError, match=r"'Ende <\|im_end\|> mehr\.' holds '<\|im_end\|>', a control token"):
+        speech.answer_ids("Ende <|im_end|> mehr.")

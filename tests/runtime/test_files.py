@@ -66,23 +66,6 @@ def test_every_file_can_be_read_by_others(tmp_path: Path) -> None:
     assert (tmp_path / "again").stat().st_mode & 0o777 == mode  # the mask is as it was
 
 
-@pytest.mark.parametrize("size", [0, 10, 2**16, 2**16 + 1, 2**17, 300_000])
-def test_a_replaced_recording_of_the_same_size_shows(tmp_path: Path, size: int) -> None:
-    file = tmp_path / "a.wav"
-    file.write_bytes(bytes(size))
-    first = files.fingerprint_sampled(file)
-    assert files.fingerprint_sampled(file) == first
-    prints = {first}
-    for at in {0, size - 1} if size else ():
-        data = bytearray(size)
-        data[at] = 1
-        file.write_bytes(data)
-        prints.add(files.fingerprint_sampled(file))
-    file.write_bytes(bytes(size + 1))
-    prints.add(files.fingerprint_sampled(file))
-    assert len(prints) == 1 + len({0, size - 1} if size else ()) + 1
-
-
 def test_written_text_is_the_old_one_or_the_new_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     files.write_json(tmp_path / "a.json", {"x": 1})
 

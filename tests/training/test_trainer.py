@@ -186,12 +186,13 @@ def test_frozen_parts_stay_as_they_were(
 
 @pytest.mark.parametrize("family", sorted(registry.FAMILIES))
 def test_what_the_class_freezes_is_frozen_after_loading(pico: Callable[[str], SpeechModel], family: str) -> None:
-    """transformers 5 loads every weight as one to train, the sinusoidal positions too."""
+    """transformers 5 loads every weight as one to train, the sinusoidal positions too; and what speech never runs."""
     own = pico(family)
     with torch.device("meta"):
         built = type(own.model)(own.model.config)
-    meant = [name for name, p in built.named_parameters() if not p.requires_grad]
-    assert bool(meant) == bool(own.family.tensors.fixed)
+    runs = own.family.tensors.runs
+    meant = [name for name, p in built.named_parameters() if not p.requires_grad or not runs(name)]
+    assert bool(meant) == bool((*own.family.tensors.fixed, *own.family.tensors.idle))
     assert [name for name, p in own.model.named_parameters() if not p.requires_grad] == meant
 
 

@@ -6,6 +6,7 @@ import itertools
 import json
 import random
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,22 @@ def byte_level(model: models.BPE) -> Tokenizer:
     )
     made.decoder = decoders.ByteLevel()
     return made
+
+
+def byte_fallback(model: models.BPE) -> Tokenizer:
+    """As Gemma's: characters with a sign for the space, and bytes for those that are no tokens."""
+    options = {"fuse_unk": True, "unk_token": "<unk>", "byte_fallback": True}
+    content = json.loads(Tokenizer(model).to_str())["model"] | options
+    made = Tokenizer(models.BPE())
+    made.normalizer = normalizers.Replace(" ", "▁")
+    made.pre_tokenizer = pre_tokenizers.Split(" ", "merged_with_previous")
+    made.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
+    found: Tokenizer = Tokenizer.from_str(json.dumps(json.loads(made.to_str()) | {"model": content}))
+    return found
+
+
+BYTES = {byte_level: ALPHABET, byte_fallback: ["<unk>", *(f"<0x{i:02X}>" for i in range(256)), *"▁abc"]}
+EACH_KIND = pytest.mark.parametrize("kind", BYTES)
 
 
 @pytest.fixture(scope="module")
@@ -78,15 +95,20 @@ def merge_lists(draw: st.DrawFn) -> list[tuple[str, str]]:
     return draw(st.permutations(merges))
 
 
-@settings(max_examples=400, deadline=None)
+@EACH_KIND
+@settings(max_examples=300, deadline=None)
 @given(
-    merges=merge_lists(), whole=st.booleans(), words=st.lists(st.text("abc", max_size=30), max_size=8), data=st.data()
+    merges=merge_lists(), whole=st.booleans(), words=st.lists(st.text("abc ä", max_size=30), max_size=8), data=st.data()
 )
 def test_any_merges_any_choice(
-    merges: list[tuple[str, str]], whole: bool, words: list[str], data: st.DataObject
+    kind: Callable[[models.BPE], Tokenizer],
+    merges: list[tuple[str, str]],
+    whole: bool,
+    words: list[str],
+    data: st.DataObject,
 ) -> None:
-    names = list(dict.fromkeys([*ALPHABET, *("".join(both) for both in merges)]))
-    full = byte_level(models.BPE(vocab={name: i for i, name in enumerate(names)}, merges=merges, ignore_merges=whole))
+    names = list(dict.fromkeys([*BYTES[kind], *("".join(both) for both in merges)]))
+    full = kind(models.BPE(vocab={name: i for i, name in enumerate(names)}, merges=merges, ignore_merges=whole))
     bpe = parsed(full)
     frequent = data.draw(st.sets(st.sampled_from(range(len(names))), max_size=6))
     kept = choose(bpe, (), Counter(frequent))
@@ -169,6 +191,7 @@ def test_the_most_frequent_come_first_and_merge_order_fills(trained: Tokenizer) 
         (("pre_tokenizer",), {"type": "Metaspace"}, "into bytes"),
         (("pre_tokenizer",), None, "into bytes"),
         (("model", "vocab"), {"a": 0}, "256 bytes"),
+        (("model", "byte_fallback"), True, "256 bytes"),
     ],
 )
 def test_other_tokenizers_are_refused(trained: Tokenizer, path: tuple[str, ...], value: Any, why: str) -> None:
@@ -178,6 +201,13 @@ def test_other_tokenizers_are_refused(trained: Tokenizer, path: tuple[str, ...],
     place[last] = value
     with pytest.raises(FamilyError, match=why):
         Bpe(content)
+
+
+def test_bytes_that_are_merged_are_refused() -> None:
+    names = [*BYTES[byte_fallback], "<0x41><0x42>"]
+    full = byte_fallback(models.BPE(vocab={n: i for i, n in enumerate(names)}, merges=[("<0x41>", "<0x42>")]))
+    with pytest.raises(FamilyError, match="merges the bytes"):
+        parsed(full)
 
 
 def test_older_forms_of_the_files(trained: Tokenizer) -> None:

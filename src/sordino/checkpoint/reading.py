@@ -170,6 +170,10 @@ class Checkpoint:
         """Of all tensors, without the headers."""
         return sum(tensor.bytes for tensor in self.tensors.values())
 
+    def as_stored(self, name: str) -> bool:
+        """Whether a tensor's bytes are those in its file."""
+        return True
+
     def chunks(self, name: str, size: int = CHUNK_BYTES) -> Iterator[bytearray]:
         """A tensor's data in pieces of `size` bytes, the last one shorter."""
         tensor = self.tensors[name]

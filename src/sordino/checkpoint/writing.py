@@ -131,7 +131,7 @@ class Writer:
         if tensor.shape != plan.shape:
             raise ValueError(f"{name} is planned as {plan.shape}, and {source_name} is {tensor.shape}")
         handle, start = self._begin(name)
-        if tensor.dtype == plan.dtype:
+        if tensor.dtype == plan.dtype and source.as_stored(source_name):
             with source.file_of[source_name].open("rb", buffering=0) as stream:
                 _copy(stream.fileno(), tensor.start, handle, start, tensor.bytes)
             return

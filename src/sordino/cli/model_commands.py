@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sordino.cli.command import Command, Parser, Result, count, output, seconds
-from sordino.config.run_layout import EXPORT, STUDENT
+from sordino.config.run_layout import EXPORT, STUDENT, TEACHER
 from sordino.errors import UsageError
 from sordino.runtime.progress import note
+from sordino.serve import command as serve
 
 if TYPE_CHECKING:
     from sordino.models.family import Family
@@ -239,6 +240,13 @@ COMMANDS = {
         _submit_arguments,
         _submit,
         f"sordino submit {RUN}/{EXPORT}/nf4 tst2027 --team KIT --constrained",
+    ),
+    "serve": Command(
+        "a server with OpenAI's API and a page with a microphone",
+        serve.arguments,
+        serve.run,
+        f"""sordino serve {RUN}
+        sordino serve small={RUN}/{EXPORT}/nf4 teacher={RUN}/{TEACHER} --port 8000""",
     ),
     "inspect": Command(
         "what a model directory weighs, from its headers alone",

@@ -6,10 +6,12 @@ import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from sordino.config import parsing
 from sordino.config.run_layout import CARD
 from sordino.config.schema import PromptSection
 from sordino.errors import ArtifactError
 from sordino.runtime import files
+from sordino.runtime.terminal import quoted
 
 
 @dataclass(frozen=True)
@@ -33,8 +35,14 @@ def read(directory: Path) -> Card:
     if not file.is_file():
         return Card()
     record = files.read_json(file)
-    try:
-        prompt = PromptSection(**{**record["prompt"], "example": tuple(record["prompt"]["example"])})
-        return Card(prompt, record.get("source"), record.get("target"))
-    except (KeyError, TypeError) as error:
-        raise ArtifactError(f"{file} does not say how the model is asked ({error}).", "Make it again.") from error
+    record = record if isinstance(record, dict) else {}
+    problems: list[str] = []
+    if not isinstance(record.get("prompt"), dict):
+        problems.append("prompt: missing, or no object")
+    prompt = parsing.section(PromptSection, record.get("prompt"), "prompt", problems)
+    for key in ("source", "target"):
+        if not isinstance(record.get(key), str | None):
+            problems.append(f"{key}: expected a language, found {quoted(record[key], 60)}")
+    if problems:
+        raise ArtifactError(f"{file} does not say how the model is asked: {'; '.join(problems)}.", "Make it again.")
+    return Card(prompt, record.get("source"), record.get("target"))

@@ -12,10 +12,10 @@ from typing import Any, Literal
 
 from sordino.config.sections import hints, is_optional, is_union, section_in
 from sordino.errors import near_match
-from sordino.runtime.terminal import quoted
+from sordino.runtime.terminal import printable, quoted
 from sordino.runtime.values import Malformed, parse_yaml
 
-SHOWN = 100  # characters of a value that a problem quotes
+SHOWN = 100  # characters of a key or value that a problem quotes
 GUESSED = 20  # problems, after which nothing is guessed any more
 
 
@@ -28,7 +28,7 @@ def override(cls: type, raw: dict[str, Any], text: str, problems: list[str]) -> 
     try:
         value = parse_yaml(written)
     except Malformed as error:
-        problems.append(f"{key}: {quoted(written, 100)} is not a YAML value ({error.problem})")
+        problems.append(f"{printable(key, SHOWN)}: {quoted(written, SHOWN)} is not a YAML value ({error.problem})")
         return
     node, hint = raw, cls
     *path, last = key.split(".")
@@ -61,9 +61,10 @@ def section(cls: type, raw: Any, where: str, problems: list[str]) -> Any:
     names = [f.name for f in dataclasses.fields(cls)]
     values: dict[str, Any] = {}
     for key, value in raw.items():
-        spot = f"{where}.{key}" if where else str(key)
+        name = printable(str(key), 100) if isinstance(key, str | int | float) else quoted(key, 100)
+        spot = f"{where}.{name}" if where else name
         if key not in names:
-            near = near_match(str(key)[:SHOWN], names) if len(problems) < GUESSED else None
+            near = near_match(name, names) if len(problems) < GUESSED else None
             advice = f"did you mean '{near}'?" if near else f"known: {', '.join(names)}"
             problems.append(f"unknown key '{spot}' ({advice})")
             continue
@@ -84,7 +85,7 @@ def _value(hint: Any, value: Any, where: str, problems: list[str]) -> Any:
     if dataclasses.is_dataclass(hint):
         return section(typing.cast(type, hint), {} if value is True else value, where, problems)
     if origin is Literal:
-        if value not in args:
+        if not isinstance(value, str | int | float | None) or value not in args:
             problems.append(f"{where}: {quoted(value, SHOWN)} is not one of {', '.join(map(str, args))}")
         return value
     if origin is tuple:

@@ -35,7 +35,7 @@ def load(file: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     Raises RecipeError that lists every mistake.
     """
     path = find(file)
-    raw = foreign.read_yaml(path, raises=RecipeError, remedy="Mend it: a recipe is YAML (docs/settings.md).")
+    raw = foreign.read_yaml(path, raises=RecipeError, remedy="`sordino settings` lists what a recipe may say.")
     if not isinstance(raw, dict):
         raise RecipeError(
             f"{path} holds no settings.", "A recipe is a YAML mapping; `sordino settings` lists what it may say."

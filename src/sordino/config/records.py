@@ -8,21 +8,15 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from sordino.config.migrations import migrated
+from sordino.config.migrations import migrated, refuse_newer
 from sordino.config.schema import Recipe
 from sordino.config.sections import hints, section_in, stage_sections
-from sordino.errors import ArtifactError
 from sordino.runtime import files, foreign
-from sordino.runtime.foreign import Types
 
 STAGE_FILE = "stage.json"
-# of every finished record
-FINISHED: dict[str, Types] = {
-    "section": dict,
-    "parents": list,
-    "outputs": dict,
-    "hash": str,
-}
+REQUESTED: Mapping[str, foreign.Types] = {"section": dict, "parents": list}
+FINISHED = {**REQUESTED, "outputs": dict, "hash": str, "seconds": (int, float)}
+PARENT: Mapping[str, foreign.Types] = {"path": str, "hash": str}
 
 
 def read_stage(directory: Path) -> dict[str, Any] | None:
@@ -33,20 +27,14 @@ def read_stage(directory: Path) -> dict[str, Any] | None:
     file = directory / STAGE_FILE
     if not file.is_file():
         return None
-    record: dict[str, Any] = files.read_json(file, {})
+    record = files.read_json(file, {})
     if record.get("complete") is not True:
         return None
-    check(record, str(file), {"section": dict})
-    stage = migrated(record, record.get("stage"), file)
-    check(stage, str(file), FINISHED)
-    for parent in stage["parents"]:
-        check(parent, f"{file}: a parent", {"path": str, "hash": str})
-    return stage
-
-
-def check(record: Any, where: str, required: Mapping[str, Types]) -> None:
-    """Raise ArtifactError where a record lacks what every one of its kind holds."""
-    foreign.check_object(record, where, raises=ArtifactError, remedy=files.AGAIN, required=required)
+    refuse_newer(record, file)
+    files.require(record, file, FINISHED)
+    for parent in record["parents"]:
+        files.require(parent, f"{file}: a parent", PARENT)
+    return migrated(record, record.get("stage"), file)
 
 
 def changed_settings(

@@ -11,10 +11,11 @@ from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from sordino.data.clip import Clip
-from sordino.runtime import files
+from sordino.runtime.prints import fingerprint_sampled
 from sordino.runtime.terminal import printable
 
 TRAINED = ("train", "extra")
+RECORDINGS = "recordings"
 SHOWN = 3  # examples of each kind
 EXAMPLE = 60  # characters of one
 
@@ -22,7 +23,7 @@ EXAMPLE = 60  # characters of one
 def notes(dealt: Mapping[str, Sequence[Clip]]) -> list[str]:
     """One sentence for each kind of leak. dealt: split -> clips; extra clips for training may be one of them."""
     leaks = [
-        _note(dealt, "recordings", lambda clip: clip.audio, lambda clip: Path(clip.audio).name),
+        _note(dealt, RECORDINGS, lambda clip: clip.audio, lambda clip: Path(clip.audio).name),
         _note(dealt, "sounds", _sound(dealt), lambda clip: clip.id),
         _note(dealt, "sentences", _sentence, lambda clip: clip.target_text or clip.id),
     ]
@@ -55,9 +56,7 @@ def _sound(dealt: Mapping[str, Sequence[Clip]]) -> Callable[[Clip], Hashable]:
     sizes: dict[int, set[str]] = defaultdict(set)
     for audio in {clip.audio for clip in _all(dealt)}:
         sizes[Path(audio).stat().st_size].add(audio)
-    prints = {
-        audio: files.fingerprint_sampled(Path(audio)) for same in sizes.values() if len(same) > 1 for audio in same
-    }
+    prints = {audio: fingerprint_sampled(Path(audio)) for same in sizes.values() if len(same) > 1 for audio in same}
     names: dict[str, set[str]] = defaultdict(set)
     for audio, digest in prints.items():
         names[digest].add(audio)

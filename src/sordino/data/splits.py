@@ -38,6 +38,7 @@ def assign(
     *,
     split_by: SplitBy = "group",
     fixed: bool = False,
+    guessed: bool = False,
     notes: list[str] | None = None,
 ) -> dict[Split, list[Clip]]:
     """Deal clips into splits -> {split: clips sorted by id}; a split nobody asked for is left out.
@@ -46,6 +47,7 @@ def assign(
         0 and 1).
     given: clip id -> split, from the corpus. A split it fills is taken as it is, and its size is not used; the
         others are drawn from the clips given to nothing and, unless they are `fixed`, to train.
+    guessed: nobody named the groups: where the sizes cannot be met with them, clips are dealt one by one.
     notes: takes what a user should know of how it was dealt.
     Raises RecipeError for a bad size, DataError for a repeated id, no clips, a group in two given splits, sizes
     beyond the data, and a split that would be empty.
@@ -68,12 +70,28 @@ def assign(
         free = split in drawn_from and (split_by == "segment" or clip.group not in named)
         (pool if free else result[split or "train"]).append(clip)
     asked = [split for split in DRAWN if split in sizes and split not in result] if pool else []
-    counts = _counts(asked, sizes, len(pool), len(result["train"]), [] if notes is None else notes)
-    units = _units(pool, seed, split_by)
-    for split in asked:
-        result[split], units = _fill(split, counts[split], units)
-    result["train"] += [clip for unit in units for clip in unit]
+    counts = _counts(asked, sizes, _units(pool, seed, split_by), len(result["train"]), [] if notes is None else notes)
+    try:
+        drawn = _draw(pool, counts, seed, split_by)
+    except DataError as error:
+        if not guessed or split_by == "segment":
+            raise
+        if notes is not None:
+            notes.append(f"{error.problem} Whole recordings do not fit: clips are dealt one by one, which leaks")
+        drawn = _draw(pool, counts, seed, "segment")
+    for split, part in drawn.items():
+        result[split] += part
     return {split: sorted(result[split], key=lambda clip: clip.id) for split in SPLITS if result[split]}
+
+
+def _draw(pool: list[Clip], counts: Mapping[Split, int], seed: int, split_by: SplitBy) -> dict[Split, list[Clip]]:
+    """The pool, dealt; what is left over is train. Raises DataError for a split that would be empty."""
+    units = _units(pool, seed, split_by)
+    drawn: dict[Split, list[Clip]] = {}
+    for split, count in counts.items():
+        drawn[split], units = _fill(split, count, units)
+    drawn["train"] = [clip for unit in units for clip in unit]
+    return drawn
 
 
 def check_groups(clips: Iterable[Clip], given: Mapping[str, Split]) -> None:
@@ -118,26 +136,27 @@ def _check_ids(clips: list[Clip]) -> None:
 
 
 def _counts(
-    asked: list[Split], sizes: Mapping[str, float], available: int, train: int, notes: list[str]
+    asked: list[Split], sizes: Mapping[str, float], units: list[list[Clip]], train: int, notes: list[str]
 ) -> dict[Split, int]:
     """How many clips each split may have of those that are there to be dealt. train: clips that train has already."""
+    available = sum(map(len, units))
     counts = {split: _count(split, sizes[split], available) for split in asked}
-    if not counts:
-        return counts
-    total, room = sum(counts.values()), available if train else available // 2
-    share = available // len(asked) if train else available // 10
-    small = {split: max(1, share) if sizes[split] == USUAL else count for split, count in counts.items()}
-    if total > room and small != counts:
+    room = available if train else available // 2
+    if sum(counts.values()) > room and USUAL in (sizes[split] for split in asked):
+        share = available // len(asked) if train else available // 10
+        share = max(share, *sorted(map(len, units))[: len(asked)])  # a group at least
+        small = {split: share if sizes[split] == USUAL else count for split, count in counts.items()}
         notes.append(
             f"{available:,} clips are too few for {_listing(counts)}: dealt are {_listing(small)}. "
             "Other sizes or shares: data.splits"
         )
-        return small
-    if total >= available and not train:
+        counts = small
+    rest = available - sum(counts.values())
+    if counts and rest <= 0 and not train:
         problem = f"{available:,} clips cannot be dealt into {_listing(counts)} and leave any for train."
         raise DataError(problem, "Ask for fewer clips.")
-    if total > room and not train:
-        notes.append(f"only {available - total:,} of {available:,} clips are left to train on")
+    if counts and 2 * rest < available and not train:
+        notes.append(f"only {rest:,} of {available:,} clips are left to train on")
     return counts
 
 

@@ -59,10 +59,10 @@ def refuse_blank(file: Path, texts: Sequence[Text], what: str) -> None:
         )
 
 
-def refuse_lengths(columns: dict[Path, Sequence[Text]]) -> None:
+def refuse_lengths(columns: Sequence[tuple[Path, Sequence[Text]]]) -> None:
     """Raise DataError where files of one set have different numbers of texts."""
-    if len({len(texts) for texts in columns.values()}) > 1:
-        counts = ", ".join(f"{printable(str(file))} has {len(texts):,} lines" for file, texts in columns.items())
+    if len({len(texts) for _, texts in columns}) > 1:
+        counts = ", ".join(f"{printable(str(file))} has {len(texts):,} lines" for file, texts in columns)
         raise DataError(f"{counts}.", "Give one line a segment, in the same order.")
 
 

@@ -170,7 +170,7 @@ def is_embedding(name: str) -> bool:
 def _open(module: str) -> str:
     """A module's saved name as an expression that its live names match too."""
     parts = [part for part in module.split(".") if part != "model"]
-    return r"\.(?:model\.)?".join(map(re.escape, ["lm_head"] if parts[-1] == "lm_head" else parts))
+    return r"\.(?:model\.)?".join(map(re.escape, parts[-1:] if part_of(f"{module}.weight") == "head" else parts))
 
 
 def check_targets(speech: SpeechModel, told: Mapping[str, Any], schemes: Mapping[str, Scheme]) -> None:

@@ -202,7 +202,7 @@ def model_parents(model: str) -> list[artifact.Parent]:
         raise DataError(f"there is no model directory {model}.")
     parents = [artifact.Parent(model, artifact.fingerprint(directory))]
     if (directory / ADAPTER_CONFIG).is_file():
-        base = directory / str(files.read_json(directory / ADAPTER_CONFIG).get("base_model_name_or_path"))
+        base = directory / str(files.read_json(directory / ADAPTER_CONFIG, {}).get("base_model_name_or_path"))
         if base.is_dir():
             parents.append(artifact.Parent(str(base), artifact.fingerprint(base)))
     return parents

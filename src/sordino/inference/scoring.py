@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from sordino.config.schema import Recipe
+from sordino.data import texts
 from sordino.data.corpora.segments import entries as segments_of
 from sordino.errors import DataError, RecipeError
 from sordino.metrics import registry as metrics
 from sordino.metrics import resegment
-from sordino.metrics.base import Metric, Score
+from sordino.metrics.base import Metric, Score, form_note
 from sordino.runtime import files
+from sordino.runtime.progress import note
+from sordino.runtime.terminal import quoted
 
 METRICS = ("bleu", "chrf", "chrf++")
 
@@ -33,26 +35,30 @@ def score_files(
     comet_environment: compare COMET with the original in this environment, which is made where it is missing.
     Raises DataError where the files do not match.
     """
-    paths = {"translations": hypotheses, "references": references} | ({"sources": sources} if sources else {})
-    lines = {what: _lines(file) for what, file in paths.items() if what != "translations"}
-    if segments is None:
-        lines["translations"] = _texts(hypotheses)
-    else:
-        lines["translations"] = _resegmented(hypotheses, lines["references"], segments, target)
-    if len(set(map(len, lines.values()))) > 1:
-        counts = ", ".join(f"{file} has {len(lines[what])} lines" for what, file in paths.items())
-        raise DataError(f"{counts}.", "Give one line a segment, in the same order.")
-    texts, spoken = lines["translations"], lines.get("sources")
     chosen = [metrics.get(name) for name in names]
-    scores = [metric.score(texts, lines["references"], target, sources=spoken) for metric in chosen]
+    columns = [(references, texts.read(references, "references"))]
+    texts.refuse_blank(*columns[0], "reference")
+    if sources:
+        columns.append((sources, texts.read(sources, "sources")))
+        if any(metric.needs_sources for metric in chosen):
+            texts.refuse_blank(*columns[1], "source text")
+    written = texts.read(hypotheses)
+    texts.refuse_lengths(columns if segments else [(hypotheses, written), *columns])
+    expected, *spoken = ([one.text for one in column] for _, column in columns)
+    if segments is None:
+        answers = [one.text for one in written]
+    else:
+        answers = _resegmented(hypotheses, written, expected, segments, target)
+    if form := form_note(answers, expected):
+        note(form)
+    given = spoken[0] if spoken else None
+    scores = [metric.score(answers, expected, target, sources=given) for metric in chosen]
     result: dict[str, Any] = {"scores": [score.to_json() for score in scores]}
     if segments is not None:
         by = f"{resegment.PROGRAM}-{resegment.version()}"
         result["scores"] = [s | {"signature": f"{s['signature']}|resegmented:{by}"} for s in result["scores"]]
     if comet_environment is not None:
-        result["checks"] = _checks(
-            chosen, scores, hypotheses.name, texts, lines["references"], spoken or [], comet_environment
-        )
+        result["checks"] = _checks(chosen, scores, hypotheses.name, answers, expected, given or [], comet_environment)
         if not result["checks"]:
             raise RecipeError("--comet-check: no COMET was asked for.", "Add --metrics comet.")
     return result
@@ -94,49 +100,36 @@ def _checks(
     ]
 
 
-def _resegmented(hypotheses: Path, references: Sequence[str], listing: Path, target: str) -> list[str]:
+def _resegmented(
+    hypotheses: Path, written: Sequence[texts.Text], references: Sequence[str], listing: Path, target: str
+) -> list[str]:
     """One text a reference. A talk at a time where the translations are rows that name their audio, else as one."""
-    talks = [Path(str(entry.get("wav"))).stem if isinstance(entry, dict) else "" for entry in segments_of(listing)]
+    talks = [Path(entry.get("wav", "")).stem if isinstance(entry, dict) else "" for entry in segments_of(listing)]
     if len(talks) != len(references):
         raise DataError(
             f"{listing} lists {len(talks)} segments, and there are {len(references)} references.",
             "Give the list that the references were made for.",
         )
-    if hypotheses.suffix != ".jsonl":
-        return resegment.resegment([(_lines(hypotheses), references)], target)
-    texts: dict[str, list[str]] = {name: [] for name in talks}
-    for number, row in enumerate(_rows(hypotheses), start=1):
-        talk = Path(str(row.get("audio", ""))).stem
-        if talk not in texts:
-            raise DataError(f"{hypotheses}:{number}: '{talk}' is no talk of {listing}.")
-        texts[talk].append(row["text"])
-    silent = [name for name in texts if not texts[name]]
+    if hypotheses.suffix.lower() != texts.ROWS:
+        return resegment.resegment([([one.text for one in written], references)], target)
+    of_talk: dict[str, list[str]] = {name: [] for name in talks}
+    for row in written:
+        if row.audio is None:
+            raise DataError(
+                f"{hypotheses}:{row.line}: the row names no 'audio'.", "Give the rows of `translate --out`."
+            )
+        talk = Path(row.audio).stem
+        if talk not in of_talk:
+            raise DataError(f"{hypotheses}:{row.line}: {quoted(talk)} is no talk of {listing}.")
+        of_talk[talk].append(row.text)
+    silent = [name for name in of_talk if not of_talk[name]]
     if silent:
         raise DataError(f"{hypotheses} holds no translation of {', '.join(silent)}, which {listing} lists.")
-    places = {name: [i for i, other in enumerate(talks) if other == name] for name in texts}
-    pairs = [(texts[name], [references[i] for i in places[name]]) for name in texts]
-    order = [i for name in texts for i in places[name]]
+    places = {name: [i for i, other in enumerate(talks) if other == name] for name in of_talk}
+    pairs = [(of_talk[name], [references[i] for i in places[name]]) for name in of_talk]
+    order = [i for name in of_talk for i in places[name]]
     aligned = dict(zip(order, resegment.resegment(pairs, target), strict=True))
     return [aligned[i] for i in range(len(references))]
-
-
-def _texts(file: Path) -> list[str]:
-    """One text a line; of segments.jsonl and the like, the text of each row."""
-    return [row["text"] for row in _rows(file)] if file.suffix == ".jsonl" else _lines(file)
-
-
-def _rows(file: Path) -> list[dict[str, Any]]:
-    """Translations as `translate` writes them. Raises DataError for a line that is none."""
-    rows = []
-    for number, line in enumerate(_lines(file), start=1):
-        try:
-            row = json.loads(line)
-        except ValueError:
-            row = None
-        if not isinstance(row, dict) or not isinstance(row.get("text"), str):
-            raise DataError(f"{file}:{number} is no row of a translation.", "A row is a JSON object with a text.")
-        rows.append(row)
-    return rows
 
 
 def check_comet(recipe: Recipe, environment: Path | None) -> list[dict[str, Any]]:
@@ -162,13 +155,3 @@ def check_comet(recipe: Recipe, environment: Path | None) -> list[dict[str, Any]
     if not checks:
         raise RecipeError("--comet-check: the recipe asks for no COMET.", "Add it: evaluate.metrics=[chrf,comet].")
     return checks
-
-
-def _lines(file: Path) -> list[str]:
-    if not file.is_file():
-        raise DataError(f"there is no file {file}.")
-    try:
-        text = file.read_text(encoding="utf-8")
-        return text.removesuffix("\n").split("\n") if text else []
-    except UnicodeDecodeError as error:
-        raise DataError(f"{file} is not UTF-8: {error}.", "Save it as UTF-8.") from error

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 
 from sordino.checkpoint.gguf import BLOCKS, aligned, bytes_of
 from sordino.checkpoint.reading import Tensor
+from sordino.models.parts import is_counter
 from sordino.models.shapes import Shape
 
 NARROWER = {"Q4_K": "Q5_0", "Q6_K": "Q8_0"}  # where a row is no multiple of 256, as llama.cpp does
@@ -64,7 +65,8 @@ def stored(tensors: Iterable[Shape], layout: str) -> dict[str, Tensor]:
     for tensor in tensors:
         name = tensor.gguf
         if name is None:
-            tensors_by_name[tensor.name] = Tensor("BF16", tensor.shape, 2 * tensor.elements)
+            dtype, width = ("I64", 8) if is_counter(tensor.name) else ("BF16", 2)
+            tensors_by_name[tensor.name] = Tensor(dtype, tensor.shape, width * tensor.elements)
         else:
             decoder[name] = tensor.shape
     for name, (dtype, _) in types(decoder, layout).items():

@@ -22,7 +22,7 @@ from sordino.checkpoint.reading import Tensor
 from sordino.checkpoint.writing import Planned, header, place
 from sordino.errors import FamilyError
 from sordino.layouts import gguf
-from sordino.models.parts import part_of
+from sordino.models.parts import is_counter, part_of
 from sordino.models.shapes import Shape
 
 NF4_BLOCK, NESTED_BLOCK = 64, 256  # weights that share an absmax; absmax values that share one in turn
@@ -52,8 +52,13 @@ class Layout:
 
 
 def plain(dtype: str, width: int) -> Storage:
-    """As it is; width: bytes an element."""
-    return lambda name, shape: {name: Tensor(dtype, shape, width * _product(shape))}
+    """As it is; width: bytes an element. Counters stay whole numbers."""
+
+    def store(name: str, shape: tuple[int, ...]) -> Stored:
+        kind, size = ("I64", 8) if is_counter(name) else (dtype, width)
+        return {name: Tensor(kind, shape, size * _product(shape))}
+
+    return store
 
 
 def nf4(name: str, shape: tuple[int, ...]) -> Stored:

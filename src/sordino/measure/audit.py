@@ -28,7 +28,7 @@ from sordino.measure.size import (
     weights_files,
 )
 from sordino.measure.torch_save import STORAGES, torch_save_bytes
-from sordino.models.parts import LAYER, is_tied, part_of
+from sordino.models.parts import HEAD, LAYER, is_tied, part_of
 
 
 @dataclass(frozen=True)
@@ -157,4 +157,4 @@ def _tied(tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> dict[str,
     embeddings = [name for name in tensors if inefficiencies.is_weight(name) and part_of(name) == "embedding"]
     if not is_tied(config) or not embeddings or any(part_of(name) == "head" for name in tensors):
         return {}
-    return {"lm_head.weight": embeddings[0]}
+    return {HEAD: embeddings[0]}

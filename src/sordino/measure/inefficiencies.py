@@ -10,7 +10,7 @@ from typing import Any
 
 from sordino.checkpoint.reading import Tensor
 from sordino.measure.size import COMPANION, FOUR_BIT_STATE, parameters_by_name
-from sordino.models.parts import LAYER, is_tied, part_of
+from sordino.models.parts import LAYER, decoder_layers, is_tied, part_of
 
 WEIGHTS = {".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".gguf", ".onnx", ".npz"}
 TRAINING = re.compile(  # files and directories of Trainer, DeepSpeed, Accelerate and sordino that only training reads
@@ -85,8 +85,8 @@ def _twice(tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> list[Fin
 
 def _uncounted(tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> list[Finding]:
     """Decoder layers beyond the number in config.json, which loading drops without a word."""
-    layers = (config.get("text_config") or config).get("num_hidden_layers")
-    if not isinstance(layers, int):
+    layers = decoder_layers(config)
+    if layers is None:
         return []
     extra = {
         n: int(m[1]) for n in tensors if part_of(n) == "decoder" and (m := LAYER.search(n)) and int(m[1]) >= layers

@@ -36,7 +36,7 @@ training           weights + gradients + moments + activations; the fused AdamW 
   QLoRA            nf4 (scope decoder: its layers only), the rest in recipe dtype; 4 + 4 + 8 bytes an adapter weight
   activations      b = 2 bytes (float32: 4); B clips at once (batch_size / accumulate), each of S tokens, E states
     decoder layer  B S (2 (4 + b) H + b (2 H + 2 Q + 2 K) + 4 b I); 5 H for 2 H with bfloat16-mixed; where
-                   queries and keys are normed, B S (4 + b) (Q + K) more
+                   queries and keys are normed, B S (4 + b) (Q + K) more; Gemma's norms: 32 H + 8 Q + 12 K in all
     encoder layer  B E b (9 D + 2 F), E more where padding is masked; nothing if the encoder is frozen
     convolutions   B E b (2 M + 6 D)
     checkpointing  a layer's input for each layer instead, and the largest layer once
@@ -125,7 +125,9 @@ def full_training(
     """Full-parameter training. frozen: parts that are not trained: encoder, projector, embeddings."""
     parts = {"encoder": "audio_encoder", "projector": "projector", "embeddings": "embedding"}
     still = {parts[name] for name in frozen}
-    trained = [t for t in model.tensors if t.part not in still and "embed_positions" not in t.name]
+    names = model.family.tensors
+    heard = [t for t in model.tensors if names.runs(names.live_name(t.name))]
+    trained = [t for t in heard if t.part not in still and "embed_positions" not in t.name]
     width = 2 if precision == "bfloat16" else 4
     held = _activations(model, batch, precision, checkpointing, None, "audio_encoder" not in still)
     if precision == "bfloat16-mixed":
@@ -211,9 +213,9 @@ def _activations(
     width, inner, q, k = dims["H"], dims["I"], dims["Q"], dims["K"]
     tokens, states = batch.tokens(model), batch.states(model)
     copies = 5 if precision == "bfloat16-mixed" else 2  # autocast copies an input for each of q, k, v, gate, up
-    layer = 2 * (4 + b) * width + b * (copies * width + 2 * q + 2 * k) + 4 * b * inner  # bytes a token
-    if any(tensor.name.endswith(".q_norm.weight") for tensor in model.tensors):  # norms of queries and keys
-        layer += (4 + b) * (q + k)
+    layer = b * (copies * width + 2 * q + 2 * k) + 4 * b * inner  # bytes a token
+    layer += model.family.tensors.norm_bytes(dims, b)
+    encoder = encoder and dims["encoder_layers"] > 0
     front, inside = model.family.tensors.kept(dims, states)
     encoded = round(b * inside)  # bytes an encoder state
     if adapter:  # peft casts the input of every adapted layer to the adapter's float32
@@ -221,9 +223,14 @@ def _activations(
         encoded += 4 * (5 * dims["D"] + dims["F"]) if encoder else 0
     stacks = [(tokens * layer, tokens * stream * width, dims["decoder_layers"])]
     total = batch.answer() * dims["V"] * (b + 12)
+    if not dims["encoder_layers"]:
+        total += states * b * dims["D"]  # the projector's input
     if encoder:
         stacks += [(states * encoded, states * b * dims["D"], dims["encoder_layers"])]
         total += round(states * b * front)
+    if checkpointing and encoder and not model.family.tensors.recomputes:
+        each, _, layers = stacks.pop()
+        total += each * layers
     if checkpointing:
         total += sum(between * layers for _, between, layers in stacks) + max(each for each, _, _ in stacks)
     else:

@@ -14,7 +14,7 @@ X.nested_quant_map; an 8-bit weight keeps its shape beside SCB.
 
 from __future__ import annotations
 
-import json
+import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
@@ -28,6 +28,8 @@ from sordino.config.records import STAGE_FILE
 from sordino.errors import ArtifactError
 from sordino.layouts import packed
 from sordino.models.parts import is_tied, part_of
+from sordino.runtime import foreign
+from sordino.runtime.terminal import quoted
 
 GGUF = ".gguf"
 FOUR_BIT_WEIGHTS_PER_BYTE = 2
@@ -188,14 +190,10 @@ def _bytes_by(tensors: Mapping[str, Tensor], key: Callable[[str], str]) -> dict[
 
 def read_json(file: Path, *, required: bool = False) -> dict[str, Any]:
     """A JSON object; {} where there is no such file and it is not required. Raises ArtifactError."""
-    if not file.is_file():
-        if required:
-            raise ArtifactError(f"there is no file {file}.", "Give a model's config.json.")
+    if not os.path.lexists(file) and not required:
         return {}
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ArtifactError(f"{file} is not valid JSON ({error}).", "Copy or make the model again.") from error
-    if not isinstance(content, dict):
-        raise ArtifactError(f"{file} does not hold a JSON object.", "Copy or make the model again.")
-    return content
+    config = foreign.read_json(file, raises=ArtifactError, remedy="Give a model's config.json, or copy it again.")
+    if not isinstance(config.get("quantization_config") or {}, dict):
+        problem = f"{file}: 'quantization_config' cannot be {quoted(config['quantization_config'], 60)}."
+        raise ArtifactError(problem, "Copy or make the model again.")
+    return config

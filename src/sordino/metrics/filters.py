@@ -6,7 +6,7 @@ The dear rules come last, and see only what the others have left.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from sacrebleu.metrics import CHRF
@@ -41,9 +41,15 @@ class Limits:
     device: str
 
 
-def reasons(translations: Sequence[Translation], target: str, limits: Limits) -> dict[str, Reason]:
-    """Id -> why, for every translation that is to be left out; empty ones always are.
+def reasons(
+    translations: Sequence[Translation],
+    target: str,
+    limits: Limits,
+    control_tokens: Callable[[str], Sequence[str]] = lambda _: (),
+) -> dict[str, Reason]:
+    """Id -> why, for every translation that is to be left out; empty ones, and those with control tokens, always are.
 
+    control_tokens: of a text, those that a student would be taught to say in its middle (models/control_tokens.py).
     Raises DataError where a rule needs a reference or source text that a clip lacks.
     """
     verdicts: dict[str, Reason] = {}
@@ -52,6 +58,8 @@ def reasons(translations: Sequence[Translation], target: str, limits: Limits) ->
             verdicts[one.id] = "cut", None
         elif not one.text.strip():
             verdicts[one.id] = "empty", None
+        elif tokens := control_tokens(one.text):
+            verdicts[one.id] = "control", tokens[0]
     if limits.max_ratio is not None:
         for one in _rest(translations, verdicts):
             ratio = len(one.text.strip()) / len(one.reference.strip())

@@ -147,6 +147,13 @@ class LlamaLine:
         return int(len(self.layers) * 2 * config.num_key_value_heads * head * self.itemsize)
 
 
+class GraniteLine(LlamaLine):
+    """Granite's: embeddings are multiplied on the way in, layers and head do the rest themselves."""
+
+    def enter(self, embeds: Tensor) -> Tensor:
+        return embeds * float(self.decoder.embedding_multiplier)
+
+
 def llama_keys_values(layer: Any, hidden: Tensor, cos_sin: CosSin) -> tuple[Tensor, Tensor]:
     """What a layer of the Llama line puts into the cache for its input (B, S, H), and no more.
 

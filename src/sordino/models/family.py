@@ -79,7 +79,9 @@ class Stack:
 
     config: dotted name of the sub-config, "" for the whole. lists: its attributes with one item a layer. removable:
     (sub-config, count) -> layers that may go at all. resize: (sub-config, old indices that stay) -> the attributes that
-    follow as well, with their values then; it changes nothing, and with all indices gives what a view puts back.
+    follow as well, with their values then; it changes nothing, and with all indices gives what a view puts back. fits:
+    (sub-config, indices that stay) -> why they cannot stay without the others, or nothing. counted: attribute of the
+    module around the list that holds the number of layers too.
     """
 
     path: str
@@ -88,6 +90,8 @@ class Stack:
     lists: tuple[str, ...] = ()
     removable: Callable[[Any, int], Sequence[int]] = _all_layers
     resize: Callable[[Any, Sequence[int]], Mapping[str, Any]] | None = None
+    fits: Callable[[Any, Sequence[int]], str] = lambda config, keep: ""
+    counted: str = ""
 
 
 def head_logits(model: Any, hidden: Tensor) -> Tensor:
@@ -100,11 +104,13 @@ def head_logits(model: Any, hidden: Tensor) -> Tensor:
 class Decoder:
     """line: "module:class" of a decoder_line.DecoderLine, or None where a layer cannot be run by itself.
 
-    logits: (model, normed hidden states) -> logits, with the scaling and soft-capping that generation has.
+    logits: (model, normed hidden states) -> logits, with the scaling and soft-capping that the model was trained with.
+    scaling: of a model, what transformers' generation leaves its logits undivided by; it matters where one samples.
     """
 
     line: str | None = None
     logits: Callable[[Any, Tensor], Tensor] = head_logits
+    scaling: Callable[[Any], float] = lambda model: 1.0
 
 
 @dataclass(frozen=True)
@@ -135,13 +141,15 @@ class Table:
 class Gguf:
     """What llama.cpp calls the decoder. names: of a layer's modules; outside: of the decoder's other tensors.
 
-    interleaved: rotary pairs are neighbours there, and half a head apart in transformers.
+    interleaved: rotary pairs are neighbours there, and half a head apart in transformers. keys: of the decoder's config,
+    what this architecture's file says beside the usual sizes.
     """
 
     architecture: str
     names: Mapping[str, str]
     outside: Mapping[str, str]
     interleaved: bool = False
+    keys: Callable[[Any], Mapping[str, float]] = lambda text: {}
 
 
 def _kept_by_whisper(dims: Mapping[str, int], states: int) -> tuple[float, float]:
@@ -160,8 +168,10 @@ class Tensors:
     fields: letter -> (sub-config, field, default): a config leaves out what equals its class's default. letters:
     (config.json, those of the fields) -> further letters, and other values.
     window_seconds: of the fields. pads_audio: whether a shorter clip costs the whole window.
+    norm_bytes: (letters, bytes of an activation) -> bytes a token that a decoder layer's norms keep for training.
     states_per_second: of audio; states_per_token: encoder states that one audio token stands for. kept: (fields, states
-    of a clip) -> elements that going back needs of a state: before the encoder's layers, and in each of them.
+    of a clip) -> elements that going back needs of a state: before the encoder's layers, and in each of them;
+    recomputes: whether the encoder's layers can be computed twice instead.
     """
 
     saved: Mapping[str, str]
@@ -174,9 +184,11 @@ class Tensors:
     letters: Callable[[Mapping[str, Any], Mapping[str, int]], Mapping[str, int]] = lambda config, dims: {}
     window_seconds: Callable[[Mapping[str, int]], float] = lambda dims: 30.0
     pads_audio: bool = False
+    norm_bytes: Callable[[Mapping[str, int], int], int] = lambda dims, b: 2 * (4 + b) * dims["H"]
     states_per_second: float = 50.0
     states_per_token: float = 2.0
     kept: Callable[[Mapping[str, int], int], tuple[float, float]] = _kept_by_whisper
+    recomputes: bool = True
     gguf: Gguf | None = None
 
     def saved_name(self, name: str) -> str:
@@ -204,6 +216,7 @@ class Family:
     here nor among `stacks`.
     tiny: writes a random model of under a million parameters: (directory, decoder layers, encoder layers, seed).
     check: (config.json, its path) -> raises FamilyError for a checkpoint of this type in a layout that is not read.
+    adapter_flag: field of config.json that says whether a LoRA adapter belongs to the weights and lies beside them.
     ready: what a loaded model of the transformers class needs before it takes embeddings.
     """
 
@@ -218,6 +231,7 @@ class Family:
     load_processor: Callable[[str, str | None], Any]  # directory or Hub id, revision
     tiny: Callable[[str, int, int, int], None]
     check: Callable[[Mapping[str, Any], str], None] = lambda config, path: None
+    adapter_flag: str = ""
     ready: Callable[[Any], None] = lambda model: None
 
     def gguf_name(self, name: str) -> str | None:

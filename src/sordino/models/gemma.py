@@ -187,6 +187,12 @@ def layer_letters(dims: Mapping[str, int], text: Mapping[str, Any], index: int) 
     return {"head_dim": head, "Q": dims["heads"] * head, "K": keys, "values": 0 if keys_as_values else keys}
 
 
+def norm_bytes(dims: Mapping[str, int], b: int) -> int:
+    """Bytes a token that a layer's norms keep for training: four on the hidden states, three in the attention, each its
+    input and what it makes of it before the weight, in 32 bits."""
+    return 4 * 8 * dims["H"] + 8 * dims["Q"] + 12 * dims["K"]
+
+
 def write_tokenizer(directory: Path) -> dict[str, int]:
     """A tokenizer of Gemma's kind for tiny models -> its vocabulary: special tokens, bytes, letters, a few merges."""
     from transformers import GemmaTokenizer

@@ -215,6 +215,7 @@ GEMMA4_UNIFIED = Family(
             "head_dim": ("text_config", "head_dim", 256),
         },
         letters=letters,
+        norm_bytes=gemma.norm_bytes,
         states_per_second=SAMPLING_RATE / FRAME,
         states_per_token=1,
     ),

@@ -132,7 +132,8 @@ def generate(
     # ...), so the stored one is put aside: nothing of it may leak in
     stored, speech.model.generation_config = speech.model.generation_config, greedy
     try:
-        shaping = LogitsProcessorList([sampling] if sampling else [])
+        scale = speech.family.decoder.scaling(speech.model)
+        shaping = LogitsProcessorList([lambda _, scores: scores / scale, sampling] if sampling else [])
         out = speech.model.generate(inputs_embeds=embeds, attention_mask=mask, logits_processor=shaping)
     finally:
         speech.model.generation_config = stored

@@ -98,8 +98,8 @@ def _without_decoder(config: Any) -> Any:
     small = copy.deepcopy(config)
     del small.quantization_config
     text = small.get_text_config()
-    text.num_hidden_layers, text.vocab_size, text.pad_token_id = 0, 1, None
+    text.num_hidden_layers, text.vocab_size, text.pad_token_id = 0, 1, 0
     if getattr(text, "layer_types", None):
         text.layer_types = []
-    small.pad_token_id = None
+    small.pad_token_id = 0
     return small

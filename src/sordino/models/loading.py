@@ -8,13 +8,13 @@ from typing import Any, Literal
 
 import torch
 
-from sordino.checkpoint.reading import Checkpoint
+from sordino.checkpoint.finite import refuse_nonfinite
 from sordino.config.records import read_stage
 from sordino.errors import ArtifactError, FamilyError
-from sordino.models import adapters, hybrid, nf4, registry
+from sordino.models import adapters, embedded, hybrid, nf4, registry
 from sordino.models.devices import default_device, default_dtype
 from sordino.models.speech import SpeechModel, module_at
-from sordino.models.stored import check_names
+from sordino.models.stored import check_names, local
 from sordino.runtime import files
 
 ADAPTER_CONFIG = "adapter_config.json"
@@ -27,7 +27,7 @@ def open_model(path: str, **options: Any) -> SpeechModel:
     Raises FamilyError for anything that is no model.
     """
     directory = Path(path)
-    if not (directory / ADAPTER_CONFIG).is_file():
+    if (directory / "config.json").is_file() or not (directory / ADAPTER_CONFIG).is_file():
         if directory.is_dir() and not (directory / "config.json").is_file():
             inside = sorted(p.parent.name for p in directory.glob("*/config.json"))
             if inside:
@@ -36,7 +36,7 @@ def open_model(path: str, **options: Any) -> SpeechModel:
                     f"Give one, e.g. {directory / inside[0]}.",
                 )
         return hybrid.load(path, **options) if registry.is_gguf(path) else load_checkpoint(path, **options)
-    config = files.read_json(directory / ADAPTER_CONFIG)
+    config = files.read_json(directory / ADAPTER_CONFIG, {})
     base = str(config.get("base_model_name_or_path") or "")
     if not Path(base).is_absolute() and (directory / base).is_dir():  # a model of the same run
         base = str(directory / base)
@@ -47,6 +47,7 @@ def open_model(path: str, **options: Any) -> SpeechModel:
         )
     speech = load_checkpoint(base, **adapters.base_options(stage["section"]), **options)
     adapters.load(speech, directory)
+    refuse_nonfinite(path, ((name, tensor) for name, tensor in speech.model.named_parameters() if ".lora_" in name))
     speech.path = path
     return speech
 
@@ -65,8 +66,8 @@ def load_checkpoint(
 
     quantize="nf4" quantizes the linear layers while loading (bitsandbytes, double quantization), but for the head and
     the parts in `kept`.
-    Raises FamilyError for an unknown family, weights that do not load and a model whose decoder is not transformers',
-    ArtifactError for damaged shards, by name.
+    Raises FamilyError for an unknown family, weights that do not load or are no numbers, and a model whose decoder is
+    not transformers', ArtifactError for damaged shards, by name.
     """
     import transformers
 
@@ -84,13 +85,20 @@ def load_checkpoint(
         options["attn_implementation"] = attention
     if revision:
         options["revision"] = revision
-    if not registry.is_hub_id(path):
-        Checkpoint.open(Path(path))
+    checkpoint = None
+    if family.adapter_flag or not registry.is_hub_id(path):
+        checkpoint = embedded.open_checkpoint(family, local(path, revision))
+    if quantize and isinstance(checkpoint, embedded.Merged):
+        raise FamilyError(
+            f"{path} holds an adapter beside its weights, which is not merged into 4-bit ones.",
+            "Write it merged first (export.formats: [bf16]), and give that.",
+        )
     processor = registry.load_processor(family, path, revision)
     if quantize == "nf4":
         options["quantization_config"] = nf4.nf4_config(family, floating, kept)
     try:
-        model, report = model_class.from_pretrained(path, output_loading_info=True, **options)
+        with embedded.without_adapter(checkpoint, path) as place:
+            model, report = model_class.from_pretrained(place, output_loading_info=True, **options)
     except FamilyError:
         raise
     except Exception as error:  # safetensors and transformers raise many types for damaged files
@@ -106,6 +114,9 @@ def load_checkpoint(
         unexpected=report["unexpected_keys"],
         mismatched=[f"'{key[0]}'" for key in report["mismatched_keys"]],
     )
+    if checkpoint:
+        embedded.put_in(family, model, checkpoint)
+    refuse_nonfinite(path, model.state_dict().items())
     model.eval()
     family.ready(model)
     still = {name for name, _ in model.named_modules() if not family.tensors.runs(name)}

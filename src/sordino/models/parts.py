@@ -13,13 +13,16 @@ from sordino.models import registry
 PARTS = {
     "adapter": re.compile(r"\blora_"),
     "projector": re.compile(r"projector|\bembed_audio\b|\baudio_adapter\b"),
-    "audio_encoder": re.compile(r"\baudio_tower\b|\baudio_encoder\b|\baudio_model\b|\bspeech_encoder\b"),
+    "audio_encoder": re.compile(
+        r"\baudio_tower\b|^(?:model\.)?encoder\.|\baudio_encoder\b|\baudio_model\b|\bspeech_encoder\b"
+    ),
     "head": re.compile(r"\blm_head\b|^output\.weight$"),
     "embedding": re.compile(r"\bembed_tokens(?:_per_layer)?\b|^token_embd\b|\btok_embeddings\b|\bwte\b"),
     "other": re.compile(r"\bvision_tower\b|\bembed_vision\b"),
     "decoder": re.compile(r"\blayers\.\d+\.|^blk\.\d+\."),
 }
 
+HEAD = "lm_head.weight"  # in the state dict of transformers' models
 LAYER = re.compile(r"\b(?:layers|blk)\.(\d+)\.")  # of either stack
 
 
@@ -28,9 +31,22 @@ def part_of(name: str) -> str:
     return next((part for part, pattern in PARTS.items() if pattern.search(name)), "other")
 
 
+def is_counter(name: str) -> bool:
+    """Whether it is a batch norm's number of batches: a whole number in 64 bits, in every format."""
+    return name.endswith(".num_batches_tracked")
+
+
 def is_tied(config: Mapping[str, Any]) -> bool:
-    """Whether head and embedding are one tensor: the text model's flag, else the model's, else what its family has."""
+    """Whether head and embedding are one tensor: the model's flag, which transformers 5 goes by, else the text model's,
+    else what its family has."""
     inner = config.get("text_config") or {}
     model_type = str(config.get("model_type"))
     usual = model_type in registry.FAMILIES and registry.get(model_type).tensors.tied
-    return bool(inner.get("tie_word_embeddings", config.get("tie_word_embeddings", usual)))
+    return bool(config.get("tie_word_embeddings", inner.get("tie_word_embeddings", usual)))
+
+
+def decoder_layers(config: Mapping[str, Any]) -> int | None:
+    """Decoder layers by any model's config.json, of a family or not; None where it does not say."""
+    text = config.get("text_config")
+    layers = (text if isinstance(text, Mapping) else config).get("num_hidden_layers")
+    return layers if isinstance(layers, int) else None

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from sordino.errors import FamilyError
 from sordino.models.family import Audio, AudioInputs, Chat, Decoder, Family, Prompt, Stack, Table, Tensors
-from sordino.models.tables import LLAMA_GGUF, LLAMA_TEXT, TEXT_NORMS, WHISPER_LAYERS
+from sordino.models.tables import LLAMA_GGUF, LLAMA_TEXT, TEXT_NORMS, WHISPER_LAYERS, normed_heads
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -280,6 +280,7 @@ QWEN3_ASR = Family(
         states_per_second=13.0,
         states_per_token=1.0,
         kept=kept,
+        norm_bytes=normed_heads,
         gguf=LLAMA_GGUF["qwen3"],
     ),
     load_processor=load_processor,

@@ -7,16 +7,18 @@ from __future__ import annotations
 
 import functools
 import importlib
-import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from sordino.errors import FamilyError
 from sordino.models.family import Family, Scope
+from sordino.runtime import foreign
 
 FAMILIES = {
     "gemma4_unified": "sordino.models.gemma4_unified:GEMMA4_UNIFIED",
+    "granite_speech": "sordino.models.granite_speech:GRANITE_SPEECH",
     "qwen2_audio": "sordino.models.qwen2_audio:QWEN2_AUDIO",
     "qwen3_asr": "sordino.models.qwen3_asr:QWEN3_ASR",
     "voxtral": "sordino.models.voxtral:VOXTRAL",
@@ -58,13 +60,9 @@ def read_config(path: str) -> dict[str, Any]:
     file = Path(path) / "config.json"
     if not Path(path).is_dir():
         raise FamilyError(f"there is no model directory {path}.", "Give a directory that holds config.json.")
-    if not file.is_file():
+    if not os.path.lexists(file):
         raise FamilyError(f"{path} holds no config.json, so it is not a model directory.")
-    try:
-        config: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise FamilyError(f"{file} is not valid JSON ({error}).", "Copy the model again.") from error
-    return config
+    return foreign.read_json(file, raises=FamilyError, remedy="Copy the model again.")
 
 
 def is_hub_id(path: str) -> bool:

@@ -6,6 +6,7 @@ A family's file has them as tables (`family.Tensors`); tests/models/test_shapes.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -17,6 +18,7 @@ from sordino.models.parts import is_tied, part_of
 from sordino.runtime.terminal import quoted
 
 Kind = Literal["linear", "head", "embedding", "other"]
+TABLE = re.compile(r"\bembed_\w+\.weight$|_emb\.weight$")  # matrices of which rows are looked up
 
 
 @dataclass(frozen=True)
@@ -166,4 +168,4 @@ def _kind(name: str, shape: tuple[int, ...]) -> Kind:
         return "head"
     if "embed_tokens" in name:
         return "embedding"
-    return "linear" if len(shape) == 2 and not name.split(".")[-2].startswith("embed_") else "other"
+    return "linear" if len(shape) == 2 and not TABLE.search(name) else "other"

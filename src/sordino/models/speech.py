@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from sordino.models import control_tokens
 from sordino.models.family import AudioInputs, Family, Scope
 
 
@@ -74,15 +75,23 @@ class SpeechModel:
         """Ids that greedy decoding never takes: `suppress_tokens` of the checkpoint's generation config."""
         return list(getattr(self.model.generation_config, "suppress_tokens", None) or ())
 
+    @property
+    def recomputing(self) -> Any:
+        """What can compute its activations twice: the model, or where transformers' class does not, its decoder."""
+        return self.model if self.model.supports_gradient_checkpointing else self.part("decoder")
+
     def pad_id(self) -> int:
         pad = self.processor.tokenizer.pad_token_id
         return int(pad) if pad is not None else self.stop_ids()[0]
 
     def answer_ids(self, text: str, style: str = "chat") -> list[int]:
-        """Token ids the model should produce: the text and the token that ends an answer in this style."""
+        """Token ids the model should produce: the text and the token that ends an answer in this style.
+
+        Raises DataError for a text with a control token in it.
+        """
         tokenizer = self.processor.tokenizer
         end = tokenizer.convert_tokens_to_ids(self.family.chat.answers_end_with[style])
-        return [*tokenizer.encode(text, add_special_tokens=False), end]
+        return [*control_tokens.encode(tokenizer, text), end]
 
     def decode(self, ids: Sequence[int]) -> str:
         text: str = self.processor.tokenizer.decode(ids, skip_special_tokens=True)

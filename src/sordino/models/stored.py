@@ -22,7 +22,7 @@ import torch
 from sordino.checkpoint.reading import Checkpoint
 from sordino.checkpoint.writing import FLOATING, Planned, Writer
 from sordino.errors import FamilyError
-from sordino.models import registry, saving
+from sordino.models import embedded, registry, saving
 from sordino.models.speech import SpeechModel
 from sordino.runtime.progress import byte_bar
 
@@ -96,7 +96,7 @@ def open_model(path: str, revision: str | None = None) -> Stored:
     family = registry.family_of(str(directory))
     if "quantization_config" in registry.read_config(str(directory)):
         raise FamilyError(f"{path} is quantized already.", "Give the 16-bit model that it was made from.")
-    checkpoint = Checkpoint.open(directory)
+    checkpoint = embedded.open_checkpoint(family, directory)
     if not any((directory / name).is_file() for name in PROCESSOR_FILES[:2]):
         raise FamilyError(
             f"{path} holds no {PROCESSOR_FILES[0]}.", "Copy the processor and tokenizer files of the original model."
@@ -111,6 +111,8 @@ def open_model(path: str, revision: str | None = None) -> Stored:
             f"{directory / 'config.json'} does not describe a model ({' '.join(str(error).split())}).",
             "Copy the model again.",
         ) from error
+    if family.adapter_flag:
+        setattr(model.config, family.adapter_flag, False)  # merged as it is read
     speech = SpeechModel(family, model, None, path)
     return Stored(speech, checkpoint, _matched(speech, checkpoint))
 
@@ -143,7 +145,8 @@ def local(path: str, revision: str | None = None) -> Path:
         return Path(path)
     from huggingface_hub import snapshot_download
 
-    patterns = ["*.safetensors", "*.safetensors.index.json", "config.json", GENERATION, *PROCESSOR_FILES]
+    weights = ("*.safetensors", "*.safetensors.index.json", "config.json", embedded.CONFIG)
+    patterns = [*weights, GENERATION, *PROCESSOR_FILES]
     try:
         return Path(snapshot_download(path, revision=revision, allow_patterns=patterns))
     except (OSError, ValueError) as error:

@@ -7,6 +7,7 @@ feed-forward, Q and K widths of all query and key heads, head_dim of one, V voca
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from sordino.models.family import Gguf
 
@@ -77,9 +78,22 @@ _LLAMA = {
     "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down",
 }  # fmt: skip
 _NORMS = {"self_attn.q_norm": "attn_q_norm", "self_attn.k_norm": "attn_k_norm"}
+
+
+def _multipliers(text: Any) -> dict[str, float]:
+    """What llama.cpp calls Granite's four factors."""
+    return {
+        "attention.scale": float(text.attention_multiplier),
+        "embedding_scale": float(text.embedding_multiplier),
+        "logit_scale": float(text.logits_scaling),
+        "residual_scale": float(text.residual_multiplier),
+    }
+
+
 LLAMA_GGUF = {
     "qwen2": Gguf("qwen2", _LLAMA, _OUTSIDE),
     "qwen3": Gguf("qwen3", _LLAMA | _NORMS, _OUTSIDE),
+    "granite": Gguf("granite", _LLAMA, _OUTSIDE, interleaved=True, keys=_multipliers),
     "llama": Gguf("llama", _LLAMA, _OUTSIDE, interleaved=True),
 }
 
@@ -87,3 +101,8 @@ LLAMA_GGUF = {
 def positions_window(dims: Mapping[str, int]) -> float:
     """Seconds that the encoder's table of positions reaches, at 50 a second."""
     return dims["P"] / 50
+
+
+def normed_heads(dims: Mapping[str, int], b: int) -> int:
+    """`Tensors.norm_bytes` where queries and keys are normed too."""
+    return (4 + b) * (2 * dims["H"] + dims["Q"] + dims["K"])

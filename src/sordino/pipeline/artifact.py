@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Any
 
 from sordino.config import migrations
-from sordino.config.records import STAGE_FILE, changed_settings, read_stage
+from sordino.config.records import REQUESTED, STAGE_FILE, changed_settings, read_stage
 from sordino.errors import ArtifactError, SordinoError, explain_os_error, is_out_of_memory
 from sordino.pipeline import leftovers
 from sordino.pipeline.leftovers import REQUEST_FILE, STATE_DIR, old_of, partial_of
@@ -38,7 +38,6 @@ from sordino.runtime import files
 from sordino.runtime.progress import note
 
 REFUSED = "refused"  # key of a request whose work ended with a mistake of the user's: what it was
-REQUEST = {"section": dict, "parents": list}
 WITHOUT_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 VERSIONED = (
     "sordino",
@@ -55,10 +54,14 @@ VERSIONED = (
 
 @dataclass(frozen=True)
 class Parent:
-    """Something a stage was made from. path is relative to the run directory where it lies inside."""
+    """Something a stage was made from. path is relative to the run directory where it lies inside.
+
+    former: what earlier versions would have recorded for the same thing; counts as the hash.
+    """
 
     path: str
     hash: str
+    former: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, str]:
         return {"path": self.path, "hash": self.hash}
@@ -100,10 +103,9 @@ def why_stale(directory: Path, section: Mapping[str, Any], parents: Sequence[Par
     changed = changed_settings(stage.get("stage"), stage["section"], section)
     if changed:
         return "settings changed: " + ", ".join(changed)
-    before = {p["path"]: p["hash"] for p in stage["parents"]}
-    now = {p.path: p.hash for p in parents}
-    if before != now:
-        return "made from other inputs: " + ", ".join(sorted(k for k in {*before, *now} if before.get(k) != now.get(k)))
+    others = other_parents(stage["parents"], parents)
+    if others:
+        return f"made from other inputs: {', '.join(others)}"
     missing = next((name for name in stage["outputs"] if not (directory / name).is_file()), None)
     return f"{missing} is missing" if missing else None
 
@@ -125,18 +127,25 @@ def why_not_resumed(
         return "is not unfinished work of sordino's"
     if not file.is_file():  # killed before anything was written, or while it was being removed
         return "is being removed" if (partial / leftovers.DISCARDED).exists() else None
-    old = migrations.migrated(files.read_json(file, REQUEST), stage, file)
+    old = migrations.migrated(files.read_json(file, REQUESTED), stage, file)
     changed = changed_settings(stage, old["section"], section, resumable)
     if changed:
         return f"was started with other settings: {', '.join(changed)}"
-    return None if old["parents"] == [p.to_json() for p in parents] else "was started with other inputs"
+    return "was started with other inputs" if other_parents(old["parents"], parents) else None
+
+
+def other_parents(recorded: Sequence[Mapping[str, str]], parents: Sequence[Parent]) -> list[str]:
+    """Paths of the parents that a record has otherwise, or not at all, and of those that it has and now are not."""
+    before = {parent["path"]: parent["hash"] for parent in recorded}
+    now = {parent.path: (parent.hash, *parent.former) for parent in parents}
+    return sorted(path for path in {*before, *now} if before.get(path) not in now.get(path, ()))
 
 
 def _why_unfinished(partial: Path) -> str:
     if not partial.exists():
         return "not run yet"
     file = partial / REQUEST_FILE
-    refused = file.is_file() and REFUSED in files.read_json(file, REQUEST)
+    refused = file.is_file() and REFUSED in files.read_json(file, REQUESTED)
     return "was refused the last time" if refused else "was interrupted"
 
 
@@ -248,6 +257,7 @@ _without_locks: set[int] = set()  # numbers of file systems that were warned of
 
 def finish(partial: Path, directory: Path, stage: Mapping[str, Any]) -> None:
     """Flush every file, write stage.json last, rename into place; the resume state goes after that, not before."""
+    files.readable(partial)
     for file in partial.rglob("*"):
         if file.is_file():
             with file.open("rb") as data:

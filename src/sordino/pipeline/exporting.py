@@ -6,6 +6,8 @@ import random
 from pathlib import Path
 from typing import Any
 
+from sordino.checkpoint.finite import refuse_stored_nonfinite
+from sordino.checkpoint.reading import Checkpoint
 from sordino.config.run_layout import AUDIT, split_file
 from sordino.config.schema import ExportSection
 from sordino.data import manifest
@@ -27,6 +29,8 @@ def write(job: Job, key: str, form: str, directory: Path) -> None:
     """Write a model of the chain in a format, with its audit."""
     directory.mkdir(exist_ok=True)
     source = job.model(key)
+    if Path(source.path).is_dir():  # a model of the Hub is fetched by the format
+        refuse_stored_nonfinite(Checkpoint.open(Path(source.path)))
     module = formats.get(form)
     options = {}
     if getattr(module, "CALIBRATED", False):

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from sordino.config import chain, records, run_layout
+from sordino.config.run_layout import RunLayout
 from sordino.config.schema import Recipe
 from sordino.errors import ArtifactError
 from sordino.models import registry
@@ -13,9 +14,11 @@ from sordino.pipeline import artifact
 from sordino.pipeline.artifact import Parent
 from sordino.pipeline.stage import BASE_MODEL, CORPUS, Stage
 from sordino.runtime import files
+from sordino.runtime.prints import SampledPrints
 
-# told apart by name and size: hashing 100,000 clips at every look would take minutes
+# told apart by their ends: hashing 100,000 clips at every look would take minutes
 AUDIO_SUFFIXES = {".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff", ".parquet"}
+AUDIO_PRINTS = "audio-prints.json"  # in the cache
 
 
 def parents_of(stage: Stage[Any], recipe: Recipe) -> list[Parent]:
@@ -68,19 +71,20 @@ def labels_directory(recipe: Recipe) -> str:
 
 
 def corpus_parents(recipe: Recipe) -> list[Parent]:
-    """The corpora: their tables by content, their audio by name and size. A plan may be made before they are there."""
+    """The corpora: their tables by content, their audio by its ends. A plan may be made before they are there."""
     assert recipe.data
     sections = [recipe.data] + ([recipe.data.extra] if recipe.data.extra else [])
+    ends = SampledPrints(RunLayout(recipe.directory).cache / AUDIO_PRINTS)
     parents = []
     for section in sections:
         root = Path(section.path)
         runs = Path(recipe.out).resolve()  # a corpus directory may hold the runs: they are no part of it
         paths = sorted(p for p in root.rglob("*") if p.is_file() and runs not in p.resolve().parents)
-        prints = {
-            p.relative_to(root).as_posix(): str(p.stat().st_size)
-            if p.suffix.lower() in AUDIO_SUFFIXES
-            else files.fingerprint_file(p)
-            for p in paths
-        }
-        parents.append(Parent(section.path, files.combined(prints)))
+        sounds = {p.relative_to(root).as_posix(): p for p in paths if p.suffix.lower() in AUDIO_SUFFIXES}
+        texts = [p for p in paths if p.suffix.lower() not in AUDIO_SUFFIXES]
+        prints = {p.relative_to(root).as_posix(): files.fingerprint_file(p) for p in texts}
+        by_size = files.combined(prints | {name: str(p.stat().st_size) for name, p in sounds.items()})
+        by_ends = files.combined(prints | {name: ends.of(p) for name, p in sounds.items()})
+        parents.append(Parent(section.path, by_ends, former=(by_size,)))
+    ends.save()
     return parents

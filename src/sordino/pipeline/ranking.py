@@ -6,6 +6,7 @@ that a killed search goes on from its last batch.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -128,7 +129,8 @@ def search_on(
             remember=remember,
             advance=advance,
         )
-        return search.search(pool, section.remove, scorer, trials, record, racing)
+        allowed = functools.partial(search.allows, speech)
+        return search.search(pool, section.remove, scorer, trials, record, racing, allowed)
 
 
 def _row(pair: tuple[Key, list[int]]) -> dict[str, Any]:

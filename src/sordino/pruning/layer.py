@@ -95,6 +95,12 @@ def check_removable(family: Family, scope: Scope, config: Any, total: int, keep:
             f"{scope} layer {protected[0]} cannot be removed from a {family.model_type} model.",
             "Leave it out of the layers to remove.",
         )
+    problem = family.stacks[scope].fits(config, keep)
+    if problem:
+        raise RecipeError(
+            f"these {scope} layers cannot be removed from a {family.model_type} model: {problem}.",
+            "Name others, or leave the list whole.",
+        )
 
 
 def refuse_removals(

@@ -15,7 +15,7 @@ from torch import nn
 
 from sordino.models.family import Scope, Stack
 from sordino.models.registry import sub_config
-from sordino.models.speech import SpeechModel
+from sordino.models.speech import SpeechModel, module_at
 from sordino.pruning.layer import check_keep, check_removable
 
 
@@ -28,7 +28,9 @@ def _configs(speech: SpeechModel, scope: Scope) -> list[Any]:
 
 def _install(speech: SpeechModel, scope: Scope, layers: Sequence[nn.Module]) -> None:
     """Make `layers` the layer list: modules and their indices."""
-    module_list = speech.layers(scope)
+    module_list, stack = speech.layers(scope), speech.family.stacks[scope]
+    if stack.counted:
+        setattr(module_at(speech.model, stack.path.rpartition(".")[0]), stack.counted, len(layers))
     module_list._modules.clear()  # the same ModuleList object: others may hold it
     module_list.extend(layers)
     for index, layer in enumerate(layers):

@@ -132,6 +132,15 @@ def middle(speech: SpeechModel, scope: str, remove: int) -> list[Layer]:
     return block
 
 
+def allows(speech: SpeechModel, removed: Sequence[Layer]) -> bool:
+    """Whether the family's layers fit together once these are out."""
+    for scope, stack in speech.family.stacks.items():
+        config = sub_config(speech.model.config, stack.config)
+        if stack.fits(config, kept(speech.layer_count(scope), scope, removed)):
+            return False
+    return True
+
+
 @contextmanager
 def without(speech: SpeechModel, removed: Sequence[Layer]) -> Iterator[SpeechModel]:
     """The model without some layers, in both scopes, inside the block."""
@@ -149,20 +158,26 @@ def search(
     earlier: Sequence[Trial],
     record: Callable[[Trial], None],
     racing: bool = False,
+    allowed: Callable[[Sequence[Layer]], bool] = lambda removed: True,
 ) -> list[Removal]:
     """The removals, in order.
 
     earlier: trials of an earlier, interrupted search, which are not run again; record: called with every new trial.
-    Raises RecipeError where more layers are to go than there are candidates.
+    allowed: whether layers may be out together. Raises RecipeError where more layers are to go than there are
+    candidates, and for a race where some may not go alone: its screening takes them all.
     """
     if remove > len(pool):
         raise RecipeError(f"rank.remove: {remove} layers, but only {len(pool)} are candidates.", "Remove fewer.")
+    if racing and not all(allowed([layer]) for layer in pool):
+        raise RecipeError("rank.search: not all of these layers may go alone, which a race needs.", "Use exact.")
     runner = Runner(scorer, pool, {(t.round, t.layer, t.clips): t for t in earlier}, record)
     runner.score(0, [], [None], scorer.clips)
     removals: list[Removal] = []
     for number in range(1, remove + 1):
         gone = [r.layer for r in removals]
-        remaining = [layer for layer in pool if layer not in gone]
+        remaining = [layer for layer in pool if layer not in gone and allowed([*gone, layer])]
+        if not remaining:
+            raise RecipeError(f"rank.remove: after {len(gone)} layers no other may go.", "Remove fewer.")
         if racing:
             removals.append(runner.race(number, gone, remaining))
         else:

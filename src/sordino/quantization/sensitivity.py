@@ -84,7 +84,7 @@ def weights(speech: SpeechModel) -> dict[str, list[Tensor]]:
         if not isinstance(module, (nn.Linear, nn.Embedding)) or id(module.weight) in seen:
             continue
         part = part_of_weight(f"{name}.weight")
-        if part:
+        if part and (part == "embedding" or isinstance(module, nn.Linear)):  # no tables of positions
             seen.add(id(module.weight))
             by_part.setdefault(part, []).append(module.weight)
     return by_part

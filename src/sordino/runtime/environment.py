@@ -12,6 +12,7 @@ Waiting threads that spin steal the cores from the working ones on a small or sh
 from __future__ import annotations
 
 import ctypes
+import logging
 import os
 import sys
 import warnings
@@ -60,6 +61,7 @@ def quiet_libraries() -> None:
     """Silence the bars and messages of the libraries, for a program with output of its own: the command line."""
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # which tells on a CPU of kernels that it might fetch
     # transformers warns of its own deprecations each time a model is quantized
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers", append=True)
 

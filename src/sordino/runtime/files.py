@@ -51,7 +51,12 @@ def read_json(file: Path, required: Mapping[str, Types] | None = None) -> Any:
     if not file.exists():
         raise ArtifactError(f"{file} is missing.", "Run the stage that makes it again.")
     value = _parsed(foreign.read_text(file, raises=ArtifactError), str(file))
-    return value if required is None else _object(value, str(file), required)
+    return value if required is None else require(value, file, required)
+
+
+def require(value: Any, where: Path | str, required: Mapping[str, Types] | None = None) -> dict[str, Any]:
+    """A record that a stage wrote, with these keys. Raises ArtifactError, which names it, for anything else."""
+    return foreign.check_object(value, str(where), raises=ArtifactError, remedy=AGAIN, required=required)
 
 
 def _parsed(text: str, where: str) -> Any:
@@ -59,10 +64,6 @@ def _parsed(text: str, where: str) -> Any:
         return parse_json(text, finite=False)  # Python writes NaN and Infinity
     except Malformed as error:
         raise ArtifactError(f"{where} is damaged: {error}.", AGAIN) from None
-
-
-def _object(value: Any, where: str, required: Mapping[str, Types] | None = None) -> dict[str, Any]:
-    return foreign.check_object(value, where, raises=ArtifactError, remedy=AGAIN, required=required)
 
 
 def readable(directory: Path) -> None:
@@ -96,21 +97,6 @@ def fingerprint_file(file: Path) -> str:
     return digest.hexdigest()
 
 
-def fingerprint_sampled(file: Path, sample: int = 2**16) -> str:
-    """SHA-256 of a file's size and of its first and last 64 KiB: tells recordings apart without reading all of each.
-
-    A re-recorded, re-encoded or swapped file shows; bytes changed in the middle of one do not.
-    """
-    size = file.stat().st_size
-    digest = hashlib.sha256(f"ends {size}".encode())
-    with file.open("rb") as data:
-        digest.update(data.read(sample))
-        if size > sample:
-            data.seek(max(sample, size - sample))
-            digest.update(data.read(sample))
-    return digest.hexdigest()
-
-
 def combined(prints: Mapping[str, str]) -> str:
     """One hash of many fingerprints."""
     text = json.dumps(dict(sorted(prints.items())))
@@ -139,7 +125,7 @@ def read_jsonl(file: Path) -> list[dict[str, Any]]:
     except UnicodeDecodeError as error:
         raise ArtifactError(f"{file} is damaged: {error}.", AGAIN) from None
     places = ((f"{file}:{number}", line) for number, line in enumerate(lines, start=1) if line)
-    return [_object(_parsed(line, where), where) for where, line in places]
+    return [require(_parsed(line, where), where) for where, line in places]
 
 
 def json_line(row: Mapping[str, Any]) -> str:

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from sordino.config.run_layout import DATA, SKIPPED, split_file
 from sordino.config.schema import DataSection, Recipe
-from sordino.data import manifest, splits
+from sordino.data import leaks, manifest, splits
 from sordino.data.clip import Clip
 from sordino.errors import DataError
 from sordino.pipeline.preflight import refuse_sources
@@ -27,18 +27,26 @@ def run(job: Job, section: DataSection) -> None:
     from sordino.pipeline import corpus
 
     recipe = job.recipe
-    window = corpus.window_of(recipe)
-    own = corpus.read(recipe, section, window, job.out / AUDIO, "hearing the corpus")
+    listener = corpus.listener_of(recipe)
+    own = corpus.read(recipe, section, listener, job.out / AUDIO, "hearing the corpus")
     extra = corpus.Corpus()
     if section.extra:
         directory = job.out / EXTRA_AUDIO
-        extra = corpus.read(recipe, section.extra, window, directory, "hearing the extra corpus", training_only=True)
+        extra = corpus.read(recipe, section.extra, listener, directory, "hearing the extra corpus", training_only=True)
     bad = own.bad + extra.bad
     if bad:
         refuse_or_tell(job, corpus.listed(bad, SHOWN))
     sizes = {name: _size(getattr(section.splits, name)) for name in ("select", "dev", "test")}
+    notes = own.notes + extra.notes
     dealt = splits.assign(
-        own.clips, {k: v for k, v in sizes.items() if v}, recipe.seed, own.splits, split_by=section.splits.by
+        own.clips,
+        {k: v for k, v in sizes.items() if v},
+        recipe.seed,
+        own.splits,
+        split_by=section.splits.by,
+        fixed=own.fixed,
+        guessed=own.guessed,
+        notes=notes,
     )
     by_name = {str(split): members for split, members in dealt.items()}
     refuse_lacking(recipe, by_name)
@@ -50,10 +58,13 @@ def run(job: Job, section: DataSection) -> None:
         manifest.write(job.out / split_file(split), _settled(job, clips))
     if bad:
         files.write_text(job.out / SKIPPED, "".join(f"{files.json_line(row)}\n" for row in bad))
+    leaked = leaks.notes(by_name)
     counts = {split: len(clips) for split, clips in by_name.items()}
-    leaking = section.splits.by == "segment"
+    leaking = section.splits.by == "segment" or any(line.startswith(leaks.RECORDINGS) for line in leaked)
     job.record |= {"clips": counts, "hours": hours, "skipped": len(bad), "leaking_split": leaking}
     note("  " + ", ".join(f"{n} {split}" for split, n in counts.items()) + (f"; {len(bad)} skipped" if bad else ""))
+    for line in [*notes, *leaked]:
+        note(f"  {line}")
 
 
 def refuse_lacking(recipe: Recipe, dealt: Container[str]) -> None:
@@ -65,7 +76,10 @@ def refuse_lacking(recipe: Recipe, dealt: Container[str]) -> None:
         needed.append("select")
     for split in needed:
         if split not in dealt:
-            raise DataError(f"there is no {split} split, and this recipe needs it.", "Look at data.splits.")
+            raise DataError(
+                f"there is no {split} split, and this recipe needs it.",
+                "Look at data.splits, and at the split column: nothing is drawn from clips it names.",
+            )
 
 
 def _settled(job: Job, clips: Sequence[Clip]) -> list[Clip]:

@@ -33,7 +33,7 @@ RESUMABLE = ("filter", "batch_size")
 def run(job: Job, section: PseudolabelSection) -> None:
     from sordino.measure.speed import release_memory
     from sordino.metrics import filters
-    from sordino.pipeline import pseudolabels
+    from sordino.pipeline import corpus, pseudolabels
 
     clips = job.clips("train")
     progress = job.state / "pseudo.jsonl"
@@ -43,7 +43,7 @@ def run(job: Job, section: PseudolabelSection) -> None:
     translations = pseudolabels.choose(rows, clips, section)
     limits = filters.Limits(**dataclasses.asdict(section.filter), device=job.recipe.device)
     release_memory()  # the teacher's, before COMET's is taken
-    rejected = filters.reasons(translations, job.recipe.target, limits)
+    rejected = filters.reasons(translations, job.recipe.target, limits, corpus.listener_of(job.recipe).control_tokens)
     reasons = Counter(reason for reason, _ in rejected.values())
     counts = ", ".join(f"{n} {reason}" for reason, n in reasons.most_common())
     if len(rejected) == len(translations):

@@ -15,6 +15,7 @@ the other way round, is refused. Rules: iwslt.org/2027/compression, and for the 
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
@@ -24,8 +25,9 @@ from sordino.config import records
 from sordino.config.run_layout import EXPORT
 from sordino.data import chunks
 from sordino.data.clip import MAX_SECONDS, Clip
-from sordino.data.corpora import iwslt
+from sordino.data.corpora import iwslt, order
 from sordino.data.corpora import segments as listing
+from sordino.data.corpora.base import AUDIO_SUFFIXES, visible
 from sordino.errors import ArtifactError, DataError, RecipeError
 from sordino.inference import long_audio
 from sordino.inference.model import languages_of
@@ -33,11 +35,10 @@ from sordino.languages import language_code
 from sordino.models.loading import ADAPTER_CONFIG
 from sordino.pipeline import artifact, leftovers, lineage
 from sordino.runtime import files
+from sordino.runtime.terminal import printable
 from sordino.submission.description import Described, describe
 
 PAIRS = ("en-de", "en-ar", "en-zh")  # that the track names
-ORDER = "FILE_ORDER"
-AUDIO = {".wav", ".flac", ".mp3", ".ogg", ".opus", ".aiff"}
 TEAM = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]*")
 SET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 # What the constrained condition allows, by the name of its reader: iwslt.org/2026/compression, "Data Conditions", only
@@ -87,7 +88,7 @@ def submit(
     chunks.refuse_long([clip for clips in sets.values() for clip in clips], MAX_SECONDS)
     inputs = {clip.audio for clips in sets.values() for clip in clips}
     inputs |= {
-        str(file) for folder in folders for file in (folder / ORDER, *_lists(folder, segments)) if file.is_file()
+        str(file) for folder in folders for file in (folder / order.NAME, *_lists(folder, segments)) if file.is_file()
     }
     section, parents = long_audio.request(str(path), options, sorted(inputs))
     section |= {"name": name, "datasets": entry.datasets, "sets": {key: len(clips) for key, clips in sets.items()}}
@@ -175,7 +176,7 @@ def _test_sets(folders: Sequence[Path], segments: Path | None, languages: tuple[
 def test_set(folder: Path, segments: Path | None, languages: tuple[str, str]) -> list[Clip]:
     """The segments of a test set in the order of its lines. Raises DataError for what is missing or left over."""
     if not folder.is_dir():
-        raise DataError(f"there is no folder {folder}.", f"A test set is a folder of recordings with {ORDER}.")
+        raise DataError(f"there is no folder {folder}.", f"A test set is a folder of recordings with {order.NAME}.")
     lists = _lists(folder, segments)
     if len(lists) > 1:
         raise DataError(f"{folder} holds {', '.join(f.name for f in lists)}.", "Name the list in --segments.")
@@ -183,51 +184,35 @@ def test_set(folder: Path, segments: Path | None, languages: tuple[str, str]) ->
         _refuse_outside(lists[0])
         clips = chunks.listed(lists[0], [folder / place for place in iwslt.AUDIO], languages)
     else:
-        files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in AUDIO)
+        files = [file for file in visible(folder, "**/*") if file.suffix.lower() in AUDIO_SUFFIXES]
         if not files:
-            raise DataError(f"{folder} holds no recordings.", f"Looked for: {', '.join(sorted(AUDIO))}.")
+            raise DataError(f"{folder} holds no recordings.", f"Looked for: {', '.join(sorted(AUDIO_SUFFIXES))}.")
         clips = chunks.recordings(files, languages)
-    order = folder / ORDER
-    with_suffix = any(PurePath(name).suffix.lower() in AUDIO for name in _names(order))
-    called = {clip.audio: Path(clip.audio).name if with_suffix else Path(clip.audio).stem for clip in clips}
-    recordings = list(called.values())
-    if not order.is_file():
+    recordings = {clip.audio: Path(clip.audio).name for clip in clips}
+    if not (folder / order.NAME).is_file():
         if len(recordings) == 1:
             return clips
-        raise DataError(f"{folder} has no {ORDER}, and {len(recordings)} recordings.", "One name a line.")
-    names = _names(order)
-    ranks = {name: rank for rank, name in enumerate(names)}
-    missing, unknown = [n for n in recordings if n not in ranks], [n for n in names if n not in recordings]
-    if missing or unknown or len(ranks) < len(names):
-        problems = [f"it does not name {', '.join(missing)}"] if missing else []
-        problems += [f"nothing is there of {', '.join(unknown)}"] if unknown else []
-        problems += ["it names a recording twice"] if len(ranks) < len(names) else []
-        raise DataError(f"{order} and the segments disagree: {'; '.join(problems)}.", "Is the test set complete?")
-    return sorted(clips, key=lambda clip: ranks[called[clip.audio]])
-
-
-def _names(order: Path) -> list[str]:
-    if not order.is_file():
-        return []
-    try:
-        lines = order.read_text(encoding="utf-8-sig").split("\n")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{order} is not UTF-8: {error.reason}.", "Save it as UTF-8.") from None
-    return [PurePath(line.strip()).name for line in lines if line.strip()]
+        raise DataError(f"{folder} has no {order.NAME}, and {len(recordings)} recordings.", "One name a line.")
+    twice = [name for name, times in Counter(recordings.values()).items() if times > 1]
+    if twice:
+        problem = f"{folder} has several recordings called {twice[0]}, and {order.NAME} names no folders."
+        raise DataError(problem, "Give every recording a name of its own.")
+    ranks = order.ranks(folder / order.NAME, recordings.values())
+    return sorted(clips, key=lambda clip: ranks[recordings[clip.audio]])
 
 
 def _lists(folder: Path, segments: Path | None) -> list[Path]:
     if segments is not None:
         return [segments]
-    return sorted(file for file in folder.glob("*") if file.suffix in (".yaml", ".yml"))
+    return [file for file in visible(folder) if file.suffix in (".yaml", ".yml")]
 
 
 def _refuse_outside(file: Path) -> None:
     """Raise DataError for a list that leads out of the test set's folder."""
     for entry in listing.entries(file):
-        wav = PurePath(str(entry.get("wav", ""))) if isinstance(entry, dict) else PurePath()
+        wav = PurePath(entry.get("wav", "") if isinstance(entry, dict) else "")
         if wav.is_absolute() or ".." in wav.parts:
-            raise DataError(f"{file} names {wav}, which is not in the test set's folder.")
+            raise DataError(f"{file} names {printable(str(wav))}, which is not in the test set's folder.")
 
 
 def _write(

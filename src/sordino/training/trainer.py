@@ -113,7 +113,7 @@ def train(
         log.write_text("".join(json_line(row) + "\n" for row in run.log), encoding="utf-8")
     mixed = precision_of(section, speech.device) == "bfloat16-mixed"
     if section.gradient_checkpointing:
-        set_checkpointing(speech.model, True)
+        set_checkpointing(speech.recomputing, True)
     speech.model.train()
     part = section.batch_size // section.accumulate
     try:
@@ -140,7 +140,7 @@ def train(
     finally:
         speech.model.eval()
         if section.gradient_checkpointing:
-            set_checkpointing(speech.model, False)
+            set_checkpointing(speech.recomputing, False)
     tokens = sum(len(examples[i].answer) for batch in steps for i in batch)
     return Trained(len(steps), tuple(run.log), tokens)
 

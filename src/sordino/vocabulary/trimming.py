@@ -1,10 +1,13 @@
-"""A smaller vocabulary for a byte-level BPE model: which tokens stay, and everything that counts or names tokens.
+"""A smaller vocabulary for a BPE model of bytes: which tokens stay, and everything that counts or names tokens.
 
 BPE joins, again and again, the adjacent pair of lowest rank. A token is never taken apart, so all joins inside a token
 of the result come from its own characters: its pieces are the same in every text. Keep a token together with its
 pieces, and every join of a text that ends in kept tokens is still in the list of merges; the joins that are no longer
 there had lost against those at every step. Such a text is therefore cut exactly as before. Any other text is cut into
 smaller kept pieces, in the end into the 256 bytes, so that no text is out of reach. docs/vocabulary.md has the proof.
+
+Bytes come in two ways: byte-level BPE (Qwen's) merges bytes; with byte fallback (Gemma's) characters are merged, and
+one that is no token becomes its bytes, which no merge joins.
 """
 
 from __future__ import annotations
@@ -26,38 +29,43 @@ from sordino.errors import FamilyError, RecipeError
 MULTIPLE = 8
 # settings of a config that hold token ids, one or lists of them
 ID_KEYS = re.compile(r"_token_ids?$|_token_index$|^(?:begin_)?suppress_tokens$|^(?:bad|force)_words_ids$")
+SPACE = "▁"  # what byte fallback writes for a space: as bytes it would not become one again
 # where ids and other numbers are mixed
 MIXED_KEYS = ("forced_decoder_ids", "sequence_bias")
 
 
 class Bpe:
-    """A tokenizer.json with a byte-level BPE model, and the pieces of its tokens.
+    """A tokenizer.json with a BPE model that reaches down to bytes, and the pieces of its tokens.
 
-    ids: of the model's tokens; added: ids of the added tokens (special or not), which are found before any merging.
-    Raises FamilyError for any other tokenizer.
+    ids: of the model's tokens; bytes: those that always stay; added: ids of the added tokens (special or not), which
+    are found before any merging. Raises FamilyError for any other tokenizer.
     """
 
     def __init__(self, tokenizer: Mapping[str, Any]) -> None:
         model = tokenizer.get("model") or {}
-        alphabet = ByteLevel.alphabet()
+        fallback = bool(model.get("byte_fallback"))
+        alphabet = [*(f"<0x{byte:02X}>" for byte in range(256)), SPACE] if fallback else ByteLevel.alphabet()
         vocabulary = model.get("vocab")
+        merges = [pair(merge) for merge in model.get("merges") or ()]
+        joined = {part for both in merges for part in (*both, "".join(both))} & set(alphabet[:256]) if fallback else ()
         for wrong, why in (
             (model.get("type") != "BPE" or not isinstance(vocabulary, dict), "is no BPE"),
             (model.get("dropout"), "drops merges at random"),
             (model.get("continuing_subword_prefix") or model.get("end_of_word_suffix"), "marks parts of words"),
-            (not _byte_level(tokenizer), "does not cut text into bytes"),
+            (not (fallback or _byte_level(tokenizer)), "does not cut text into bytes"),
+            (joined, "merges the bytes that characters fall back to"),
             (not set(alphabet) <= set(vocabulary or ()), "lacks some of the 256 bytes"),
         ):
             if wrong:
                 raise FamilyError(
-                    f"this model's tokenizer {why}, and only byte-level BPE can be trimmed.", "Leave trim: out."
+                    f"this model's tokenizer {why}, and only BPE down to bytes can be trimmed.", "Leave trim: out."
                 )
         self.tokenizer = tokenizer
         self.ids: dict[str, int] = model["vocab"]
         self.tokens = {i: token for token, i in self.ids.items()}
         self.bytes = {self.ids[character] for character in alphabet}
         self.added = {int(entry["id"]) for entry in tokenizer["added_tokens"]}
-        self.merges = [pair(merge) for merge in model["merges"]]
+        self.merges = merges
         self.ranks = {merge: rank for rank, merge in enumerate(self.merges)}
         self.splits: dict[str, tuple[str, str] | None] = {}
 

@@ -31,7 +31,8 @@ class Corpus:
 
     splits: clip id -> split, for the clips whose corpus assigns one. problems: one for each row left out.
     notes: what a user should know of how the corpus was read. own_splits: the splits are the user's words, and nothing
-    is drawn from the clips that they name; of a published corpus's train part, select may be.
+    is drawn from the clips that they name; of a published corpus's train part, select may be. guessed_groups: no column
+    names the groups, and they are the recordings.
     """
 
     clips: tuple[Clip, ...]
@@ -39,6 +40,7 @@ class Corpus:
     problems: tuple[BadRow, ...]
     notes: tuple[str, ...] = ()
     own_splits: bool = False
+    guessed_groups: bool = False
 
     def of(self, split: Split) -> list[Clip]:
         """The clips of one split, where the corpus assigns them."""

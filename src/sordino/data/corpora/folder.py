@@ -68,7 +68,9 @@ def load(path: str | Path, source_lang: str, target_lang: str, texts: str | None
             splits[clip.id] = split
     notes = [*reader.notes, *_quoting(table, [reader.source, reader.target])]
     grouped = _group_by_recording(list(clips.values()), folder, splits)
-    return Corpus(tuple(grouped), splits, tuple(problems), tuple(notes), own_splits=True)
+    return Corpus(
+        tuple(grouped), splits, tuple(problems), tuple(notes), own_splits=True, guessed_groups=not reader.group
+    )
 
 
 def check(path: str | Path, source_lang: str, target_lang: str, texts: str | None = None) -> None:
