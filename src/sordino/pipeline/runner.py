@@ -44,8 +44,9 @@ def pipeline() -> tuple[Stage[Any], ...]:
 class Planned:
     """One line of the plan. why: None where the stage is done; bytes: of the finished directory.
 
-    seconds: that the finished directory took, or the one that will be replaced; replaces: whether something is lost
-    with it. forecast: what the stage will write and take, None where no config was given or nothing is predicted.
+    seconds: that the finished directory took, or the one that will be replaced; grows: whether that stays whole;
+    agreed: whether unfinished work of this request goes on, which nobody began unasked; replaces: neither.
+    forecast: what the stage will write and take, None where no config was given or nothing is predicted.
     """
 
     stage: str
@@ -54,6 +55,8 @@ class Planned:
     bytes: int
     seconds: float | None
     replaces: bool = False
+    grows: bool = False
+    agreed: bool = False
     forecast: Forecast | None = None
 
     def to_json(self) -> dict[str, Any]:
@@ -87,27 +90,30 @@ def plan(recipe: Recipe, config: Mapping[str, Any] | None = None, device: str | 
 def lines_of(recipe: Recipe) -> list[Planned]:
     """The plan without forecasts."""
     lines: list[Planned] = []
-    renewed: set[str] = set()
+    renewed: dict[str, Planned] = {}
     for stage, settings in stages_of(recipe):
-        waiting = [p for p in stage.parents(recipe) if p in renewed]
-        line = _line(stage, settings, recipe, f"after {max(waiting)}" if waiting else None)
+        line = _line(stage, settings, recipe, [renewed[p] for p in stage.parents(recipe) if p in renewed])
         if line.why is not None:
-            renewed.add(stage.directory)
+            renewed[stage.directory] = line
         lines.append(line)
     return lines
 
 
-def _line(stage: Stage[Any], settings: Mapping[str, Any], recipe: Recipe, waits: str | None = None) -> Planned:
-    """waits: why the stage runs, where what it is made from will be made anew."""
+def _line(stage: Stage[Any], settings: Mapping[str, Any], recipe: Recipe, waiting: Sequence[Planned] = ()) -> Planned:
+    """waiting: for what will be made anew before."""
     directory = recipe.directory / stage.directory
-    why, keeps_all = waits, False
-    if waits is None:
-        settings, parents, keeps_all = stage.grown(recipe, settings, parents_of(stage, recipe))
-        why = artifact.why_stale(directory, settings, parents)
     done = records.read_stage(directory)
+    why = f"after {max(line.directory for line in waiting)}" if waiting else None
+    grows, agreed = False, any(line.agreed for line in waiting)
+    if all(line.grows for line in waiting):
+        settings, parents, grows = stage.grown(recipe, settings, parents_of(stage, recipe))
+        why = why or artifact.why_stale(directory, settings, parents)
+        goes_on = artifact.why_not_resumed(directory, settings, parents, stage.resumable, stage.name) is None
+        agreed = agreed or (leftovers.partial_of(directory).exists() and goes_on)
     size = sum(f.stat().st_size for f in directory.rglob("*") if f.is_file()) if directory.is_dir() else 0
-    replaces = why is not None and done is not None and not stage.derived and not keeps_all
-    return Planned(stage.name, stage.directory, why, size, done.get("seconds") if done else None, replaces)
+    seconds = done["seconds"] if done else None
+    replaces = why is not None and done is not None and not (stage.derived or grows or agreed)
+    return Planned(stage.name, stage.directory, why, size, seconds, replaces, grows and done is not None, agreed)
 
 
 def stages_of(recipe: Recipe) -> list[tuple[Stage[Any], dict[str, Any]]]:
