@@ -13,7 +13,7 @@ from sordino.formats.registry import MIXED
 from sordino.pipeline import kept_formats
 from sordino.pipeline.artifact import Parent
 from sordino.pipeline.parents import labels_directory, parents_of
-from sordino.pipeline.stage import Job, Stage
+from sordino.pipeline.stage import Grown, Job, Stage
 
 
 def run(job: Job, section: ExportSection) -> None:
@@ -55,9 +55,7 @@ def parents(recipe: Recipe) -> list[str]:
     return list(dict.fromkeys(directories))
 
 
-def grown(
-    recipe: Recipe, settings: Mapping[str, Any], parents: Sequence[Parent]
-) -> tuple[dict[str, Any], list[Parent], bool]:
+def grown(recipe: Recipe, settings: Mapping[str, Any], parents: Sequence[Parent]) -> Grown:
     """With the formats that are there and stay, and whether none of them goes."""
     exports = kept_formats.beside(recipe, settings, parents)
     return exports.settings, exports.parents, exports.all_stay

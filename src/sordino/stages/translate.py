@@ -16,7 +16,7 @@ from sordino.config.schema import Recipe, TranslateSection
 from sordino.pipeline.artifact import Parent
 from sordino.pipeline.device import device_type
 from sordino.pipeline.parents import hash_of_formats, parents_of
-from sordino.pipeline.stage import Job, Stage
+from sordino.pipeline.stage import Grown, Job, Stage
 from sordino.runtime import files
 
 
@@ -60,9 +60,7 @@ def systems_unchanged(recipe: Recipe) -> list[str]:
     return [name for name in names if before.get(DATA) == now[DATA] and same(name)]
 
 
-def grown(
-    recipe: Recipe, settings: Mapping[str, Any], parents: Sequence[Parent]
-) -> tuple[dict[str, Any], list[Parent], bool]:
+def grown(recipe: Recipe, settings: Mapping[str, Any], parents: Sequence[Parent]) -> Grown:
     """As asked for, and whether every system that is there stays among those that are asked for."""
     there = {path.parent.name for path in RunLayout(recipe.directory).outputs.glob(f"*/{SPEEDS_FILE}")}
     return dict(settings), list(parents), there <= {*chain.scored(recipe)} & {*systems_unchanged(recipe)}
