@@ -8,7 +8,7 @@ PYTEST := OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest
 CODE := src tests demo benchmarks
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-comet test-gguf test-vllm wheel-test lint format types clean
+.PHONY: help demo test test-comet test-gguf test-vllm test-web wheel-test lint format types clean
 
 help:  ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -29,6 +29,13 @@ test-gguf: $(READY)  ## compile llama-cpp-python (5 to 15 minutes) and run what 
 
 test-vllm: $(READY)  ## install vLLM beside .venv (3.7 GB, minutes), load a w4a16 export and compare tokens
 	$(PYTEST) -rs -m isolated tests/formats
+
+test-web: $(READY)  ## install playwright (45 MB) and, where it is missing, Debian's chromium; drive the server's page
+	@test -n "$(CHROMIUM)" || command -v chromium >/dev/null || \
+		{ test "$$(id -u)" = 0 && command -v apt-get >/dev/null && apt-get update -qq && apt-get install -qq -y chromium; } || \
+		{ echo "there is no chromium: install your system's package, or say make test-web CHROMIUM=/path/to/chrome"; exit 2; }
+	$(BIN)/python -c 'import playwright' 2>/dev/null || $(BIN)/python -m pip install --quiet 'playwright>=1.65'
+	$(PYTEST) -m web tests/serve/test_browser.py
 
 wheel-test: $(READY)  ## build the wheel and use it from an empty directory; a minute
 	$(PYTEST) -m isolated tests/test_wheel.py

@@ -48,6 +48,20 @@ def is_out_of_memory(error: BaseException) -> bool:
     )
 
 
+# sentences in which libraries advise to read pickles, run a repository's code, or ask their authors
+ADVICE = re.compile(
+    r"weights_only|pickle|torch\.load|trust_remote_code|use_safetensors|from_(?:tf|flax)|https?://", re.I
+)
+REASON_CHARACTERS = 300
+
+
+def reason(error: BaseException) -> str:
+    """What a library's exception says, on one line and clipped, without its advice; never empty."""
+    sentences = re.split(r"(?<=[.!?])\s+|\n+", str(error))
+    said = " ".join(" ".join(part.split()) for part in sentences if not ADVICE.search(part)).strip()
+    return terminal.printable(said or type(error).__name__, REASON_CHARACTERS).rstrip(".")
+
+
 def near_match(word: str, names: Iterable[str]) -> str | None:
     """The name that was probably meant; None where none is close."""
     return next(iter(difflib.get_close_matches(word, list(names), 1)), None)
@@ -71,6 +85,10 @@ class ArtifactError(SordinoError):
 
 class UsageError(SordinoError):
     """A command line, or a call of the Python API, that cannot be followed."""
+
+
+class HubError(SordinoError):
+    """The Hugging Face Hub cannot be reached, or refuses."""
 
 
 FULL = "Free some space and run the same command again: it goes on from what is kept."

@@ -8,8 +8,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from sordino.checkpoint.finite import is_finite, refuse_nonfinite, refuse_stored_nonfinite
+from sordino.checkpoint.finite import is_finite, refuse_nonfinite
 from sordino.checkpoint.reading import Checkpoint
+from sordino.checkpoint.writing import Planned, Writer
 from sordino.errors import FamilyError
 
 DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
@@ -28,17 +29,34 @@ def test_one_bad_number_is_found(tmp_path: Path, bad: float, dtype: torch.dtype)
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_one_bad_number_is_found_on_disk(
-    tmp_path: Path, bad: float, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("planned", ["BF16", "F32"])
+def test_no_copy_from_file_to_file_has_one(
+    tmp_path: Path, bad: float, dtype: torch.dtype, planned: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sordino.checkpoint.finite.CHUNK_BYTES", 64)  # the number lies in the last chunk
-    tensors = {"a.weight": torch.ones(100, dtype=dtype), "b.weight": torch.ones(100, dtype=dtype)}
+    """Byte for byte and cast alike; the number lies in the last chunk."""
+    monkeypatch.setattr("sordino.checkpoint.writing.CHUNK_BYTES", 64)
+
+    def copy() -> None:
+        stored = Checkpoint.open(tmp_path)
+        with Writer(tmp_path / "copy", {"b.weight": Planned(planned, (100,))}) as out:
+            out.copy("b.weight", stored, "b.weight")
+
+    (tmp_path / "copy").mkdir()
+    tensors = {"b.weight": torch.ones(100, dtype=dtype)}
     save_file(tensors, tmp_path / "model.safetensors")
-    refuse_stored_nonfinite(Checkpoint.open(tmp_path))
+    copy()
     tensors["b.weight"][99] = bad
     save_file(tensors, tmp_path / "model.safetensors")
     with pytest.raises(FamilyError, match=rf"^{tmp_path}: the weights 'b\.weight'"):
-        refuse_stored_nonfinite(Checkpoint.open(tmp_path))
+        copy()
+
+
+def test_a_number_that_the_type_to_be_written_does_not_hold(tmp_path: Path) -> None:
+    save_file({"a": torch.tensor([1.0, 3.4e38])}, tmp_path / "model.safetensors")
+    (tmp_path / "copy").mkdir()
+    out = Writer(tmp_path / "copy", {"a": Planned("BF16", (2,))})
+    with pytest.raises(FamilyError, match="the weights 'a' hold NaN or infinity"), out:
+        out.copy("a", Checkpoint.open(tmp_path), "a")
 
 
 def test_what_is_no_number_at_all_is_fine() -> None:

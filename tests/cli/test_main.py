@@ -25,6 +25,9 @@ ROOT = Path(__file__).parents[2]
 HEAVY = ("torch", "transformers", "numpy", "soundfile", "sacrebleu", "peft")
 
 
+ENDING = [name for name in cli.COMMANDS if name != "serve"]  # a server goes on until it is stopped
+
+
 def commands(made: Made, directory: Path) -> dict[str, list[Any]]:
     """Every command, as it would be called on a finished run; a sweep on a copy, since it adds to it."""
     hypotheses, references = directory / "h.txt", directory / "r.txt"
@@ -37,6 +40,8 @@ def commands(made: Made, directory: Path) -> dict[str, list[Any]]:
     model = made.finished / "70-export" / "nf4"
     asked = ["--team", "KIT", "--to", "German", "--max-new-tokens", 3]
     words["submit"] = [model, test_set, *asked, "--out", directory / "submissions"]
+    words["card"] = [model]
+    words["publish"] = [model, "my-name/small", "--dry-run"]
     words["sweep"] += ["sweep.of=[student]", "sweep.formats=[nf4]", f"out={directory / 'runs'}"]
     words |= {"inspect": [model], "families": [], "settings": ["rank"]}
     clips = [made.corpus / "clip03.flac", made.corpus / "clip00.flac"]
@@ -45,7 +50,7 @@ def commands(made: Made, directory: Path) -> dict[str, list[Any]]:
     return words
 
 
-@pytest.mark.parametrize("name", cli.COMMANDS)
+@pytest.mark.parametrize("name", ENDING)
 def test_json_is_the_last_line_of_every_command(made: Made, tmp_path: Path, capsys: Capsys, name: str) -> None:
     if name == "sweep":
         made.copied(tmp_path)
@@ -66,6 +71,10 @@ def test_json_is_the_last_line_of_every_command(made: Made, tmp_path: Path, caps
         assert result["settings"][0]["key"] == "rank.method"
     elif name == "submit":
         assert result["segments"] == {"tst": 1} and Path(result["files"]["tst"]).is_file()
+    elif name == "card":
+        assert result["scored"] is True and result["card"].startswith("---\n")
+    elif name == "publish":
+        assert set(result["files"]) >= {"README.md", "config.json", "model.safetensors"}
     elif name == "sweep":
         assert result["ran"] == ["sweep"] and result["knee"] and result["points"]
     else:
@@ -73,7 +82,7 @@ def test_json_is_the_last_line_of_every_command(made: Made, tmp_path: Path, caps
         assert not result.get("ran")
 
 
-@pytest.mark.parametrize("name", cli.COMMANDS)
+@pytest.mark.parametrize("name", ENDING)
 def test_every_command_speaks_to_people_too(made: Made, tmp_path: Path, capsys: Capsys, name: str) -> None:
     if name == "sweep":
         made.copied(tmp_path)

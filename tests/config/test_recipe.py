@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
@@ -228,7 +229,7 @@ def test_files_that_hold_no_recipe(tmp_path: Path, text: str, said: str) -> None
 
 def test_a_missing_recipe_is_named(tmp_path: Path) -> None:
     with pytest.raises(
-        RecipeError, match=r"there is no recipe .*/absent\.yaml\. Shipped recipes, by name: demo, paper_a"
+        RecipeError, match=r"there is no recipe .*/absent\.yaml\. Shipped recipes, by name: demo, .*paper_a"
     ):
         load(tmp_path / "absent.yaml")
     with pytest.raises(RecipeError, match=r"there is no recipe demmo\. Did you mean 'demo'\? Shipped"):
@@ -320,3 +321,18 @@ def test_what_is_quoted_is_clipped_and_printable(tmp_path: Path) -> None:
 def test_a_setting_that_stands_there_twice_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=r"r\.yaml:3: the key 'seed' stands there twice"):
         load(write(tmp_path, "model: m\nseed: 1\nseed: 2\n"))
+
+
+@pytest.mark.parametrize(
+    "name", ["{source:>2000000000}", "{source.__class__}", "{x}", "{", "}", "{}", "a\nb", "\x1b[2J", "x" * 300, "{0}"]
+)
+def test_names_that_no_directory_should_have(tmp_path: Path, name: str) -> None:
+    with pytest.raises(RecipeError, match="name: ") as caught:
+        load(write(tmp_path, "model: m\ndata: {path: x}\n"), [f"name={json.dumps(name)}"])
+    assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize("key", ["out", "model", "data.path", "name", "prompt.instruction"])
+def test_nul_is_in_no_setting(tmp_path: Path, key: str) -> None:
+    with pytest.raises(RecipeError, match=rf"{key}: .* holds NUL"):
+        load(write(tmp_path, "model: m\ndata: {path: x}\n"), [f'{key}="a\\0b"'])

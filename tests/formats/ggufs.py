@@ -32,8 +32,10 @@ def unpacked(directory: Path) -> dict[str, Tensor]:
 
 def transformers_order(name: str, weight: Tensor, speech: SpeechModel) -> Tensor:
     """Rows of queries and keys as transformers has them: halves of a head, and not neighbours."""
+    if not speech.family.tensors.gguf.interleaved:
+        return weight
     heads = heads_of(name, speech.model.config.get_text_config())
-    if not speech.family.tensors.gguf.interleaved or not heads:
+    if not heads:
         return weight
     return weight.reshape(heads, -1, 2, weight.shape[1]).transpose(1, 2).reshape(weight.shape)
 
@@ -43,10 +45,10 @@ def rounded_like(speech: SpeechModel, directory: Path) -> SpeechModel:
     copied = fresh(speech)
     weights = unpacked(directory)
     with torch.no_grad():
-        for name, parameter in copied.model.named_parameters():
-            saved = name.replace("model.language_model.", "language_model.model.")
-            stored = speech.family.gguf_name(saved)
+        tensors = copied.model.state_dict(keep_vars=True)
+        for name, tensor in {id(t): (n, t) for n, t in reversed(tensors.items())}.values():  # a tied one once
+            stored = speech.family.gguf_name(name)
             if stored:
-                parameter.copy_(transformers_order(stored, weights.pop(stored), speech))
-    assert not weights
+                tensor.copy_(transformers_order(stored, weights.pop(stored), speech))
+    assert weights.keys() == speech.family.tensors.gguf.constants(copied.model.config.get_text_config()).keys()
     return copied

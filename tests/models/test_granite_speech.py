@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from sordino.errors import ArtifactError, FamilyError, RecipeError
-from sordino.models import adapters, embedded, loading, saving, stored
+from sordino.models import adapters, embedded, loading, saving, shapes, stored
 from sordino.models.answers import SpeechLM, encoded_batch
 from sordino.models.family import Prompt
 from sordino.models.features import Features
@@ -70,7 +70,7 @@ def test_the_prompt_is_that_of_4_0(granite: SpeechModel) -> None:
     assert text == "USER: <|audio|>translate the speech to German\n ASSISTANT:"
     with pytest.raises(FamilyError, match="no place for a system prompt"):
         GRANITE_SPEECH.chat.render(granite.processor, Prompt("Go.", system="Be brief."))
-    with pytest.raises(FamilyError, match="chats only.*'base'"):
+    with pytest.raises(FamilyError, match=r"chats only.*'base'"):
         GRANITE_SPEECH.chat.render(granite.processor, Prompt("Go.", style="base"))
 
 
@@ -131,7 +131,7 @@ def test_encoder_layers_go_in_a_way_that_leaves_the_feedback(deep: SpeechModel, 
     inputs = tiny.ask(deep, [tiny.clip(1, 1.0)])
     changed = tiny.fresh(deep)
     if not fits:
-        with pytest.raises(RecipeError, match="cannot be removed.*before the feedback of its middle"):
+        with pytest.raises(RecipeError, match=r"cannot be removed.*before the feedback of its middle"):
             layers.prune(changed, "encoder", keep)
         assert len(changed.layers("encoder")) == 6
         return
@@ -271,3 +271,21 @@ def test_windows_of_another_size_are_refused(granite: SpeechModel, tmp_path: Pat
     (tmp_path / "model/config.json").write_text(json.dumps(config | {"window_size": 20}))
     with pytest.raises(FamilyError, match="windows of 20 states, of which every 5th stays, are not supported"):
         loading.load_checkpoint(str(tmp_path / "model"), device="cpu")
+
+
+def test_a_tied_head_as_3_3_has_it(granite: SpeechModel, tmp_path: Path) -> None:
+    shutil.copytree(granite.path, tmp_path / "model")
+    config = json.loads((tmp_path / "model/config.json").read_text())
+    del config["tie_word_embeddings"]  # the class's default is tied, and 3.3's file leaves it out
+    config["text_config"]["tie_word_embeddings"] = True
+    (tmp_path / "model/config.json").write_text(json.dumps(config))
+    tensors = load_file(tmp_path / "model/model.safetensors")
+    del tensors["language_model.lm_head.weight"]
+    save_file(tensors, tmp_path / "model/model.safetensors", metadata={"format": "pt"})
+    speech = loading.load_checkpoint(str(tmp_path / "model"), device="cpu", dtype="float32")
+    assert tiny.is_tied(speech)
+    assert {t.name for t in shapes.model(config).tensors} == set(tensors)
+    (tmp_path / "copy").mkdir()
+    stored.open_model(str(tmp_path / "model")).write_16bit(tmp_path / "copy", "test")
+    assert load_file(tmp_path / "copy/model.safetensors").keys() == tensors.keys()
+    assert json.loads((tmp_path / "copy/config.json").read_text())["tie_word_embeddings"] is True

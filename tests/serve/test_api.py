@@ -339,6 +339,7 @@ def test_models_are_listed_with_bytes_and_languages(client: TestClient, german: 
         "bytes": 0,
         "sources": ["en"],
         "targets": ["de"],
+        "source": "en",
         "target": "de",
     }
     assert client.get("/v1/models/german").json() == model

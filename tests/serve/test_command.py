@@ -119,7 +119,7 @@ def test_languages_of_a_model_are_not_overridden(german: Path, pico_dir: Callabl
     with pytest.raises(RecipeError, match="not --from fr"):
         names(german, source="fr")
     (plain,) = catalog.entries([str(pico_dir("qwen2_audio"))], Settings(target="zh"))
-    assert (plain.source, plain.code) == ("en", "zh")
+    assert (plain.source, plain.target) == ("en", "zh")
 
 
 def test_what_is_no_model_is_refused_before_anything_listens(made: Made, tmp_path: Path, capsys: Capsys) -> None:

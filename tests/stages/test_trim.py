@@ -263,3 +263,30 @@ def test_a_budget_knows_which_layers_are_gone(made: Made) -> None:
     assert mixed_precision.ranked_next(job, "trimmed") == mixed_precision.ranked_next(job, "student")
     assert len(mixed_precision.ranked_next(job, "trimmed")) == 1
     assert len(mixed_precision.ranked_next(job, "teacher")) == 2
+
+
+def test_a_tokenizer_with_byte_fallback_and_a_tied_head(
+    pico_dir: Callable[[str], Path], made: Made, tmp_path: Path
+) -> None:
+    """Gemma's: ids in config.json and in the generation config follow, logits of kept tokens are as before."""
+    recipe = recipe_file(tmp_path, pico_dir("gemma4_unified"), made.corpus, CHANGES)
+    run("run", recipe)
+    out = tmp_path / "runs" / "run" / "63-trimmed"
+    coverage = json.loads((out / "coverage.json").read_text(encoding="utf-8"))
+    assert coverage["rows"]["after"] < coverage["rows"]["before"]
+    assert {split["changed"] for split in coverage["splits"].values()} == {0}
+    old, new = (
+        loading.load_checkpoint(str(path), device="cpu", dtype="float32") for path in (pico_dir("gemma4_unified"), out)
+    )
+    assert new.model.get_output_embeddings().weight is new.model.get_input_embeddings().weight
+    names, ids = old.processor.tokenizer.convert_ids_to_tokens, new.processor.tokenizer.get_vocab()
+    assert new.suppressed_ids() == [ids[name] for name in names(old.suppressed_ids())]
+    assert new.stop_ids() == [ids[name] for name in names(old.stop_ids())]
+    for key in ("audio_token_id", "boa_token_id", "image_token_id", "video_token_id", "eoa_token_index"):
+        assert getattr(new.model.config, key) == ids[names([getattr(old.model.config, key)])[0]]
+    for tensor in old.model.state_dict().values():  # trimming writes 16 bits
+        tensor.copy_(tensor.bfloat16())
+    clip = tiny.clip(3, 0.8)
+    kept = [i for i, name in enumerate(names(list(range(len(old.processor.tokenizer))))) if name in ids]
+    before, after = (tiny.logits(one, tiny.ask(one, [clip]))[0, -1] for one in (old, new))
+    torch.testing.assert_close(after[[ids[names([i])[0]] for i in kept]], before[kept], atol=1e-4, rtol=1e-4)

@@ -1,7 +1,8 @@
 """NaN and infinity in weights: one of them makes every answer '!!!!', or a score of nothing.
 
-refuse_nonfinite("runs/x/20-teacher", model.state_dict().items())    # tensors in memory: one pass, no copy
-refuse_stored_nonfinite(Checkpoint.open(directory))                  # weights on disk, a few megabytes at a time
+refuse_nonfinite("runs/x/20-teacher", model.state_dict().items())    # one pass, no copy
+
+Loading looks at every weight, and so does what copies weights from file to file (writing.py, models/stored.py).
 """
 
 from __future__ import annotations
@@ -10,14 +11,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sordino.checkpoint.reading import CHUNK_BYTES, Checkpoint, torch_type
 from sordino.errors import FamilyError
 from sordino.runtime.terminal import printable
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-FLOATING = ("F16", "BF16", "F32", "F64")
 
 
 def refuse_nonfinite(where: str | Path, tensors: Iterable[tuple[str, Tensor]]) -> None:
@@ -25,18 +23,6 @@ def refuse_nonfinite(where: str | Path, tensors: Iterable[tuple[str, Tensor]]) -
     for name, tensor in tensors:
         if not is_finite(tensor):
             raise _problem(where, name)
-
-
-def refuse_stored_nonfinite(stored: Checkpoint) -> None:
-    """Raise FamilyError for a stored tensor with NaN or infinity. Reads every floating tensor once."""
-    import torch
-
-    for name, tensor in stored.tensors.items():
-        if tensor.dtype in FLOATING:
-            kind = torch_type(tensor.dtype)
-            chunks = stored.chunks(name, CHUNK_BYTES)
-            if not all(is_finite(torch.frombuffer(chunk, dtype=kind)) for chunk in chunks):
-                raise _problem(stored.directory, name)
 
 
 def is_finite(tensor: Tensor) -> bool:

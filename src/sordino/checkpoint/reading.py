@@ -30,6 +30,9 @@ if TYPE_CHECKING:
     import torch
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+STEM = "model"  # what the names of a whole model's files begin with
+# of what torch runs beside a decoder for llama.cpp: stock loading must not find it, or it would make up the decoder
+ENCODER_STEM = "encoder"
 HEADER_LENGTH_BYTES = 8
 MOST_DIMENSIONS = 64  # torch's
 HEADER_MOST_BYTES = 100_000_000  # the safetensors library refuses longer ones
@@ -112,6 +115,11 @@ def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return entries
 
 
+def names_of(stem: str) -> tuple[str, str]:
+    """Names of the weights' file, and of the index where there are several."""
+    return f"{stem}.safetensors", f"{stem}.safetensors.index.json"
+
+
 def damaged(file: Path, why: str) -> ArtifactError:
     return ArtifactError(f"{file} is truncated or damaged: {why}.", "Copy the file or run its stage again.")
 
@@ -139,30 +147,30 @@ class Checkpoint:
     file_of: Mapping[str, Path]
 
     @classmethod
-    def open(cls, directory: Path) -> Checkpoint:
-        """Read and check every header.
+    def open(cls, directory: Path, stem: str = STEM) -> Checkpoint:
+        """Read and check every header. stem: what the files' names begin with.
 
         Raises ArtifactError, naming the file, where there are no weights, a shard is missing, truncated or damaged,
         holds other tensors than the index says, or one that another shard holds too.
         """
-        index = directory / INDEX
+        single, index = (directory / name for name in names_of(stem))
         weight_map = None
         files: tuple[Path, ...]
-        if os.path.lexists(directory / SINGLE):  # as transformers: it goes before an index
-            files = (directory / SINGLE,)
+        if os.path.lexists(single):  # as transformers: it goes before an index
+            files = (single,)
         elif os.path.lexists(index):
             weight_map = read_index(index)
             files = tuple(directory / name for name in sorted(set(weight_map.values())))
         else:
             raise ArtifactError(
-                f"{directory} holds neither {SINGLE} nor {INDEX}.", "Give a model saved with safetensors."
+                f"{directory} holds neither {single.name} nor {index.name}.", "Give a model saved with safetensors."
             )
         for file in files:
             if not os.path.lexists(file):
-                raise ArtifactError(f"{file} is missing, and {INDEX} needs it.", "Copy the model again.")
+                raise ArtifactError(f"{file} is missing, and {index.name} needs it.", "Copy the model again.")
         headers = {file: read_header(file) for file in files}
         if weight_map is not None:
-            _compare(weight_map, headers)
+            _compare(weight_map, headers, index.name)
         return cls(directory, files, _merged(headers), {name: f for f, header in headers.items() for name in header})
 
     @property
@@ -197,7 +205,7 @@ class Checkpoint:
         return torch.frombuffer(data, dtype=torch_type(tensor.dtype)).reshape(shape)
 
 
-def _compare(weight_map: Mapping[str, str], headers: Mapping[Path, Mapping[str, Tensor]]) -> None:
+def _compare(weight_map: Mapping[str, str], headers: Mapping[Path, Mapping[str, Tensor]], index: str) -> None:
     """Raise ArtifactError where a shard's header and the index disagree about what it holds."""
     promised: dict[str, set[str]] = defaultdict(set)
     for name, shard in weight_map.items():
@@ -205,7 +213,7 @@ def _compare(weight_map: Mapping[str, str], headers: Mapping[Path, Mapping[str, 
     for file, header in headers.items():
         for name in sorted(promised[file.name] ^ header.keys()):
             what = "lacks" if name in promised[file.name] else "holds"
-            problem = f"{file} {what} '{printable(name)}', and {INDEX} says otherwise."
+            problem = f"{file} {what} '{printable(name)}', and {index} says otherwise."
             raise ArtifactError(problem, "The shards are not of one model: copy all of it again.")
 
 

@@ -18,14 +18,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sordino.checkpoint.finite import refuse_nonfinite
 from sordino.checkpoint.reading import (
     CHUNK_BYTES,
     HEADER_LENGTH_BYTES,
-    INDEX,
-    SINGLE,
+    STEM,
     TYPES,
     Checkpoint,
     Tensor,
+    names_of,
     torch_type,
 )
 from sordino.errors import ArtifactError
@@ -81,14 +82,19 @@ class Writer:
 
     Tensors may come in any order; each is written where it belongs. The bytes depend on the plan and the data alone.
     Leaving the block writes headers and index and flushes everything to disk; until then no file has a header, so
-    that a half-written one does not load. Raises ArtifactError where the disk has too little room, before writing.
+    that a half-written one does not load. stem: what the files' names begin with. Raises ArtifactError where the disk
+    has too little room, before writing.
     """
 
-    def __init__(self, directory: Path, planned: Mapping[str, Planned], *, shard_bytes: int = SHARD_BYTES) -> None:
+    def __init__(
+        self, directory: Path, planned: Mapping[str, Planned], *, shard_bytes: int = SHARD_BYTES, stem: str = STEM
+    ) -> None:
         groups = _split(planned, shard_bytes)
         count = len(groups)
-        names = [SINGLE] if count == 1 else [f"model-{i + 1:05}-of-{count:05}.safetensors" for i in range(count)]
-        for stale in (*directory.glob("model*.safetensors"), directory / INDEX):  # of a write that was cut short
+        single, index = names_of(stem)
+        names = [single] if count == 1 else [f"{stem}-{i + 1:05}-of-{count:05}.safetensors" for i in range(count)]
+        self.index = directory / index
+        for stale in (*directory.glob(f"{stem}*.safetensors"), self.index):  # of a write that was cut short
             stale.unlink(missing_ok=True)
         self.directory, self.planned = directory, planned
         self._shards: list[tuple[Path, dict[str, Tensor]]] = []
@@ -123,7 +129,8 @@ class Writer:
     def copy(self, name: str, source: Checkpoint, source_name: str) -> None:
         """Write a stored tensor, byte for byte, or rounded to the planned floating type; never held as a whole.
 
-        Raises ValueError where shapes differ, or types that do not cast.
+        Raises ValueError where shapes differ, or types that do not cast, FamilyError for NaN and infinity, in what is
+        read and in what it is rounded to.
         """
         import torch
 
@@ -132,6 +139,10 @@ class Writer:
             raise ValueError(f"{name} is planned as {plan.shape}, and {source_name} is {tensor.shape}")
         handle, start = self._begin(name)
         if tensor.dtype == plan.dtype and source.as_stored(source_name):
+            if tensor.dtype in FLOATING:
+                source_type = torch_type(tensor.dtype)
+                for piece in source.chunks(source_name, CHUNK_BYTES):
+                    refuse_nonfinite(source.directory, [(source_name, torch.frombuffer(piece, dtype=source_type))])
             with source.file_of[source_name].open("rb", buffering=0) as stream:
                 _copy(stream.fileno(), tensor.start, handle, start, tensor.bytes)
             return
@@ -139,7 +150,9 @@ class Writer:
             raise ValueError(f"{source_name} is {tensor.dtype} and cannot become {plan.dtype}")
         before, after = torch_type(tensor.dtype), torch_type(plan.dtype)
         for piece in source.chunks(source_name, CHUNK_BYTES):
-            start = _put(handle, start, _bytes_of(torch.frombuffer(piece, dtype=before).to(after)))
+            rounded = torch.frombuffer(piece, dtype=before).to(after)
+            refuse_nonfinite(source.directory, [(source_name, rounded)])
+            start = _put(handle, start, _bytes_of(rounded))
 
     def write(self, name: str, data: torch.Tensor | Iterable[torch.Tensor]) -> None:
         """Write a tensor, given as a whole or in pieces along its first dimension.
@@ -195,7 +208,7 @@ class Writer:
         if len(self._shards) > 1:
             weight_map = {name: self._shards[shard][0].name for name, shard in sorted(self._shard_of.items())}
             index = {"metadata": {"total_size": total}, "weight_map": weight_map}
-            with (self.directory / INDEX).open("w", encoding="utf-8") as out:
+            with self.index.open("w", encoding="utf-8") as out:
                 out.write(json.dumps(index, indent=2, ensure_ascii=False) + "\n")
                 out.flush()
                 os.fsync(out.fileno())

@@ -1,4 +1,4 @@
-"""Commands that take a model: translate audio, make a submission, weigh; and the families there are."""
+"""Commands that take a model: translate audio, submit, describe, publish, weigh; and the families there are."""
 
 from __future__ import annotations
 
@@ -106,7 +106,8 @@ def _submit_arguments(parser: Parser) -> None:
 
 def _submit(args: argparse.Namespace) -> Result:
     from sordino.inference import long_audio
-    from sordino.submission.pack import Entry, chosen_model, submit
+    from sordino.publishing.choice import chosen_model
+    from sordino.submission.pack import Entry, submit
 
     if not args.folders:
         raise UsageError("submit: no test sets.", "Name one or more folders after the model.")
@@ -123,6 +124,73 @@ def _submit(args: argparse.Namespace) -> Result:
         for key, file in result["files"].items():
             print(f"{key}\t{result['segments'][key]} lines\t{file}")
         print(f"description\t{result['description']}")
+    return result
+
+
+def _statement_arguments(parser: Parser) -> None:
+    """What only the publisher knows: of card and publish."""
+    note = "the base model on the Hub, where the run was given a directory"
+    parser.add_argument("--base-model", metavar="OWNER/NAME", help=note)
+    note = "of the model, by the Hub's name for it (default: that of the base model's card, if it names one)"
+    parser.add_argument("--license", metavar="NAME", help=note)
+    parser.add_argument("--data-license", metavar="TEXT", help="of the training data, where it is no published corpus")
+
+
+def _card_arguments(parser: Parser) -> None:
+    parser.add_argument("model", metavar="MODEL|RUN", help="a model of a run, an export, or a run with one export")
+    _statement_arguments(parser)
+    parser.add_argument("--out", type=Path, metavar="FILE", help="write it there (default: print it)")
+
+
+def _card(args: argparse.Namespace) -> Result:
+    from sordino.errors import ArtifactError
+    from sordino.publishing import card, hub
+    from sordino.publishing.choice import chosen_model
+    from sordino.publishing.facts import Statement
+    from sordino.runtime import files
+
+    model = chosen_model(Path(args.model))
+    known = hub.described(model, Statement(args.base_model, args.license, args.data_license))
+    text = card.render(known)
+    if args.out and args.out.resolve().is_relative_to(model.resolve()):
+        raise ArtifactError(
+            f"{args.out} lies in the model's directory, whose files are as its stage wrote them.",
+            "Name another place; `sordino publish` uploads the whole card by itself.",
+        )
+    if args.out:
+        files.write_text(args.out, text)
+    elif not args.json:
+        print(text, end="")
+    return {"model": str(model), "card": text, "scored": known.scored is not None}
+
+
+def _publish_arguments(parser: Parser) -> None:
+    parser.add_argument("model", metavar="EXPORT|RUN", help="an export, a model of a run, or a run with one export")
+    parser.add_argument("name", metavar="OWNER/NAME", help="the repository on the Hugging Face Hub")
+    parser.add_argument("--public", action="store_true", help="for everybody to see (default: private)")
+    parser.add_argument("--dry-run", action="store_true", help="check, list files and bytes, and upload nothing")
+    _statement_arguments(parser)
+
+
+def _publish(args: argparse.Namespace) -> Result:
+    from sordino.publishing import hub
+    from sordino.publishing.choice import chosen_model
+    from sordino.publishing.facts import Statement
+
+    model = chosen_model(Path(args.model))
+    upload = hub.prepare(model, args.name, Statement(args.base_model, args.license, args.data_license))
+    for line in upload.notes:
+        print(f"note: {line}", file=sys.stderr)
+    sizes = upload.sizes()
+    result = {"repo": args.name, "files": sizes, "bytes": sum(sizes.values()), "notes": list(upload.notes)}
+    if not args.dry_run:
+        result |= hub.push(upload, args.public)
+    if not args.json:
+        for name, size in sizes.items():
+            print(f"{size:>14,}  {name}")
+        print(f"{result['bytes']:>14,}  bytes in {len(sizes)} files")
+        place = "nothing was uploaded" if args.dry_run else result["url"]
+        print(f"{'public' if args.public else 'private'}: {place}")
     return result
 
 
@@ -247,6 +315,20 @@ COMMANDS = {
         serve.run,
         f"""sordino serve {RUN}
         sordino serve small={RUN}/{EXPORT}/nf4 teacher={RUN}/{TEACHER} --port 8000""",
+    ),
+    "card": Command(
+        "a model's card: how it was made, what it scores and weighs, how to load it",
+        _card_arguments,
+        _card,
+        f"""sordino card {RUN}/{EXPORT}/nf4
+        sordino card {RUN} --license apache-2.0 --out card.md""",
+    ),
+    "publish": Command(
+        "upload a model and its card to the Hugging Face Hub, private unless --public",
+        _publish_arguments,
+        _publish,
+        f"""sordino publish {RUN}/{EXPORT}/nf4 my-name/demo-en-de-nf4 --dry-run
+        sordino publish {RUN} my-name/demo-en-de-nf4 --license apache-2.0 --public""",
     ),
     "inspect": Command(
         "what a model directory weighs, from its headers alone",

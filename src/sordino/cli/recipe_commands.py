@@ -85,10 +85,10 @@ def _results(recipe: Recipe, quiet: bool) -> Result:
     if runner.by_name("report").section(recipe) is None or records.read_stage(directory) is None:
         return {}
     if not quiet:
-        from sordino.pipeline.results import report_of
+        from sordino.pipeline.results import systems_of
         from sordino.report.table import table
 
-        output().print(table(report_of(recipe).systems))
+        output().print(table(systems_of(recipe)))
         print(f"report: {directory / PAGE}")
         model = runs.best(recipe.directory)
         if model is not None:

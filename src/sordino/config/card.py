@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -32,7 +33,7 @@ def read(directory: Path) -> Card:
     Raises ArtifactError for a card that does not say how the model is asked.
     """
     file = directory / CARD
-    if not file.is_file():
+    if not os.path.lexists(file):
         return Card()
     record = files.read_json(file)
     record = record if isinstance(record, dict) else {}

@@ -15,7 +15,7 @@ from sordino.errors import near_match
 from sordino.runtime.terminal import printable, quoted
 from sordino.runtime.values import Malformed, parse_yaml
 
-SHOWN = 100  # characters of a key or value that a problem quotes
+SHOWN = 100  # characters of a value that a problem quotes
 GUESSED = 20  # problems, after which nothing is guessed any more
 
 
@@ -28,7 +28,7 @@ def override(cls: type, raw: dict[str, Any], text: str, problems: list[str]) -> 
     try:
         value = parse_yaml(written)
     except Malformed as error:
-        problems.append(f"{printable(key, SHOWN)}: {quoted(written, SHOWN)} is not a YAML value ({error.problem})")
+        problems.append(f"{printable(key, 100)}: {quoted(written, 100)} is not a YAML value ({error.problem})")
         return
     node, hint = raw, cls
     *path, last = key.split(".")
@@ -64,7 +64,7 @@ def section(cls: type, raw: Any, where: str, problems: list[str]) -> Any:
         name = printable(str(key), 100) if isinstance(key, str | int | float) else quoted(key, 100)
         spot = f"{where}.{name}" if where else name
         if key not in names:
-            near = near_match(name, names) if len(problems) < GUESSED else None
+            near = near_match(name[:SHOWN], names) if len(problems) < GUESSED else None
             advice = f"did you mean '{near}'?" if near else f"known: {', '.join(names)}"
             problems.append(f"unknown key '{spot}' ({advice})")
             continue
@@ -105,6 +105,8 @@ def _scalar(hint: type, value: Any, where: str, problems: list[str]) -> Any:
             pass
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
+    if isinstance(value, str) and "\0" in value:
+        problems.append(f"{where}: {quoted(value, 100)} holds NUL, which no text and no path has")
     if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
         problems.append(f"{where}: expected {hint.__name__}, found {quoted(value, SHOWN)}")
     elif isinstance(value, str) and "\0" in value:

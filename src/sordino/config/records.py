@@ -37,6 +37,17 @@ def read_stage(directory: Path) -> dict[str, Any] | None:
     return migrated(record, record.get("stage"), file)
 
 
+def fingerprints(directory: Path) -> dict[str, str]:
+    """Relative path -> fingerprint of every file that is part of a directory's artefact."""
+    paths = sorted(p for p in directory.rglob("*") if p.is_file())
+    relative = ((p.relative_to(directory), p) for p in paths)
+    return {
+        r.as_posix(): files.fingerprint_file(p)
+        for r, p in relative
+        if r.name != STAGE_FILE and not r.parts[0].startswith(".")
+    }
+
+
 def changed_settings(
     stage: str | None, old: Mapping[str, Any], now: Mapping[str, Any], ignored: Collection[str] = ()
 ) -> list[str]:

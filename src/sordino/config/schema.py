@@ -255,6 +255,7 @@ class ReportSection:
     """One offline page of all results."""
 
     samples: int = setting(8, "clips shown side by side", least=0)
+    audio: bool = setting(True, "samples play inside the page, which takes up to 1 MB; false: texts alone")
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,7 @@
 """GGUF: the decoder in one file for llama.cpp; audio encoder and projector beside it in bfloat16 safetensors.
 
+Their file is not called model.safetensors: stock `from_pretrained` would load it, and make up the decoder.
+
 llama.cpp's own path for audio hears a whole window of unmasked silence, so that it is left out: here the encoder runs
 in torch, and what it and the projector give enters the decoder as embeddings (models/hybrid.py). The embedding's rows
 for the prompt come from the GGUF file too; nothing is stored twice, and no tokenizer either: ids are transformers'.
@@ -19,12 +21,13 @@ import torch
 from numpy.typing import NDArray
 
 from sordino.checkpoint.gguf import bytes_of
-from sordino.checkpoint.reading import Checkpoint
+from sordino.checkpoint.reading import ENCODER_STEM
 from sordino.checkpoint.writing import Writer
 from sordino.errors import FamilyError
 from sordino.layouts import gguf as layout
 from sordino.models import llama_cpp, stored
 from sordino.models.family import Family
+from sordino.models.family import Gguf as Decoder
 from sordino.models.hybrid import DECODER_FILE, require_gguf
 from sordino.models.parts import part_of
 from sordino.runtime.executor import parallel_map
@@ -44,7 +47,13 @@ class Gguf:
     LOADS_WITH: str = LOADS_WITH
 
     def require(self) -> None:
-        """Raise FamilyError where a package is missing that exporting or translating needs."""
+        """Raise FamilyError where a package is missing that writing needs."""
+        require_gguf()
+        if layout.FORMATS[self.layout] not in IN_PYTHON:
+            _require_rounding(self.layout)
+
+    def require_to_translate(self) -> None:
+        """Raise FamilyError where a package is missing that such a model translates with."""
         require_gguf()
         llama_cpp.Library.get()
 
@@ -59,20 +68,26 @@ class Gguf:
         family, text = model.speech.family, model.speech.model.config.get_text_config()
         if family.tensors.gguf is None:
             raise FamilyError(f"llama.cpp has no decoder for {family.model_type} models.", "Export another format.")
-        _check(text, source)
+        if family.tensors.gguf.one_kind:
+            _check(text, source)
         sources = model.sources()
         names = _decoder_names(family, sources)
         shapes = {name: model.checkpoint.tensors[sources[theirs]].shape for name, theirs in names.items()}
         types = layout.types(shapes, self.layout)
         if any(kind not in IN_PYTHON for kind, _ in types.values()):
-            llama_cpp.Library.get()  # rounds to the others: asked for before anything is written
+            _require_rounding(self.layout)  # asked for before anything is written
         _write_rest(model, {name: source for name, source in sources.items() if name not in names.values()}, directory)
+        constants = {name: np.array(row, np.float32) for name, row in family.tensors.gguf.constants(text).items()}
+        whole = {**{name: row.shape for name, row in constants.items()}, **shapes}
         with bar(self.layout, len(names)) as advance:
-            writer = _writer(directory / DECODER_FILE, family.tensors.gguf.architecture, text, shapes, types)
+            kinds = {name: types[name][0] if name in types else "F32" for name in whole}
+            writer = _writer(directory / DECODER_FILE, family.tensors.gguf, text, whole, kinds)
             try:
+                for row in constants.values():
+                    writer.write_tensor_data(row)
                 for name, theirs in names.items():
                     heads = heads_of(name, text) if family.tensors.gguf.interleaved else None
-                    writer.write_tensor_data(_rounded(model.checkpoint, sources[theirs], types[name][0], heads))
+                    writer.write_tensor_data(_rounded(model, sources[theirs], types[name][0], heads))
                     advance(1)
             finally:
                 writer.close()
@@ -81,6 +96,16 @@ class Gguf:
 
 
 Q8_0, Q4_K_M, Q4_0 = Gguf("gguf-q8_0"), Gguf("gguf-q4_k_m"), Gguf("gguf-q4_0")
+
+
+def _require_rounding(name: str) -> None:
+    """Raise FamilyError where llama-cpp-python is missing, whose library rounds to the types that gguf does not."""
+    if not llama_cpp.available():
+        raise FamilyError(
+            f"{name} is rounded by llama.cpp's library: llama-cpp-python, which is not installed.",
+            f"{llama_cpp.EXTRA}, or export gguf-q8_0 or gguf-q4_0, which need the package gguf alone.",
+        )
+    llama_cpp.Library.get()
 
 
 def _check(text: Any, source: str) -> None:
@@ -104,7 +129,9 @@ def _decoder_names(family: Family, names: Iterable[str]) -> dict[str, str]:
         name = family.gguf_name(theirs)
         if name is not None:
             by_name[name] = theirs
-        elif part_of(theirs) not in ("audio_encoder", "projector"):
+        elif part_of(theirs) not in ("audio_encoder", "projector") and family.tensors.runs(
+            family.tensors.live_name(theirs)
+        ):
             raise FamilyError(f"llama.cpp's decoder has no place for '{theirs}'.", "Export another format.")
 
     def order(name: str) -> tuple[int, int, str]:
@@ -117,37 +144,38 @@ def _decoder_names(family: Family, names: Iterable[str]) -> dict[str, str]:
 def _write_rest(model: stored.Stored, sources: Mapping[str, str], directory: Path) -> None:
     """Audio encoder and projector, in bfloat16. sources: name -> name in the checkpoint."""
     planned = {name: stored.planned_16bit(model.checkpoint, source) for name, source in sources.items()}
-    with Writer(directory, planned) as out:
+    for stale in directory.glob("model*.safetensors*"):  # as this was called once
+        stale.unlink()
+    with Writer(directory, planned, stem=ENCODER_STEM) as out:
         for name, source in sources.items():
             out.copy(name, model.checkpoint, source)
 
 
 def _writer(
-    file: Path, architecture: str, text: Any, shapes: dict[str, tuple[int, ...]], types: dict[str, tuple[str, str]]
+    file: Path, gguf: Decoder, text: Any, shapes: Mapping[str, tuple[int, ...]], kinds: Mapping[str, str]
 ) -> Any:
     """A gguf.GGUFWriter with keys and the table of tensors written, ready for their data in that order."""
-    import gguf
+    import gguf as package
 
-    head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-    writer = gguf.GGUFWriter(file, architecture)
-    writer.add_block_count(text.num_hidden_layers)
-    writer.add_context_length(text.max_position_embeddings)
-    writer.add_embedding_length(text.hidden_size)
-    writer.add_feed_forward_length(text.intermediate_size)
-    writer.add_head_count(text.num_attention_heads)
-    writer.add_head_count_kv(text.num_key_value_heads)
-    writer.add_key_length(head)
-    writer.add_value_length(head)
-    writer.add_rope_dimension_count(head)
-    writer.add_rope_freq_base(float(text.rope_parameters["rope_theta"]))
-    writer.add_layer_norm_rms_eps(text.rms_norm_eps)
-    writer.add_vocab_size(text.vocab_size)
+    keys: dict[str, Any] = {
+        "block_count": text.num_hidden_layers,
+        "context_length": text.max_position_embeddings,
+        "embedding_length": text.hidden_size,
+        "feed_forward_length": text.intermediate_size,
+        "attention.head_count": text.num_attention_heads,
+        "attention.layer_norm_rms_epsilon": float(text.rms_norm_eps),
+        "vocab_size": text.vocab_size,
+    }
+    writer = package.GGUFWriter(file, gguf.architecture)
+    for name, value in {**keys, **(_heads(text) if gguf.one_kind else {}), **gguf.keys(text)}.items():
+        kinds_of = {int: writer.add_uint32, float: writer.add_float32, list: writer.add_array}
+        kinds_of[type(value)](f"{gguf.architecture}.{name}", value)
     writer.add_tokenizer_model("none")  # ids are transformers'
-    writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
+    writer.add_quantization_version(package.GGML_QUANT_VERSION)
     for name, shape in shapes.items():
-        kind = types[name][0]
+        kind = kinds[name]
         writer.add_tensor_info(
-            name, shape, np.dtype(np.float32), bytes_of(kind, shape), gguf.GGMLQuantizationType[kind]
+            name, shape, np.dtype(np.float32), bytes_of(kind, shape), package.GGMLQuantizationType[kind]
         )
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
@@ -155,16 +183,28 @@ def _writer(
     return writer
 
 
+def _heads(text: Any) -> dict[str, Any]:
+    """Key-value heads and rotary embeddings, where all layers have the same."""
+    head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    return {
+        "attention.head_count_kv": text.num_key_value_heads,
+        "attention.key_length": head,
+        "attention.value_length": head,
+        "rope.dimension_count": head,
+        "rope.freq_base": float(text.rope_parameters["rope_theta"]),
+    }
+
+
 def heads_of(name: str, text: Any) -> int | None:
     """Heads of a query or key projection; None for another tensor."""
     return {"attn_q": text.num_attention_heads, "attn_k": text.num_key_value_heads}.get(name.split(".")[-2])
 
 
-def _rounded(checkpoint: Checkpoint, name: str, kind: str, heads: int | None) -> NDArray[Any]:
+def _rounded(model: stored.Stored, name: str, kind: str, heads: int | None) -> NDArray[Any]:
     """A tensor's data in a type of GGUF. heads: of a projection whose rotary pairs become neighbours."""
-    tensor = checkpoint.tensors[name]
+    tensor = model.checkpoint.tensors[name]
     if len(tensor.shape) == 1 or heads:
-        whole = checkpoint.read(name).to(torch.float32).numpy()
+        whole = model.read(name).to(torch.float32).numpy()
         if heads:
             half = len(whole) // heads // 2
             whole = whole.reshape(heads, 2, half, -1).swapaxes(1, 2).reshape(whole.shape)
@@ -174,7 +214,7 @@ def _rounded(checkpoint: Checkpoint, name: str, kind: str, heads: int | None) ->
     at_once = max(1, CHUNK_WEIGHTS // columns)
 
     def piece(start: int) -> tuple[int, NDArray[np.uint8]]:
-        part = checkpoint.read(name, (start, min(start + at_once, rows))).to(torch.float32).numpy()
+        part = model.read(name, (start, min(start + at_once, rows))).to(torch.float32).numpy()
         return start, _quantized(part, kind)
 
     for start, data in parallel_map(torch.device("cpu"), piece, range(0, rows, at_once)):
@@ -186,8 +226,6 @@ def _quantized(rows: NDArray[np.float32], kind: str) -> NDArray[np.uint8]:
     """(R, C) -> (R, bytes of a row)."""
     import gguf
 
-    if not np.isfinite(rows).all():
-        raise FamilyError("the decoder has weights that are no finite numbers.", "Export a model that translates.")
     number = gguf.GGMLQuantizationType[kind]
     if kind in IN_PYTHON:
         rows_packed: NDArray[Any] = gguf.quants.quantize(rows, number)

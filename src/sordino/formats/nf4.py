@@ -41,7 +41,7 @@ def write(source: str, directory: Path, revision: str | None = None) -> None:
     with Writer(directory, planned) as out, byte_bar("nf4", total) as advance:
         for name, origin in sources.items():
             if name in packed:
-                weight = checkpoint.read(origin).to(torch.bfloat16)
+                weight = model.read(origin).to(torch.bfloat16)
                 for suffix, tensor in nf4.nf4_tensors(weight).items():
                     out.write(name + suffix, tensor)
             else:

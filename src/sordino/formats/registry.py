@@ -20,9 +20,15 @@ WITH_PACKAGES = ("gguf-q8_0", "gguf-q4_k_m", "gguf-q4_0")  # that have `require`
 
 
 def require(name: str) -> None:
-    """Raise FamilyError where a format needs a package that is not installed."""
+    """Raise FamilyError where writing a format needs a package that is not installed."""
     if name in WITH_PACKAGES:
         get(name).require()
+
+
+def require_to_translate(name: str) -> None:
+    """Raise FamilyError where translating with a format needs a package that is not installed."""
+    if name in WITH_PACKAGES:
+        get(name).require_to_translate()
 
 
 def get(name: str) -> Any:

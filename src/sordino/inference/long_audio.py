@@ -28,7 +28,7 @@ from sordino.data.clip import MAX_SECONDS, SAMPLE_RATE, Clip
 from sordino.errors import ArtifactError, DataError, UsageError
 from sordino.inference.model import Model, languages_of, load
 from sordino.languages import has_spaces
-from sordino.models import registry
+from sordino.models import adapter_base, registry
 from sordino.models.generation import Decoding, batches_by_length
 from sordino.models.loading import ADAPTER_CONFIG
 from sordino.models.translation import encode_and_translate
@@ -202,7 +202,7 @@ def model_parents(model: str) -> list[artifact.Parent]:
         raise DataError(f"there is no model directory {model}.")
     parents = [artifact.Parent(model, artifact.fingerprint(directory))]
     if (directory / ADAPTER_CONFIG).is_file():
-        base = directory / str(files.read_json(directory / ADAPTER_CONFIG, {}).get("base_model_name_or_path"))
+        base = Path(adapter_base.base_of(directory))
         if base.is_dir():
             parents.append(artifact.Parent(str(base), artifact.fingerprint(base)))
     return parents

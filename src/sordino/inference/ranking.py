@@ -8,6 +8,7 @@ from sordino.config.schema import RankSection, Recipe
 from sordino.data.clip import Clip
 from sordino.errors import DataError, FamilyError, RecipeError, UsageError
 from sordino.inference.model import Model
+from sordino.models.answers import answers_of
 from sordino.pipeline.ranking import ranking_of, search_on
 from sordino.pruning import criteria
 from sordino.pruning.ranking import Ranking
@@ -49,5 +50,5 @@ def _task(model: Model, clips: Sequence[Clip], target: str) -> TargetLanguage:
     prompt = model.prompt(clips[0].source_lang, target)
     encoded = model.features.encode_all(clips, prompt)
     references = [clip.target_text or "" for clip in clips]
-    answers = [model.speech.answer_ids(text, model.card.prompt.style) for text in references]
+    answers = answers_of(model.speech, clips, model.card.prompt.style)
     return TargetLanguage(target, encoded, references, answers)

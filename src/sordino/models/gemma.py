@@ -15,7 +15,7 @@ from types import MethodType
 from typing import TYPE_CHECKING, Any
 
 from sordino.errors import FamilyError
-from sordino.models.family import Prompt
+from sordino.models.family import Gguf, Prompt
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -35,7 +35,7 @@ layers.#.mlp.up_proj.weight I H
 layers.#.post_attention_layernorm.weight H
 layers.#.post_feedforward_layernorm.weight H
 layers.#.pre_feedforward_layernorm.weight H
-layers.#.self_attn.k_norm.weight head_dim
+layers.#.self_attn.k_norm.weight keys_head
 layers.#.self_attn.k_proj.weight K H
 layers.#.self_attn.o_proj.weight H Q
 layers.#.self_attn.q_norm.weight head_dim
@@ -68,7 +68,7 @@ def open_processor(path: str, revision: str | None, extractor: str, samples_per_
     import transformers
 
     from sordino.models import registry
-    from sordino.models.stored import PROCESSOR_FILES
+    from sordino.models.registry import PROCESSOR_FILES
 
     directory = Path(path)
     if registry.is_hub_id(path):
@@ -171,26 +171,114 @@ def layer_type(text: Mapping[str, Any], index: int) -> str:
 
 
 def layer_letters(dims: Mapping[str, int], text: Mapping[str, Any], index: int) -> dict[str, int]:
-    """head_dim, Q, K and values (rows of the value projection, 0 where keys serve as values) of a layer."""
+    """head_dim, Q, K and values (rows of the value projection, 0 where keys serve as values) of a layer; I. One that
+    reads another's keys and values has none, and, where the config says so, a wider MLP."""
+    head, heads = _of_layer({"head_dim": dims["head_dim"], "num_key_value_heads": dims["kv_heads"], **text}, index)
+    keys_as_values = bool(text.get("attention_k_eq_v")) and layer_type(text, index) == FULL
+    own = {"head_dim": head, "keys_head": head, "Q": dims["heads"] * head, "K": heads * head, "I": dims["I"]}
+    own["values"] = 0 if keys_as_values else own["K"]
+    if index < dims["decoder_layers"] - text.get("num_kv_shared_layers", 0):
+        return own
+    return own | {"K": 0, "values": 0, "keys_head": 0, "I": (2 if text.get("use_double_wide_mlp") else 1) * dims["I"]}
+
+
+def _of_layer(text: Mapping[str, Any], index: int) -> tuple[int, int]:
+    """Size of a head and key-value heads of a layer."""
     full = layer_type(text, index) == FULL
-    keys_as_values = bool(text.get("attention_k_eq_v")) and full
     per_layer = text.get("per_layer_config")
     if per_layer is not None:
         own = {int(i): values for i, values in per_layer.items()}.get(index, {})
     else:  # as files have it that are older than per_layer_config
         own = {"head_dim": text.get("global_head_dim", 512)} if full else {}
         heads = text.get("num_global_key_value_heads")
-        if keys_as_values and heads is not None:
+        if text.get("attention_k_eq_v") and full and heads is not None:
             own["num_key_value_heads"] = heads
-    head = own.get("head_dim", dims["head_dim"])
-    keys = own.get("num_key_value_heads", dims["kv_heads"]) * head
-    return {"head_dim": head, "Q": dims["heads"] * head, "K": keys, "values": 0 if keys_as_values else keys}
+    return own.get("head_dim", text["head_dim"]), own.get("num_key_value_heads", text["num_key_value_heads"])
+
+
+def gguf_keys(config: Any) -> dict[str, Any]:
+    """llama.cpp's keys for what its kinds of layers have of their own: heads, rotary embeddings, windows."""
+    text = config.to_dict()
+    types = [layer_type(text, i) for i in range(text["num_hidden_layers"])]
+    heads = [_of_layer(text, i) for i in range(len(types))]
+    whole = heads[types.index(FULL)][0]
+    rope = text["rope_parameters"]
+    keys = {
+        "attention.head_count_kv": [count for _, count in heads],
+        "attention.sliding_window_pattern": [kind == SLIDING for kind in types],
+        "attention.sliding_window": text["sliding_window"],
+        "attention.shared_kv_layers": 0,
+        "embedding_length_per_layer_input": 0,
+        "rope.freq_base": float(rope[FULL]["rope_theta"]),
+        "rope.freq_base_swa": float(rope[SLIDING]["rope_theta"]),
+        "rope.dimension_count": whole,
+        "rope.dimension_count_swa": text["head_dim"],
+    }
+    for kind, size in (("key", whole), ("value", whole)):
+        keys |= {f"attention.{kind}_length": size, f"attention.{kind}_length_swa": text["head_dim"]}
+    cap = text["final_logit_softcapping"]
+    return keys | ({"final_logit_softcapping": float(cap)} if cap is not None else {})
+
+
+def gguf_constants(config: Any) -> dict[str, list[float]]:
+    """What llama.cpp divides the frequencies of full layers by: the proportional ones turn but a part of a head."""
+    text = config.to_dict()
+    types = [layer_type(text, i) for i in range(text["num_hidden_layers"])]
+    half = _of_layer(text, types.index(FULL))[0] // 2
+    turned = int(2 * half * text["rope_parameters"][FULL]["partial_rotary_factor"] / 2)
+    return {"rope_freqs.weight": [1.0] * turned + [1e30] * (half - turned)}
+
+
+GGUF = Gguf(
+    "gemma4",
+    {
+        "input_layernorm": "attn_norm", "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k",
+        "self_attn.v_proj": "attn_v", "self_attn.o_proj": "attn_output", "self_attn.q_norm": "attn_q_norm",
+        "self_attn.k_norm": "attn_k_norm", "post_attention_layernorm": "post_attention_norm",
+        "pre_feedforward_layernorm": "ffn_norm", "post_feedforward_layernorm": "post_ffw_norm",
+        "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down",
+        "layer_scalar": "layer_output_scale",
+    },
+    {"embed_tokens.weight": "token_embd.weight", "norm.weight": "output_norm.weight"},
+    keys=gguf_keys,
+    one_kind=False,
+    constants=gguf_constants,
+)  # fmt: skip
 
 
 def norm_bytes(dims: Mapping[str, int], b: int) -> int:
     """Bytes a token that a layer's norms keep for training: four on the hidden states, three in the attention, each its
     input and what it makes of it before the weight, in 32 bits."""
     return 4 * 8 * dims["H"] + 8 * dims["Q"] + 12 * dims["K"]
+
+
+def token_ids(ids: Mapping[str, int]) -> dict[str, int]:
+    """A config's settings that name tokens, by a tokenizer's vocabulary."""
+    return {
+        "boi_token_id": ids["<|image>"], "eoi_token_id": ids["<image|>"], "image_token_id": ids["<|image|>"],
+        "video_token_id": ids["<|video|>"], "boa_token_id": ids[AUDIO_START], "eoa_token_index": ids[AUDIO_END],
+        "audio_token_id": ids[AUDIO],
+    }  # fmt: skip
+
+
+def describe_generation(model: Any, ids: Mapping[str, int]) -> None:
+    """The generation config of the published models: ends, and what is never said."""
+    model.generation_config.update(
+        bos_token_id=ids["<bos>"],
+        eos_token_id=[ids[END], ids[TURN_END]],
+        pad_token_id=ids["<pad>"],
+        suppress_tokens=[ids[AUDIO_END], ids["<image|>"]],
+    )
+
+
+def enliven(model: Any) -> None:
+    """Random weights that make predictions differ: with the usual 0.02 they are nearly the same."""
+    for name, weight in model.named_parameters():
+        weight.normal_(0, 0.15) if weight.ndim > 1 else weight.uniform_(0.5, 1.5)
+        if "q_norm" in name or "k_norm" in name:  # attention is not scaled: trained norms keep its scores small
+            weight.mul_(0.5)
+    for layer in model.model.language_model.layers:
+        layer.layer_scalar.uniform_(0.6, 1)
 
 
 def write_tokenizer(directory: Path) -> dict[str, int]:

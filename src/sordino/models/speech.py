@@ -54,6 +54,13 @@ class SpeechModel:
         """A named part: encoder, projector, decoder, embeddings, head."""
         return module_at(self.model, self.family.parts[name])
 
+    def tensors_of(self, name: str) -> dict[str, Tensor]:
+        """Weights and buffers of a part, without those of other parts that lie inside it."""
+        path = f"{self.family.parts[name]}."
+        inside = tuple(f"{part.removeprefix(path)}." for part in self.family.parts.values() if part.startswith(path))
+        tensors = self.part(name).state_dict(keep_vars=True)
+        return {inner: tensor for inner, tensor in tensors.items() if not inner.startswith(inside)}
+
     def layers(self, scope: Scope) -> nn.ModuleList:
         layers = module_at(self.model, self.family.stacks[scope].path)
         assert isinstance(layers, nn.ModuleList)
@@ -67,9 +74,14 @@ class SpeechModel:
         return self.family.audio.placeholder(self.model.config)
 
     def stop_ids(self) -> list[int]:
+        """Ids that end an answer, in decoding, training, and what is written for others: the family's stop tokens, and
+        the ends of sequence in the checkpoint's generation config."""
         tokenizer = self.processor.tokenizer
         ids = [tokenizer.convert_tokens_to_ids(token) for token in self.family.chat.stop_tokens]
-        return [i for i in ids if isinstance(i, int) and i != getattr(tokenizer, "unk_token_id", None)]
+        ids = [i for i in ids if isinstance(i, int) and i != getattr(tokenizer, "unk_token_id", None)]
+        ends = getattr(getattr(self.model, "generation_config", None), "eos_token_id", None)
+        ends = [ends] if isinstance(ends, int) else ends or []
+        return list(dict.fromkeys([*ids, *map(int, ends)]))
 
     def suppressed_ids(self) -> list[int]:
         """Ids that greedy decoding never takes: `suppress_tokens` of the checkpoint's generation config."""
@@ -120,6 +132,18 @@ class SpeechModel:
             raise ValueError(f"{int(is_audio.sum())} audio placeholders but {len(rows)} audio features")
         embeds: Tensor = self.model.get_input_embeddings()(input_ids)
         return embeds.masked_scatter(is_audio[..., None], rows.to(embeds.dtype))
+
+    def inputs(
+        self, input_ids: Tensor, mask: Tensor, features: Sequence[Tensor], among: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """What the decoder and `generate` take: embeddings as `embed` makes them, the attention mask (B, S), and what else
+        the family's decoder wants."""
+        embeds = self.embed(input_ids, features, among)
+        is_audio = input_ids == self.placeholder_id()
+        if among is not None:
+            is_audio = is_audio & among
+        beside = self.family.decoder.beside(self.model, input_ids.masked_fill(is_audio, self.pad_id()))
+        return {"inputs_embeds": embeds, "attention_mask": mask, **beside}
 
 
 def module_at(root: nn.Module, path: str) -> nn.Module:

@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Any
 
 from sordino.config import migrations
-from sordino.config.records import REQUESTED, STAGE_FILE, changed_settings, read_stage
+from sordino.config.records import REQUESTED, STAGE_FILE, changed_settings, fingerprints, read_stage
 from sordino.errors import ArtifactError, SordinoError, explain_os_error, is_out_of_memory
 from sordino.pipeline import leftovers
 from sordino.pipeline.leftovers import REQUEST_FILE, STATE_DIR, old_of, partial_of
@@ -69,7 +69,7 @@ class Parent:
 
 def differences(directory: Path, stage: Mapping[str, Any]) -> dict[str, str]:
     """File -> 'missing', 'changed' or 'not of this stage', for all that is not as its stage.json says; sorted."""
-    now, then = outputs(directory), stage["outputs"]
+    now, then = fingerprints(directory), stage["outputs"]
     return {
         name: "missing" if name not in now else "changed" if name in then else "not of this stage"
         for name in sorted({*now, *then})
@@ -77,22 +77,11 @@ def differences(directory: Path, stage: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
-def outputs(directory: Path) -> dict[str, str]:
-    """Relative path -> fingerprint of every file that is part of the artefact."""
-    paths = sorted(p for p in directory.rglob("*") if p.is_file())
-    relative = ((p.relative_to(directory), p) for p in paths)
-    return {
-        r.as_posix(): files.fingerprint_file(p)
-        for r, p in relative
-        if r.name != STAGE_FILE and not r.parts[0].startswith(".")
-    }
-
-
 def fingerprint(path: Path) -> str:
     """Hash of a directory's model or data files, or of one file."""
     if path.is_file():
         return files.fingerprint_file(path)
-    return files.combined(outputs(path))
+    return files.combined(fingerprints(path))
 
 
 def why_stale(directory: Path, section: Mapping[str, Any], parents: Sequence[Parent]) -> str | None:
@@ -208,7 +197,7 @@ def _record(
     partial: Path, request: Mapping[str, Any], facts: Mapping[str, Any], extra: Mapping[str, Any], start: float
 ) -> dict[str, Any]:
     """What stage.json says. start: of the work, in the seconds of time.perf_counter."""
-    prints = outputs(partial)
+    prints = fingerprints(partial)
     return {
         **request,
         **facts,

@@ -6,8 +6,6 @@ import random
 from pathlib import Path
 from typing import Any
 
-from sordino.checkpoint.finite import refuse_stored_nonfinite
-from sordino.checkpoint.reading import Checkpoint
 from sordino.config.run_layout import AUDIT, split_file
 from sordino.config.schema import ExportSection
 from sordino.data import manifest
@@ -15,6 +13,7 @@ from sordino.errors import ArtifactError, DataError
 from sordino.formats import registry as formats
 from sordino.formats.registry import MIXED
 from sordino.measure import size
+from sordino.models.answers import answers_of
 from sordino.models.features import Features
 from sordino.pipeline.mixed_precision import MixedPrecision
 from sordino.pipeline.parents import labels_directory
@@ -29,8 +28,6 @@ def write(job: Job, key: str, form: str, directory: Path) -> None:
     """Write a model of the chain in a format, with its audit."""
     directory.mkdir(exist_ok=True)
     source = job.model(key)
-    if Path(source.path).is_dir():  # a model of the Hub is fetched by the format
-        refuse_stored_nonfinite(Checkpoint.open(Path(source.path)))
     module = formats.get(form)
     options = {}
     if getattr(module, "CALIBRATED", False):
@@ -76,5 +73,5 @@ def calibration(job: Job, key: str) -> Calibration:
     clips = random.Random(recipe.seed).sample(clips, min(count, len(clips)))
     speech = job.load(key, own_masks=True)
     encoded = Features(speech, job.layout.cache).encode_all(clips, job.prompt(speech), "encoding the calibration clips")
-    answers = [speech.answer_ids(clip.target_text or "", recipe.prompt.style) for clip in clips]
+    answers = answers_of(speech, clips, recipe.prompt.style)
     return Calibration(speech, encoded, answers, default_memory(speech))

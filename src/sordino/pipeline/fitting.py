@@ -11,6 +11,7 @@ from sordino.config.schema import MixSection, TrainSection
 from sordino.data import manifest
 from sordino.data.clip import Clip
 from sordino.models import saving
+from sordino.models.answers import answers_of
 from sordino.models.features import Features
 from sordino.models.speech import SpeechModel
 from sordino.pipeline.device import device_of
@@ -32,8 +33,8 @@ def fit(
 ) -> Trained:
     """Train `speech` in place on clips with target texts; resumes; records losses; writes log.jsonl."""
     prompt = job.prompt(speech)
-    cached = (speech.part(name) for name in speech.family.audio.cached_parts)
-    frozen = not any(p.requires_grad for part in cached for p in part.parameters())
+    cached = speech.family.audio.cached_parts
+    frozen = not any(tensor.requires_grad for part in cached for tensor in speech.tensors_of(part).values())
     features = Features(speech, job.layout.cache) if frozen else None
     dev_clips = job.clips("dev") if job.layout.manifest("dev").exists() else []
     log = job.out / f"log{round_name}.jsonl"
@@ -61,7 +62,7 @@ def examples(
 ) -> list[Example]:
     """Clips with target texts -> training examples; encoded beforehand where the audio tower is frozen."""
     style = job.recipe.prompt.style
-    answers = [speech.answer_ids(clip.target_text or "", style) for clip in clips]
+    answers = answers_of(speech, clips, style)
     if features is None or not clips:
         return [Example(clip, answer) for clip, answer in zip(clips, answers, strict=True)]
     unique = {(c.audio, c.start, c.seconds): c for c in clips}

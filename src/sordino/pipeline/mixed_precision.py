@@ -18,6 +18,7 @@ from sordino.errors import ArtifactError
 from sordino.formats import bf16, packed
 from sordino.layouts import tables
 from sordino.models import registry, shapes
+from sordino.models.answers import answers_of
 from sordino.models.features import Features
 from sordino.pipeline import artifact
 from sordino.pipeline.forecast import budget_bytes, config_of
@@ -58,7 +59,7 @@ class MixedPrecision:
         speech = job.load(self.key, own_masks=True)
         prompt = job.prompt(speech)
         encoded = Features(speech, job.layout.cache).encode_all(clips, prompt, "encoding the select clips")
-        answers = [speech.answer_ids(clip.target_text or "", job.recipe.prompt.style) for clip in clips]
+        answers = answers_of(speech, clips, job.recipe.prompt.style)
         features = Features(speech, None)  # a rounded encoder's are of no use to anything else
         asker = Sensitivity(
             speech,

@@ -75,8 +75,11 @@ def labels_directory(recipe: Recipe) -> str:
     return run_layout.PSEUDO if recipe.pseudolabel else run_layout.DATA
 
 
-def corpus_parents(recipe: Recipe) -> list[Parent]:
-    """The corpora: their tables by content, their audio by its ends. A plan may be made before they are there."""
+def corpus_parents(recipe: Recipe, remember: bool = False) -> list[Parent]:
+    """The corpora: their tables by content, their audio by its ends. A plan may be made before they are there.
+
+    remember: keep what was read, so that the next look reads only what has changed since.
+    """
     assert recipe.data
     sections = [recipe.data] + ([recipe.data.extra] if recipe.data.extra else [])
     ends = SampledPrints(RunLayout(recipe.directory).cache / AUDIO_PRINTS)
@@ -89,7 +92,8 @@ def corpus_parents(recipe: Recipe) -> list[Parent]:
         texts = [p for p in paths if p.suffix.lower() not in AUDIO_SUFFIXES]
         prints = {p.relative_to(root).as_posix(): files.fingerprint_file(p) for p in texts}
         by_size = files.combined(prints | {name: str(p.stat().st_size) for name, p in sounds.items()})
-        by_ends = files.combined(prints | {name: ends.of(p) for name, p in sounds.items()})
+        by_ends = files.combined(prints | {name: ends.of(p, f"{section.path}/{name}") for name, p in sounds.items()})
         parents.append(Parent(section.path, by_ends, former=(by_size,)))
-    ends.save()
+    if remember:
+        ends.save()
     return parents

@@ -9,7 +9,7 @@ import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from sordino.config import records
+from sordino.config import chain, records
 from sordino.config.contradictions import unused
 from sordino.config.run_layout import RunLayout
 from sordino.config.schema import CorpusSection, Recipe
@@ -51,13 +51,19 @@ def refuse_plan(recipe: Recipe) -> None:
 
 
 def not_installed(recipe: Recipe) -> dict[str, FamilyError]:
-    """Export formats that need packages which are not there, with what to do."""
+    """Export formats that need packages which are not there, to write them or translate with them; what to do."""
     errors: dict[str, FamilyError] = {}
     for name in recipe.export.formats if recipe.export else ():
         try:
             formats.require(name)
         except FamilyError as error:
             errors[name] = error
+    for system in chain.scored(recipe) if recipe.translate else ():
+        try:
+            formats.require_to_translate(system)
+        except FamilyError as error:
+            remedy = f"{error.remedy} Or leave {system} out of translate.systems."
+            errors.setdefault(system, FamilyError(error.problem, remedy))
     return errors
 
 

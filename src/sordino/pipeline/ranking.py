@@ -18,6 +18,7 @@ from sordino.data.clip import Clip
 from sordino.errors import DataError
 from sordino.languages import language_code, language_name
 from sordino.models import prompts
+from sordino.models.answers import answers_of
 from sordino.models.features import Features
 from sordino.models.speech import SpeechModel
 from sordino.pipeline.stage import Job
@@ -168,7 +169,7 @@ def target_languages(job: Job, section: RankSection, speech: SpeechModel) -> lis
         references = references_in(job, clips, target)
         prompt = prompts.render(speech, recipe.prompt, recipe.source, target)
         encoded = Features(speech, job.layout.cache).encode_all(clips, prompt, "encoding the select clips")
-        answers = [speech.answer_ids(text, recipe.prompt.style) for text in references]
+        answers = answers_of(speech, clips, recipe.prompt.style, references)
         languages.append(TargetLanguage(target, encoded, references, answers))
         job.record.setdefault("prompts", []).append(prompt)
     return languages

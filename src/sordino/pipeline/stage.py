@@ -149,7 +149,12 @@ class Job:
 
     def describe(self, directory: Path) -> None:
         """Leave beside a model how it was asked while training, so that it is asked the same way when used."""
-        Card(self.recipe.prompt, self.recipe.source, self.recipe.target).write(directory)
+        from sordino.models import prompts, registry
+
+        recipe = self.recipe
+        whole = (directory / registry.CONFIG).is_file()  # and no adapter
+        family = registry.family_of(str(directory)) if whole else registry.family_of(recipe.model, recipe.revision)
+        prompts.describe(directory, family, Card(recipe.prompt, recipe.source, recipe.target))
 
     def prompt(self, speech: SpeechModel) -> str:
         """The rendered prompt; one string for training and translating, recorded in stage.json."""

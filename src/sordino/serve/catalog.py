@@ -44,11 +44,8 @@ class Entry:
     def to_json(self) -> dict[str, Any]:
         """As OpenAI describes a model, and what the page shows beside."""
         standard = {"id": self.id, "object": "model", "created": self.created, "owned_by": "sordino"}
-        return standard | {"bytes": self.bytes, "sources": self.sources, "targets": self.targets, "target": self.code}
-
-    @property
-    def code(self) -> str | None:
-        return language_code(self.target) if self.target else None
+        default = {"source": language_code(self.source), "target": language_code(self.target) if self.target else None}
+        return standard | {"bytes": self.bytes, "sources": self.sources, "targets": self.targets} | default
 
     @property
     def sources(self) -> list[str]:

@@ -1,9 +1,10 @@
-"""export: the deployable forms of the last model of the chain, each in its directory with a byte audit."""
+"""export: the deployable forms of the last model of the chain, each in its directory with a byte audit and a card."""
 
 from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from sordino.config import chain
@@ -14,11 +15,15 @@ from sordino.pipeline import kept_formats
 from sordino.pipeline.artifact import Parent
 from sordino.pipeline.parents import labels_directory, parents_of
 from sordino.pipeline.stage import Grown, Job, Stage
+from sordino.runtime import files
+
+UNSCORED = "it was written with the model, before it was scored. `sordino card MODEL` prints the whole card."
 
 
 def run(job: Job, section: ExportSection) -> None:
     from sordino.pipeline import exporting
     from sordino.pipeline.mixed_precision import MixedPrecision, limit_of
+    from sordino.publishing import card
     from sordino.vocabulary.tokenizer import without_weights
 
     key = chain.start_of(job.recipe, chain.EXPORTS.key)
@@ -32,15 +37,28 @@ def run(job: Job, section: ExportSection) -> None:
             kept_formats.take_over(job.layout.root / EXPORT, form, job.out)
     for form in section.formats:
         directory = job.out / form
-        if (directory / AUDIT).is_file():  # finished before a kill: the audit is written last
-            continue
-        shutil.rmtree(directory, ignore_errors=True)
-        if form == MIXED:
-            mixer = MixedPrecision(job, key, section.sensitivity)
-            limit = limit_of(job.recipe, section.budget_gb, section.budget_ratio)
-            exporting.write_mixed(mixer, limit, directory)
-        else:
-            exporting.write(job, key, form, directory)
+        if not (directory / AUDIT).is_file():  # which is written last
+            shutil.rmtree(directory, ignore_errors=True)
+            if form == MIXED:
+                mixer = MixedPrecision(job, key, section.sensitivity)
+                limit = limit_of(job.recipe, section.budget_gb, section.budget_ratio)
+                exporting.write_mixed(mixer, limit, directory)
+            else:
+                exporting.write(job, key, form, directory)
+        if not (directory / card.README).is_file():
+            describe(job, form, directory)
+
+
+def describe(job: Job, form: str, directory: Path) -> None:
+    """Write an export's model card, which has no scores yet."""
+    from sordino.pipeline import lineage
+    from sordino.publishing import card, facts
+
+    made_from = [parent.to_json() for parent in parents_of(STAGE, job.recipe)]
+    record = {"stage": STAGE.name, "section": STAGE.settings(job.recipe), "parents": made_from}
+    history = lineage.behind(job.layout.root / EXPORT, record)
+    known = facts.read(directory, f"{job.recipe.name}-{form}", facts.HERE, history, UNSCORED)
+    files.write_text(directory / card.README, card.render(known))
 
 
 def parents(recipe: Recipe) -> list[str]:

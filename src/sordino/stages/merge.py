@@ -11,12 +11,15 @@ from sordino.pipeline.stage import Job, Stage
 
 
 def run(job: Job, _: MergeSection) -> None:
-    from sordino.models import adapters
+    from sordino.models import adapter_base, adapters
     from sordino.pipeline import fitting
 
+    start, adapter = chain.start_of(job.recipe, chain.ADAPTER), Path(job.model(chain.ADAPTER).path)
+    base = job.model(start)
+    adapter_base.refuse_other(adapter, base.path, base.revision)
     # summed in float32, rounded to 16 bits once, when it is saved
-    speech = job.load(chain.start_of(job.recipe, chain.ADAPTER), dtype="float32")
-    adapters.load(speech, Path(job.model(chain.ADAPTER).path))
+    speech = job.load(start, dtype="float32")
+    adapters.load(speech, adapter)
     adapters.merge(speech)
     fitting.save(job, speech)
 

@@ -12,10 +12,12 @@ from sordino.pipeline.stage import RESUMABLE_TRAINING, Job, Stage
 
 
 def run(job: Job, section: QloraSection) -> None:
-    from sordino.models import adapters
+    from sordino.models import adapter_base, adapters
     from sordino.pipeline import fitting
 
     start = chain.start_of(job.recipe, chain.ADAPTER)
+    base = job.model(start)
+    job.record[adapter_base.RECORDED] = adapter_base.weights_hash(base.path, base.revision)
     speech = job.load(start, **adapters.base_options(dataclasses.asdict(section)))
     options = adapters.LoraOptions(section.rank, section.alpha, section.rslora, section.dropout, section.scope)
     peft_model = adapters.attach(speech, options, job.recipe.seed)

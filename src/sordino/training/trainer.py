@@ -70,7 +70,8 @@ def freeze(speech: SpeechModel, section: TrainSection) -> None:
     for part in section.freeze:
         if part not in speech.family.parts:
             raise RecipeError(f"freeze: a {speech.family.model_type} model has no {part}.", "Leave it out.")
-        speech.part(part).requires_grad_(False)
+        for tensor in speech.tensors_of(part).values():
+            tensor.requires_grad_(False)
 
 
 def plan_steps(lengths: Sequence[float], section: TrainSection, seed: int) -> list[list[int]]:

@@ -13,11 +13,10 @@ from typing import Any
 
 import torch
 
-from sordino.checkpoint.reading import Checkpoint
 from sordino.checkpoint.writing import Writer
 from sordino.errors import FamilyError
 from sordino.models import stored
-from sordino.models.speech import SpeechModel
+from sordino.models.speech import SpeechModel, module_at
 from sordino.models.stored import Stored
 from sordino.runtime import files
 from sordino.runtime.progress import byte_bar
@@ -62,9 +61,10 @@ def check_tokenizer(bpe: Bpe, kept: Kept, small: SpeechModel) -> None:
 
 
 def write_weights(model: Stored, kept: Kept, out: Path) -> None:
-    """The checkpoint with the kept rows of embedding and head alone."""
+    """The checkpoint with the kept rows of embedding, head and other tables of tokens alone."""
     checkpoint, sources = model.checkpoint, model.sources()
-    parts = (model.speech.part(name) for name in ("embeddings", "head"))
+    parts = [model.speech.part(name) for name in ("embeddings", "head")]
+    parts += [module_at(model.speech.model, path) for path in model.speech.family.tensors.rows]
     cut = {model.name_of[id(tensor)] for part in parts for tensor in part.parameters()}
     planned = {name: stored.planned_16bit(checkpoint, source) for name, source in sources.items()}
     for name, source in sources.items():
@@ -74,17 +74,17 @@ def write_weights(model: Stored, kept: Kept, out: Path) -> None:
     with Writer(out, planned) as writer, byte_bar("trimming", checkpoint.bytes) as advance:
         for name, source in sources.items():
             if source in cut:
-                writer.write(name, (piece.bfloat16() for piece in gathered(checkpoint, source, kept.rows)))
+                writer.write(name, (piece.bfloat16() for piece in gathered(model, source, kept.rows)))
             else:
                 writer.copy(name, checkpoint, source)
             advance(checkpoint.tensors[source].bytes)
 
 
-def gathered(checkpoint: Checkpoint, name: str, rows: Sequence[int]) -> Iterator[torch.Tensor]:
+def gathered(model: Stored, name: str, rows: Sequence[int]) -> Iterator[torch.Tensor]:
     """The given rows of a tensor, in order, a piece at a time."""
     start = 0
     for end in range(1, len(rows) + 1):
         if end == len(rows) or not rows[end - 1] < rows[end] < rows[start] + SPAN:
             first = rows[start]
-            yield checkpoint.read(name, (first, rows[end - 1] + 1))[torch.tensor(rows[start:end]) - first]
+            yield model.read(name, (first, rows[end - 1] + 1))[torch.tensor(rows[start:end]) - first]
             start = end
