@@ -95,7 +95,10 @@ def test_trimming_cuts_both_tables(pico_dir: Callable[[str], Path], made: Made, 
 
 def test_healing_is_an_adapter_on_the_whole_model(pico_dir: Callable[[str], Path], made: Made, tmp_path: Path) -> None:
     left_out: dict[str, Any] = dict.fromkeys(("finetune", "rank", "prune", "pseudolabel", "distil", "trim"))
-    changes = left_out | {"qlora": {"max_steps": 2, "mix": {"pseudo": False}}, "export": {"formats": ["w4a16", "mixed"]}}
+    changes = left_out | {
+        "qlora": {"max_steps": 2, "mix": {"pseudo": False}},
+        "export": {"formats": ["w4a16", "mixed"]},
+    }
     changes["export"]["budget_ratio"] = 0.9
     run("run", recipe_file(tmp_path, pico_dir(NAME), made.corpus, changes))
     assert (tmp_path / "runs" / "run" / "85-scores" / "scores.json").is_file()
@@ -105,7 +108,10 @@ def test_healing_is_an_adapter_on_the_whole_model(pico_dir: Callable[[str], Path
     ("changes", "message"),
     [
         ({}, "no decoder layer can be removed from a gemma4 model: its layers share keys and values"),
-        ({"rank": None, "prune": None, "distil": None, "export": {"formats": ["w4a16-gptq"]}}, "w4a16-gptq is not written of gemma4"),
+        (
+            {"rank": None, "prune": None, "distil": None, "export": {"formats": ["w4a16-gptq"]}},
+            "w4a16-gptq is not written of gemma4",
+        ),
     ],
 )
 def test_what_is_not_supported_is_refused_before_anything_runs(

@@ -56,7 +56,11 @@ def test_text_stands_before_audio_and_thinking_is_off(speech: SpeechModel) -> No
     ids = speech.family.audio.prepare(speech.processor, [tiny.clip(0, 0.2)], [text]).input_ids[0]
     tokens = speech.processor.tokenizer.convert_ids_to_tokens(ids)
     assert tokens.count("<bos>") == 1
-    assert tokens[tokens.index("<|audio>") : tokens.index("<audio|>") + 1] == ["<|audio>", *["<|audio|>"] * 5, "<audio|>"]
+    assert tokens[tokens.index("<|audio>") : tokens.index("<audio|>") + 1] == [
+        "<|audio>",
+        *["<|audio|>"] * 5,
+        "<audio|>",
+    ]
     assert speech.family.chat.render(speech.processor, Prompt("Say:", style="base")) == "<bos><|audio|>Say:"
 
 
@@ -77,7 +81,9 @@ def test_the_processors_files_travel_untouched(speech: SpeechModel, tmp_path: Pa
 def test_another_gemmas_processor_is_refused(copied: Path) -> None:
     kind = {"feature_extractor_type": "Gemma4AudioFeatureExtractor", "feature_size": 128}
     edit(copied / "processor_config.json", lambda content: content.update(feature_extractor=kind))
-    with pytest.raises(FamilyError, match="prepares audio by Gemma4AudioFeatureExtractor, and this model needs Gemma4U"):
+    with pytest.raises(
+        FamilyError, match="prepares audio by Gemma4AudioFeatureExtractor, and this model needs Gemma4U"
+    ):
         loading.load_checkpoint(str(copied), device="cpu")
 
 
@@ -172,8 +178,14 @@ def test_freezing_an_encoder_that_is_not_there_is_refused(speech: SpeechModel) -
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"rank": {"method": "explicit", "layers": ["decoder.3"]}}, "decoder layer 3 cannot be removed from a gemma4_u"),
-        ({"rank": {"method": "explicit", "layers": ["encoder.0"]}}, "encoder layer 0: this model has no encoder layers"),
+        (
+            {"rank": {"method": "explicit", "layers": ["decoder.3"]}},
+            "decoder layer 3 cannot be removed from a gemma4_u",
+        ),
+        (
+            {"rank": {"method": "explicit", "layers": ["encoder.0"]}},
+            "encoder layer 0: this model has no encoder layers",
+        ),
         ({"rank": {"scope": "encoder"}}, "rank.scope: a gemma4_unified model has no encoder layers"),
         ({"finetune": {"freeze": ["encoder"]}}, "finetune.freeze: a gemma4_unified model has no encoder"),
     ],

@@ -15,8 +15,8 @@ from sordino.models import registry
 from sordino.models.features import EncodedClip, Features
 from sordino.models.generation import generate
 from sordino.models.speech import SpeechModel
-from sordino.pruning.decode_pool import DecodePool, guess
 from sordino.pruning import search
+from sordino.pruning.decode_pool import DecodePool, guess
 from sordino.pruning.search import Layer, without
 from sordino.pruning.speculative import SpeculativeDecoder
 from tests import tiny

@@ -147,7 +147,9 @@ def _writer(
         "vocab_size": text.vocab_size,
     }
     writer = package.GGUFWriter(file, gguf.architecture)
-    for name, value in (keys | (_heads(text) if gguf.one_kind else {}) | gguf.keys(text)).items():
+    keys |= _heads(text) if gguf.one_kind else {}
+    keys |= gguf.keys(text)
+    for name, value in keys.items():
         kinds_of = {int: writer.add_uint32, float: writer.add_float32, list: writer.add_array}
         kinds_of[type(value)](f"{gguf.architecture}.{name}", value)
     writer.add_tokenizer_model("none")  # ids are transformers'

@@ -78,10 +78,11 @@ class Stack:
     """A list of layers: where it is, and what of the configuration must follow when layers go.
 
     config: dotted name of the sub-config, "" for the whole. lists: its attributes with one item a layer. removable:
-    (sub-config, count) -> layers that may go at all. resize: (sub-config, old indices that stay) -> the other attributes
-    that follow, with their values then; it changes nothing, and with all indices gives what a view puts back. fits:
-    (sub-config, indices that stay) -> why they cannot stay without the others, or nothing. counted: attribute of the
-    module around the list that holds the number of layers too. whole: why no layer may go, where that is so.
+    (sub-config, count) -> layers that may go at all. resize: (sub-config, old indices that stay) -> the other
+    attributes that follow, with their values then; it changes nothing, and with all indices gives what a view puts
+    back. fits: (sub-config, indices that stay) -> why they cannot stay without the others, or nothing. counted:
+    attribute of the module around the list that holds the number of layers too. whole: why no layer may go, where that
+    is so.
     """
 
     path: str
@@ -145,10 +146,10 @@ class Gguf:
     """What llama.cpp calls the decoder. names: of a layer's modules, or of its tensors that are no weights of modules;
     outside: of the decoder's other tensors.
 
-    interleaved: rotary pairs are neighbours there, and half a head apart in transformers. keys: of the decoder's config,
-    what this architecture's file says beside the usual sizes. one_kind: whether all layers have the same heads, rotary
-    embeddings and full attention, in the usual keys; else `keys` says it. constants: of the decoder's config, further
-    tensors of numbers that llama.cpp wants.
+    interleaved: rotary pairs are neighbours there, and half a head apart in transformers. keys: of the decoder's
+    config, what this architecture's file says beside the usual sizes. one_kind: whether all layers have the same heads,
+    rotary embeddings and full attention, in the usual keys; else `keys` says it. constants: of the decoder's config,
+    further tensors of numbers that llama.cpp wants.
     """
 
     architecture: str

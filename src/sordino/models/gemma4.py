@@ -305,7 +305,9 @@ GEMMA4 = Family(
             "model.audio_tower.layers.": Table(bounds(AUDIO_LINEARS), "clipped_audio"),
             "model.vision_tower.": Table(PICTURES, "pictures"),
             "model.vision_tower.encoder.layers.": Table(bounds(PICTURE_LINEARS), "clipped_pictures"),
-            "model.": Table("embed_audio.embedding_projection.weight H A\nembed_vision.embedding_projection.weight H E"),
+            "model.": Table(
+                "embed_audio.embedding_projection.weight H A\nembed_vision.embedding_projection.weight H E"
+            ),
             "": Table("lm_head.weight V H"),
         },
         fields={
