@@ -1,39 +1,54 @@
-# `make demo`  sets up .venv and runs the whole chain on the embedded speech (TARGET=zh for Chinese)
-# `make test`  sets up .venv and runs the tests
-# `make test-comet`  installs the original COMET beside it (1.4 GB, minutes) and compares every segment's score
-# `make test-gguf`  compiles llama-cpp-python (5 to 15 minutes) and runs what needs it
-# `make test-vllm`  installs vLLM beside it (3.7 GB, minutes), loads a w4a16 export and compares tokens
-# `make lint types`  what .ci/run adds to that
+# The first target prints the others: the text behind ## is their description.
 PYTHON ?= python3
 TARGET ?= de
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.installed
+PYTEST := OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest
+CODE := src tests demo benchmarks
 
-.PHONY: demo test test-comet test-gguf lint types clean
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-comet test-gguf test-vllm test-web wheel-test lint format types clean
 
-demo: $(READY)
+help:  ## print this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: $(READY)  ## the whole chain on the embedded speech (TARGET=zh: Chinese); 17 minutes on 2 cores
 	$(BIN)/sordino run demo target=$(TARGET)
 
-test: $(READY)
-	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest
+test: $(READY)  ## the tests; 7 minutes on 2 cores
+	$(PYTEST)
 
-test-comet: $(READY)
-	$(BIN)/python -m pytest -m isolated tests/metrics
+test-comet: $(READY)  ## install the original COMET beside .venv (1.4 GB, minutes) and compare every segment's score
+	$(PYTEST) -m isolated tests/metrics
 
-test-gguf: $(READY)
+test-gguf: $(READY)  ## compile llama-cpp-python (5 to 15 minutes) and run what needs it
 	$(BIN)/python -c 'import llama_cpp' 2>/dev/null || \
 		CMAKE_ARGS="-DLLAVA_BUILD=OFF -DLLAMA_OPENSSL=OFF $(CMAKE_ARGS)" $(BIN)/python -m pip install --editable '.[gguf]'
-	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest tests/models/test_hybrid.py
+	$(PYTEST) tests/models/test_hybrid.py
 
-test-vllm: $(READY)
-	$(BIN)/python -m pytest -rs -m isolated tests/formats
+test-vllm: $(READY)  ## install vLLM beside .venv (3.7 GB, minutes), load a w4a16 export and compare tokens
+	$(PYTEST) -rs -m isolated tests/formats
 
-lint: $(READY)
-	$(BIN)/ruff check src tests demo benchmarks
-	$(BIN)/ruff format --check src tests demo benchmarks
+test-web: $(READY)  ## install playwright (45 MB) and, where it is missing, Debian's chromium; drive the server's page
+	@test -n "$(CHROMIUM)" || command -v chromium >/dev/null || \
+		{ test "$$(id -u)" = 0 && command -v apt-get >/dev/null && apt-get update -qq && apt-get install -qq -y chromium; } || \
+		{ echo "there is no chromium: install your system's package, or say make test-web CHROMIUM=/path/to/chrome"; exit 2; }
+	$(BIN)/python -c 'import playwright' 2>/dev/null || $(BIN)/python -m pip install --quiet 'playwright>=1.65'
+	$(PYTEST) -m web tests/serve/test_browser.py
 
-types: $(READY)
+wheel-test: $(READY)  ## build the wheel and use it from an empty directory; a minute
+	$(PYTEST) -m isolated tests/test_wheel.py
+
+lint: $(READY)  ## rules and format of the code
+	$(BIN)/ruff check $(CODE)
+	$(BIN)/ruff format --check $(CODE)
+
+format: $(READY)  ## mend what `make lint` can mend
+	$(BIN)/ruff check --fix $(CODE)
+	$(BIN)/ruff format $(CODE)
+
+types: $(READY)  ## mypy, strict
 	$(BIN)/mypy
 
 # the package is installed editable, so only a change of what it depends on makes this run again
@@ -45,6 +60,5 @@ $(READY): pyproject.toml
 	$(BIN)/python -m pip install --editable '.[dev]'
 	touch $(READY)
 
-# leaves runs/ alone: they may be days of work
-clean:
+clean:  ## remove .venv and caches; runs/ stay, they may be days of work
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache

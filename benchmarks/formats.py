@@ -12,6 +12,7 @@ ratio is the median over the rounds of bf16's time over theirs in the same round
 On a machine that others use take --threads 1 --clock cpu, and quote the ratios.
 """
 
+# ruff: noqa: E402 (environment.prepare comes before torch)
 from __future__ import annotations
 
 import argparse
@@ -26,31 +27,31 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sordino.cli import _before_torch
 from sordino.models import parts
+from sordino.runtime import environment
 
-_before_torch()  # its settings count only before torch is imported: hence the imports below it
+environment.prepare()  # its settings count only before torch is imported: hence the imports below it
+environment.quiet_libraries()
 
-import numpy as np  # noqa: E402
-import torch  # noqa: E402
-from rich.console import Console  # noqa: E402
-from rich.table import Table  # noqa: E402
-from true_size import mixture  # noqa: E402
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+from true_size import mixture
 
+from sordino.config import card, chain, run_layout
 from sordino.data import manifest
 from sordino.data.clip import SAMPLE_RATE, Clip
 from sordino.errors import SordinoError
 from sordino.formats import registry as formats
-from sordino.inference.translation import stored_card, stored_prompt
 from sordino.measure import size
 from sordino.metrics import registry as metrics
-from sordino.models import registry
+from sordino.models import prompts, registry
 from sordino.models.family import Prompt
 from sordino.models.features import EncodedClip, Features
 from sordino.models.generation import Decoding, generate, translate
 from sordino.models.loading import open_model
 from sordino.models.speech import SpeechModel
-from sordino.pipeline.job import DATA, EXPORT, MODELS, render_section
 from sordino.runtime.progress import bar, note
 
 PLAIN = {"float32": torch.float32, "bf16": torch.bfloat16}  # transformers, computing in this type
@@ -267,14 +268,16 @@ def show(title: str, found: dict[str, Any], args: argparse.Namespace) -> None:
 def of_run(run: Path, args: argparse.Namespace) -> dict[str, Any]:
     """The last model of a finished run."""
     source = next(
-        run / MODELS[key][0] for key in ("merged", "student", "pruned", "teacher") if (run / MODELS[key][0]).is_dir()
+        run / chain.directory_of(key)
+        for key in ("merged", "student", "pruned", "teacher")
+        if (run / chain.directory_of(key)).is_dir()
     )
-    clips = manifest.read(run / DATA / "test.jsonl")[: args.clips]
-    card = stored_card(str(source))
+    clips = manifest.read(run_layout.RunLayout(run).manifest("test"))[: args.clips]
+    asked = card.read(source)
     with tempfile.TemporaryDirectory(prefix="sordino-formats-") as scratch:
-        systems = open_systems(source, args.formats, run / EXPORT, Path(scratch))
+        systems = open_systems(source, args.formats, run / run_layout.EXPORT, Path(scratch))
         first = systems[0].speech
-        prompt = render_section(first, stored_prompt(str(source)), card["source"], card["target"])
+        prompt = prompts.render(first, asked.prompt, asked.source or "en", asked.target or "de")
         judge(systems, clips, prompt, args.max_new_tokens)
         return measured(str(source), systems, heard_by(first, clips[: max(args.batches)], prompt), args)
 

@@ -93,7 +93,7 @@ def translate(model: Path, file: Path, out: Path, *options: str, kill_after: flo
 
 def score(out: Path, file: Path, language: str) -> dict[str, float]:
     """Scores of the pieces, resegmented to the talk's references."""
-    words = [sys.executable, "-m", "sordino.cli", "evaluate", str(out / "segments.jsonl"), "--to", language, "--json"]
+    words = [sys.executable, "-m", "sordino.cli", "score", str(out / "segments.jsonl"), "--to", language, "--json"]
     words += ["--references", str(file.with_suffix(f".{language}")), "--segments", str(file.with_suffix(".yaml"))]
     done = subprocess.run(words, capture_output=True, text=True, check=True)
     return {each["name"]: round(each["value"], 2) for each in json.loads(done.stdout.splitlines()[-1])["scores"]}

@@ -14,6 +14,7 @@ translates one clip. Times are wall-clock; quote the ratios. Search times leave 
 clips, which a run does once and keeps.
 """
 
+# ruff: noqa: E402 (environment.prepare comes before torch)
 from __future__ import annotations
 
 import argparse
@@ -31,13 +32,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sordino.cli import _before_torch
 from sordino.config import records
+from sordino.runtime import environment
 
-_before_torch()  # its settings count only before torch is imported: hence the imports below it
+environment.prepare()  # its settings count only before torch is imported: hence the imports below it
+environment.quiet_libraries()
 
-import numpy as np  # noqa: E402
-import torch  # noqa: E402
+import numpy as np
+import torch
 
 from sordino.data import manifest
 from sordino.data.audio import load_clip
@@ -50,12 +52,13 @@ from sordino.models.generation import Decoding, cut, generate, translate
 from sordino.models.speech import SpeechModel
 from sordino.pipeline import artifact
 from sordino.pruning import search
+from sordino.pruning.layer import Layer, parse_layer
+from sordino.pruning.ranking import Ranking
 from sordino.pruning.scoring import ClipScorer, Key, ScoringOptions, TargetLanguage, out_of
-from sordino.pruning.search import Layer, Removal, Trial, without
-from sordino.pruning.speculative import SpeculativeDecoder
+from sordino.pruning.search import Removal, Trial, without
+from sordino.pruning.speculative import SpeculativeDecoder, default_memory
 from sordino.runtime import files
 from sordino.runtime.progress import bar, note
-from sordino.stages.rank import default_memory
 
 MIB = 2**20
 
@@ -179,14 +182,14 @@ def ours(bench: Bench, remove: int, *, racing: bool = False) -> Result:
 def races(bench: Bench, exact: Result) -> list[dict[str, Any]]:
     """What racing picks in each round behind exact's earlier removals, from exact's own translations; lost: chrF."""
     scores = {(t.round, t.layer): t.score for t in exact.trials}
-    order = [search.parse_layer(text) for text in exact.order]
+    order = [parse_layer(text) for text in exact.order]
     found: dict[Key, list[int]] = {}
     for trial in exact.trials:
         gone = out_of(order[: max(0, trial.round - 1)], trial.layer)
         for item, text in enumerate(trial.hypotheses or ()):
             found[gone, item] = bench.speech.processor.tokenizer.encode(text, add_special_tokens=False)
     terms = ScoringOptions(bench.criterion, bench.max_new_tokens, default_memory(bench.speech), racing=True)
-    judge = ClipScorer(bench.speech, [bench.task()], terms, lambda h: h, found=found)
+    judge = ClipScorer(bench.speech, [bench.task()], terms, lambda h: h, translations=found)
     runner = search.Runner(judge, bench.pool(), {}, lambda _: None)
     rows = []
     for number, best in enumerate(order, 1):
@@ -315,7 +318,7 @@ def ideas(bench: Bench) -> list[dict[str, Any]]:
         add(label, len(bench.clips), work)
     terms = ScoringOptions(bench.criterion, bench.max_new_tokens, default_memory(bench.speech))
     base = {((), i): texts[0] for i, texts in drafts.items()}
-    judge = ClipScorer(bench.speech, [bench.task()], terms, lambda h: h, found=base)
+    judge = ClipScorer(bench.speech, [bench.task()], terms, lambda h: h, translations=base)
     add(
         "... a clip's share in one thread, scores and intervals: exact",
         len(bench.clips),
@@ -391,7 +394,7 @@ def orders(run: Path, bench: Bench, count: int) -> dict[str, Any]:
     counts = {
         (t.round, t.layer): np.array(scorer._extract_corpus_statistics(list(t.hypotheses or ()), None)) for t in rows
     }
-    order = [search.parse_layer(text) for text in files.read_json(run / "30-ranking" / "ranking.json")["order"]]
+    order = Ranking.read(run / "30-ranking" / "ranking.json").order
     bench.encode()
     judge = ClipScorer(
         bench.speech,
@@ -473,9 +476,9 @@ def open_bench(run: Path, clips: int | None) -> Bench:
     speech = loading.load_checkpoint(str(run / "20-teacher"), device="cpu", dtype=torch.float32)
     select = manifest.read(run / "10-data" / "select.jsonl")[:clips]
     teacher = records.read_stage(run / "20-teacher") or {}
-    ranking = files.read_json(run / "30-ranking" / "ranking.json")
+    ranking = Ranking.read(run / "30-ranking" / "ranking.json")
     target = select[0].target_lang
-    return Bench(speech, teacher["prompt"], select, target, ranking["criterion"], section["max_new_tokens"])
+    return Bench(speech, teacher["prompt"], select, target, ranking.criterion or "", section["max_new_tokens"])
 
 
 def main() -> None:

@@ -32,7 +32,7 @@ from sordino.formats import registry as formats
 from sordino.layouts import tables
 from sordino.measure.audit import audit
 from sordino.models import shapes
-from sordino.pipeline.artifact import write_json
+from sordino.runtime import files
 from sordino.runtime.progress import note
 
 if TYPE_CHECKING:
@@ -91,17 +91,13 @@ def pieces(block: torch.Tensor, shape: tuple[int, ...], generator: torch.Generat
 
 def prune(source: Path, directory: Path, remove: int) -> None:
     """Drop `remove` layers, evenly spread, as the prune stage does."""
-    from sordino.models import stored
-    from sordino.pruning.search import Layer
-    from sordino.stages import prune as stage
+    from sordino.pruning.layer import Layer
+    from sordino.pruning.removal import write_without
 
-    model = stored.open_model(str(source))
-    total = len(model.speech.layers("decoder"))
+    total = shapes.model(json.loads((source / "config.json").read_text(encoding="utf-8"))).dims["decoder_layers"]
     gone = [Layer("decoder", (2 * i + 1) * total // (2 * remove)) for i in range(remove)]
-    kept = stage.prune(model.speech, gone)["decoder"]
     directory.mkdir()
-    model.write_16bit(directory, "copying what is left")
-    write_json(directory / "kept.json", kept)
+    files.write_json(directory / "kept.json", write_without(str(source), None, gone, directory)["decoder"])
 
 
 def check(source: Path, directory: Path) -> None:
@@ -288,7 +284,7 @@ def main() -> int:
             shutil.rmtree(left) if left.is_dir() else left.unlink()
     print(table(found))
     if args.json:
-        write_json(args.json, found)
+        files.write_json(args.json, found)
     return 0
 
 

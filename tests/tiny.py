@@ -190,11 +190,27 @@ def _granite_speech(processor: Any, wave: Waveform, instruction: str) -> dict[st
     return dict(stock(text, torch.from_numpy(wave)[None], return_tensors="pt"))
 
 
+def _qwen2_5_omni(processor: Any, wave: Waveform, instruction: str) -> dict[str, Tensor]:
+    from transformers.models.qwen2_5_omni.processing_qwen2_5_omni import Qwen2_5OmniProcessor
+
+    class WithoutPictures(Qwen2_5OmniProcessor):  # their processors want torchvision
+        def check_argument_for_proper_class(self, argument_name: str, argument: Any) -> None:
+            pass
+
+    tokenizer = processor.tokenizer
+    stock = WithoutPictures(None, None, processor.feature_extractor, tokenizer, chat_template=tokenizer.chat_template)
+    content = [{"type": "audio", "audio": wave}, {"type": "text", "text": instruction}]
+    turns = [{"role": "user", "content": content}]
+    text = stock.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
+    return dict(stock(text=text, audio=[wave], sampling_rate=RATE, return_tensors="pt"))
+
+
 _STOCK_INPUTS = {
     "gemma4": _gemma4,
     "gemma4_unified": _gemma4_unified,
     "granite_speech": _granite_speech,
     "qwen2_audio": _qwen2_audio,
+    "qwen2_5_omni": _qwen2_5_omni,
     "qwen3_asr": _qwen3_asr,
     "voxtral": _voxtral,
 }

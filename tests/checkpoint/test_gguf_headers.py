@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 
 import gguf
@@ -67,7 +68,7 @@ def test_every_cut_is_noticed(file: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("at", "value", "said"),
+    ("at", "value", "message"),
     [
         (0, b"GGML", "does not begin as a GGUF file does"),
         (4, b"\x09", "of version 9"),
@@ -75,11 +76,11 @@ def test_every_cut_is_noticed(file: Path) -> None:
         (24, b"\xff" * 8, "is truncated or damaged"),
     ],
 )
-def test_damage_is_named(file: Path, at: int, value: bytes, said: str) -> None:
+def test_damage_is_named(file: Path, at: int, value: bytes, message: str) -> None:
     whole = bytearray(file.read_bytes())
     whole[at : at + len(value)] = value
     file.write_bytes(whole)
-    with pytest.raises(ArtifactError, match=said):
+    with pytest.raises(ArtifactError, match=message):
         read_header(file)
 
 
@@ -90,3 +91,34 @@ def test_an_unknown_type_is_named(file: Path) -> None:
     file.write_bytes(whole[:kind] + b"\x63" + whole[kind + 1 :])
     with pytest.raises(ArtifactError, match=r"'y\.weight' is of type 99, which is not known here"):
         read_header(file)
+
+
+def crafted(path: Path, tensors: int, keys: int, body: bytes) -> Path:
+    path.write_bytes(b"GGUF" + struct.pack("<IQQ", 3, tensors, keys) + body)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("tensors", "keys", "body", "message"),
+    [
+        (0, 1, struct.pack("<Q", 2**60), "a text of"),
+        (0, 2**60, b"", "it ends inside"),
+        (2**60, 0, b"", "it ends inside"),
+        (0, 1, struct.pack("<Q1sI", 1, b"k", 9) + struct.pack("<IQ", 9, 1) * 5000, "an array of type 9"),
+        (0, 1, struct.pack("<Q1sI", 1, b"k", 9) + struct.pack("<IQ", 8, 2**60), "it ends inside"),
+        (0, 1, struct.pack("<Q1sI", 1, b"k", 9) + struct.pack("<IQ", 4, 2**61), "it ends inside"),
+        (1, 0, struct.pack("<Q1sI", 1, b"t", 2**31), "a tensor of 2147483648 dimensions"),
+        (0, 1, struct.pack("<Q2sI", 2, b"\xff\xfe", 4), "can't decode"),
+    ],
+)
+def test_headers_that_promise_without_end(tmp_path: Path, tensors: int, keys: int, body: bytes, message: str) -> None:
+    with pytest.raises(ArtifactError, match=message):
+        read_header(crafted(tmp_path / "a.gguf", tensors, keys, body))
+
+
+def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match="is a directory"):
+        read_header(tmp_path)
+    (tmp_path / "loop.gguf").symlink_to(tmp_path / "loop.gguf")
+    with pytest.raises(ArtifactError, match="leads back to itself"):
+        read_header(tmp_path / "loop.gguf")

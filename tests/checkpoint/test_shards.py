@@ -239,7 +239,9 @@ def test_a_damaged_shard_is_refused_by_name(sharded: Path, tmp_path: Path, name:
 @pytest.mark.parametrize(
     ("index", "message"),
     [
-        ("{", "is not valid JSON"),
+        ("{", "not JSON"),
+        ("[" * 3000, "nested too deeply"),
+        ('{"weight_map": {"a": "' + "x" * 10**6 + '/y"}}', "is no file beside it"),
         ("[]", "has no weight_map"),
         ('{"weight_map": {"a": "../x.safetensors"}}', "is no file beside it"),
         ('{"weight_map": {"a": 3}}', "is no file beside it"),
@@ -266,3 +268,51 @@ def test_a_tensor_in_two_shards_is_refused(tmp_path: Path) -> None:
 def test_a_directory_without_weights_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match=r"holds neither model\.safetensors nor"):
         Checkpoint.open(tmp_path)
+
+
+def headed(file: Path, text: str, data: bytes = b"") -> Path:
+    file.write_bytes(len(text).to_bytes(8, "little") + text.encode() + data)
+    return file
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[" * 3000 + "]" * 3000, "not that of a safetensors file"),
+        ("[]", "not that of a safetensors file"),
+        ("null", "not that of a safetensors file"),
+        ('{"a": 5}', "not that of a safetensors file"),
+        ('{"a": {"dtype": "F32", "shape": [1.5], "data_offsets": [0, 4]}}', "a shape or place is no size"),
+        ('{"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4, 8]}}', "not that of a safetensors file"),
+        ('{"a": {"dtype": ["F32"], "shape": [1], "data_offsets": [0, 4]}}', "of an unknown type"),
+        ('{"a": {"dtype": "F32", "shape": [' + "1" * 5000 + '], "data_offsets": [0, 4]}}', "not that of a safetensors"),
+        ('{"a\\u001b[2J": {"dtype": "X", "shape": [], "data_offsets": [0, 4]}}', r"'a\\x1b\[2J' is of an unknown type"),
+    ],
+)
+def test_headers_that_describe_nothing(tmp_path: Path, text: str, message: str) -> None:
+    headed(tmp_path / "model.safetensors", text, bytes(4))
+    with pytest.raises(ArtifactError, match=message):
+        Checkpoint.open(tmp_path)
+
+
+def test_a_shape_of_a_hundred_thousand_large_sizes_is_not_multiplied(tmp_path: Path) -> None:
+    shape = ", ".join([str(2**62)] * 100_000)
+    text = f'{{"a": {{"dtype": "F32", "shape": [{shape}], "data_offsets": [0, 4]}}}}'
+    with pytest.raises(ArtifactError, match="the shape or place of 'a' is no size"):
+        reading.read_header(headed(tmp_path / "model.safetensors", text, bytes(4)))
+
+
+def test_weights_that_are_no_file(tmp_path: Path) -> None:
+    for name in ("model.safetensors", INDEX):
+        place = tmp_path / name.replace(".", "-")
+        (place / name).mkdir(parents=True)
+        with pytest.raises(ArtifactError, match=f"{name} is a directory"):
+            Checkpoint.open(place)
+        (place / name).rmdir()
+        (place / name).symlink_to(place / name)
+        with pytest.raises(ArtifactError, match=f"{name}: this is a link that leads back to itself"):
+            Checkpoint.open(place)
+        (place / name).unlink()
+        (place / name).symlink_to(place / "gone")
+        with pytest.raises(ArtifactError, match=f"there is no file .*{name}"):
+            Checkpoint.open(place)

@@ -105,3 +105,30 @@ def test_records_of_other_work_share_the_recipe_s_settings() -> None:
 def test_every_stage_has_a_section_in_the_order_of_the_pipeline() -> None:
     """Known without importing a stage."""
     assert tuple(stage_sections()) == runner.STAGES
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ([], "must hold a JSON object, and holds a list"),
+        (None, "must hold a JSON object, and holds null"),
+        ({"section": None}, "'section' cannot be None"),
+        ({"section": "x" * 10**6}, "'section' cannot be 'xxx"),
+        ({"parents": {}}, "'parents' cannot be {}"),
+        ({"parents": [5]}, "a parent must hold a JSON object, and holds a number"),
+        ({"parents": [{"path": "x"}]}, "a parent lacks 'hash'"),
+        ({"hash": 5}, "'hash' cannot be 5"),
+        ({"schema": "two"}, "'schema' cannot be 'two'"),
+    ],
+)
+def test_a_damaged_record_is_named(tmp_path: Path, change: Any, problem: str) -> None:
+    good = {"section": {}, "parents": [], "outputs": {}, "hash": "x", "seconds": 1.5, "complete": True}
+    file = tmp_path / "stage.json"
+    file.write_text(json.dumps(good))
+    assert records.read_stage(tmp_path) is not None
+    file.write_text(json.dumps(good | change if isinstance(change, dict) else change))
+    with pytest.raises(ArtifactError) as caught:
+        records.read_stage(tmp_path)
+    assert str(file) in caught.value.problem
+    assert problem in caught.value.problem
+    assert len(str(caught.value)) < 600

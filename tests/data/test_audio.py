@@ -1,5 +1,6 @@
 """Decoding: what comes out, and that every unusable file is refused with its name and a reason."""
 
+import os
 import struct
 from pathlib import Path
 
@@ -92,7 +93,14 @@ def test_not_a_file(tmp_path: Path) -> None:
     assert "directory" in refused(tmp_path)
     (tmp_path / "zero.wav").touch()
     assert "0 bytes" in refused(tmp_path / "zero.wav")
-    assert "cannot be opened" in refused(tmp_path / ("x" * 300))
+    assert "does not exist" in refused(tmp_path / ("x" * 300))
+    (tmp_path / "loop.wav").symlink_to(tmp_path / "loop.wav")
+    assert "leads back to itself" in refused(tmp_path / "loop.wav")
+    os.mkfifo(tmp_path / "pipe.wav")
+    assert "no regular file" in refused(tmp_path / "pipe.wav")
+    latin = save(tmp_path / "a.wav", tone(1.0)).rename(tmp_path / os.fsdecode(b"lat\xe9in.wav"))
+    with pytest.raises(DataError, match=r"lat\\xe9in\.wav: its name is not UTF-8"):
+        audio.load(latin)
 
 
 @pytest.mark.parametrize("name", ["notes.wav", "notes.mp3", "notes.flac", "notes.raw", "notes"])
@@ -253,3 +261,101 @@ def test_no_stretch_at_all(tmp_path: Path, start: float, seconds: float) -> None
     path = save(tmp_path / "a.wav", tone(2.0))
     with pytest.raises(DataError, match="stretch"):
         audio.load(path, start, seconds)
+
+
+@pytest.mark.parametrize("suffix", ["ogg", "opus", "flac", "mp3", "wav"])
+def test_recordings_joined_byte_by_byte_are_refused(tmp_path: Path, suffix: str) -> None:
+    """A decoder ends with the first of them."""
+    one, other = (save(tmp_path / f"{n}.{suffix}", tone(seconds)) for n, seconds in ((1, 2.0), (2, 3.0)))
+    joined = tmp_path / f"joined.{suffix}"
+    joined.write_bytes(one.read_bytes() + other.read_bytes())
+    refused(joined)
+    with pytest.raises(DataError):
+        audio.duration(joined)
+    if suffix in ("ogg", "opus", "flac"):
+        assert "end to end, of which only the first would be heard" in refused(joined)
+
+
+@pytest.mark.parametrize("suffix", ["ogg", "opus"])
+def test_an_ogg_stream_that_starts_again_is_refused(tmp_path: Path, suffix: str) -> None:
+    """A recorder that begins anew without an end, and two streams side by side, which is no fault."""
+    data = save(tmp_path / f"a.{suffix}", tone(3.0)).read_bytes()
+    last = data.rfind(b"OggS")
+    (tmp_path / f"b.{suffix}").write_bytes(data[:last] + data)
+    assert "end to end" in refused(tmp_path / f"b.{suffix}")
+    (tmp_path / f"c.{suffix}").write_bytes(data[:last] + b"\0\0\0" + data[last:])
+    refused(tmp_path / f"c.{suffix}")
+
+
+@pytest.mark.parametrize("container", ["WAV", "WAVEX", "RF64", "W64", "AU", "NIST", "CAF", "AIFF", "HTK", "SDS"])
+@pytest.mark.parametrize("share", [0.5, 0.95, 0.99])
+def test_every_container_is_refused_where_it_was_cut(tmp_path: Path, container: str, share: float) -> None:
+    path = tmp_path / f"a.{container.lower()}"
+    soundfile.write(path, tone(4.5), 16_000, format=container, subtype="PCM_16")
+    assert len(audio.load(path)) == 72_000
+    refused(keep(path, share))
+
+
+@pytest.mark.parametrize("container", ["VOC", "IRCAM", "PAF", "SVX", "MAT4", "MAT5", "AVR", "PVF", "MPC2K", "SD2"])
+def test_containers_that_do_not_show_a_cut_are_to_be_converted(tmp_path: Path, container: str) -> None:
+    path = tmp_path / f"a.{container.lower()}"
+    soundfile.write(path, tone(2.0), 16_000, format=container, subtype="PCM_16")
+    assert f"in a container ({container})" in refused(path)
+    keep(path, 0.5)
+    with pytest.raises(DataError):
+        audio.load(path)
+
+
+@pytest.mark.parametrize("container", ["WAV", "RF64", "W64", "CAF", "AIFF", "AU", "NIST"])
+def test_samples_that_the_header_does_not_promise_are_not_dropped(tmp_path: Path, container: str) -> None:
+    """A recorder that wrote its header too early."""
+    path = tmp_path / f"a.{container.lower()}"
+    soundfile.write(path, tone(2.0), 16_000, format=container, subtype="PCM_16")
+    path.write_bytes(path.read_bytes() + tone(1.0).tobytes())
+    assert "would not be heard" in refused(path)
+
+
+def test_a_flac_header_that_promises_too_little_is_refused(tmp_path: Path) -> None:
+    path = save(tmp_path / "a.flac", tone(5.0))
+    data = bytearray(path.read_bytes())
+    assert int.from_bytes(data[22:26], "big") == 80_000
+    data[22:26] = (40_000).to_bytes(4, "big")
+    path.write_bytes(data)
+    assert "promises 40,000 samples and its frames hold 80,000" in refused(path)
+
+
+@pytest.mark.parametrize("rate", [8_000, 16_000, 44_100, 96_000])
+@pytest.mark.parametrize("seconds", [0.1, 0.31, 1.0, 7.77])
+def test_sound_flac_files_pass(tmp_path: Path, rate: int, seconds: float) -> None:
+    for subtype in ("PCM_S8", "PCM_16", "PCM_24"):
+        path = save(tmp_path / "a.flac", tone(seconds, rate), rate, subtype)
+        assert audio.duration(path) == pytest.approx(seconds, abs=1e-4)
+        path.write_bytes(path.read_bytes() + b"TAG" + bytes(125))
+        assert audio.duration(path) == pytest.approx(seconds, abs=1e-4)
+
+
+def test_a_codec_that_cannot_be_sought_in_is_decoded_on_the_way(tmp_path: Path) -> None:
+    path = tmp_path / "a.wav"
+    soundfile.write(path, tone(4.0, 8_000), 8_000, format="WAV", subtype="GSM610")
+    whole = audio.load(path)
+    assert len(whole) == pytest.approx(64_000, abs=1_000)
+    np.testing.assert_allclose(audio.load(path, 1.5, 1.0)[100:-100], whole[24_100:39_900], atol=1e-2)
+    assert sum(map(len, audio.stream(path))) == len(whole)
+    assert audio.stream(path, 1.0, 2.0)
+
+
+@pytest.mark.parametrize("rate", [1, 100, 3_999, 1_000_000])
+def test_rates_that_no_speech_has(tmp_path: Path, rate: int) -> None:
+    path = save(tmp_path / "a.wav", tone(1.0), rate)
+    assert f"{rate:,} samples a second" in refused(path)
+    with pytest.raises(DataError, match="samples a second"):
+        audio.duration(path)
+
+
+@pytest.mark.parametrize(("start", "seconds"), [(1e308, None), (0.0, 1e308), (1e300, 1e300)])
+def test_times_beyond_every_recording(tmp_path: Path, start: float, seconds: float | None) -> None:
+    path = save(tmp_path / "a.wav", tone(1.0))
+    with pytest.raises(DataError):
+        audio.load(path, start, seconds)
+    with pytest.raises(DataError):
+        list(audio.stream(path, start, seconds))

@@ -108,7 +108,7 @@ def test_wrong_copies_are_shown_the_right_layout(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"lacks the column 'translation'.*Found: path, sentence, client_id"):
         load(folder, "en", "de")
     (folder / "covost_v2.en_de.dev.tsv").write_bytes(b"path\tsentence\ttranslation\tclient_id\na\t\xff\tb\tc\n")
-    with pytest.raises(DataError, match=r"en_de\.dev\.tsv is not UTF-8"):
+    with pytest.raises(DataError, match=r"en_de\.dev\.tsv:2: byte 0xff, which is not UTF-8"):
         load(folder, "en", "de")
     for file in folder.glob("*.tsv"):
         file.unlink()

@@ -117,7 +117,7 @@ def test_unreadable_json_rows_are_listed(folder: Path) -> None:
     ]
     corpus = load(table(folder, "\n".join(rows), "a.jsonl"), "en", "de")
     assert [(one.id, one.start) for one in corpus.clips] == [("a", 0.0), ("7", 0.5)]
-    assert [row.id for row in corpus.problems] == ["line 2", "line 3", "b.wav", "wav/c.wav"]
+    assert [row.id for row in corpus.problems] == ["line 2", "line 3", "b.wav", "line 5"]
 
 
 def test_an_open_quote_does_not_swallow_rows_silently(folder: Path) -> None:
@@ -139,7 +139,7 @@ def test_a_column_with_empty_cells_is_there(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("header", "problem"),
     [
-        ("path\ttext_de", "lacks the column 'audio'"),
+        ("sound\ttext_de", "lacks the column 'audio'"),
         ("audio\ttext_fr", "lacks the column 'text_de' or 'target_text'"),
         ("audio\ttext_de\ttext_de", "two columns 'text_de'"),
     ],
@@ -171,12 +171,134 @@ def test_which_table(folder: Path) -> None:
 
 def test_unusable_tables(folder: Path) -> None:
     table(folder, "audio\ttext_de\na.wav\tGrüße\n", encoding="latin-1")
-    with pytest.raises(DataError, match=r"texts\.tsv:2: not UTF-8"):
+    with pytest.raises(DataError, match=r"texts\.tsv:2: byte 0xfc, which is not UTF-8"):
         load(folder, "en", "de")
     for text in ("", "audio\ttext_de\n"):
         table(folder, text)
         with pytest.raises(DataError, match="has no rows"):
             load(folder, "en", "de")
+
+
+def test_missing_values_of_pandas_are_missing(folder: Path) -> None:
+    rows = [
+        '{"audio": "a.wav", "group": NaN, "text_en": NaN, "text_de": "Hallo"}',
+        '{"audio": "b.wav", "group": NaN, "text_en": "Hi", "text_de": NaN}',
+        '{"audio": "wav/c.wav", "group": NaN, "text_en": "Hi", "text_de": "So", "start": NaN, "seconds": Infinity}',
+    ]
+    corpus = load(table(folder, "\n".join(rows), "a.jsonl"), "en", "de")
+    (clip,) = corpus.clips
+    assert (clip.group, clip.source_text, clip.target_text) == (None, None, "Hallo")
+    assert [(row.id, row.problem.split(": ", 1)[1]) for row in corpus.problems] == [
+        ("b.wav", "the target text (text_de) is empty."),
+        ("wav/c.wav", "seconds must be text or a number."),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("row", "problem"),
+    [
+        ('{"audio": "a.wav", "text_de": "x", "start": 1e999}', "beyond every number"),
+        ('{"audio": "a.wav", "text_de": "x", "start": 1e308}', "longer than any recording"),
+        ('{"audio": "a.wav", "text_de": "x", "seconds": ' + "1" * 400 + "}", "hundreds of digits"),
+        ('{"audio": "a.wav", "text_de": ' + "[" * 500 + "]" * 500 + "}", "nested too deeply"),
+        ('{"audio": "a.wav", "text_de": {"a": 1}}', "must be text or a number"),
+        ('{"audio": "x\\u001b[31m.wav", "text_de": "x"}', "x\\x1b[31m.wav is not a file"),
+        ('{"audio": "' + "y" * 10**6 + '", "text_de": "x"}', "is not a file"),
+    ],
+)
+def test_rows_that_nothing_could_work_with_are_listed(folder: Path, row: str, problem: str) -> None:
+    corpus = load(table(folder, '{"audio": "b.wav", "text_de": "gut"}\n' + row, "a.jsonl"), "en", "de")
+    assert len(corpus.clips) == 1
+    (told,) = corpus.problems
+    assert problem in told.problem
+    assert len(told.problem) + len(told.id) < 2000
+    assert (told.problem + told.id).isprintable()
+
+
+@pytest.mark.parametrize("mark", [",", ";", "|", "\t"])
+def test_csv_by_any_delimiter(folder: Path, mark: str) -> None:
+    text = f'audio{mark}text_en{mark}text_de\na.wav{mark}Hi{mark}"Hallo{mark} du"\n'
+    (clip,) = load(table(folder, text, "a.csv"), "en", "de").clips
+    assert clip.target_text == f"Hallo{mark} du"
+
+
+def test_a_tsv_without_tabs_is_told(folder: Path) -> None:
+    with pytest.raises(DataError, match=r"no tab stands between its columns.*\.csv"):
+        load(table(folder, "audio;text_de\na.wav;Hallo\n"), "en", "de")
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "path\tsentence\ttranslation\tclient_id",
+        "Audio\tSource_Text\tTarget_Text\tspeaker",
+        "audio_filepath\ttext_english\ttext_GER\tgroup",
+        "file_name\ttranscription\ttext_de-AT\tspeaker_id",
+    ],
+)
+def test_columns_by_the_names_of_other_tools(folder: Path, header: str) -> None:
+    corpus = load(table(folder, f"{header}\na.wav\tHi\tHallo\ts1\n"), "en", "de")
+    (clip,) = corpus.clips
+    assert (clip.audio, clip.source_text) == (str(folder / "a.wav"), "Hi")
+    assert (clip.target_text, clip.group) == ("Hallo", "s1")
+    assert all("is read as" in note for note in corpus.notes)
+
+
+def test_usual_names_go_before_those_of_other_tools(folder: Path) -> None:
+    text = "path\taudio\ttranslation\ttext_de\toffset\tduration\tstart\nx\ta.wav\tfalsch\tHallo\t9\t9\t0.25\n"
+    (clip,) = load(table(folder, text), "en", "de").clips
+    assert (clip.audio, clip.target_text, clip.start, clip.seconds) == (str(folder / "a.wav"), "Hallo", 0.25, None)
+    text = "audio\ttext_de\toffset\tduration\na.wav\tHallo\t0.25\t0.5\n"
+    (clip,) = load(table(folder, text), "en", "de").clips
+    assert (clip.start, clip.seconds) == (0.25, 0.5)
+
+
+def test_a_near_name_is_suggested(folder: Path) -> None:
+    with pytest.raises(DataError, match="Did you mean 'audoi'"):
+        load(table(folder, "audoi\ttext_de\na.wav\tHallo\n"), "en", "de")
+    with pytest.raises(DataError, match="Did you mean 'textde'"):
+        load(table(folder, "audio\ttextde\na.wav\tHallo\n"), "en", "de")
+
+
+def test_regions_of_a_language(folder: Path) -> None:
+    table(folder, "audio\ttext_zh-CN\ttext_zh-TW\na.wav\t软件\t軟體\n")
+    assert load(folder, "en", "zh-CN").clips[0].target_text == "软件"
+    assert load(folder, "en", "zh-TW").clips[0].target_text == "軟體"
+    with pytest.raises(DataError, match="'text_zh' or 'target_text'"):  # which of the two?
+        load(folder, "en", "zh")
+    table(folder, "audio\ttext_zh-CN\na.wav\t软件\n")
+    assert load(folder, "en", "Chinese").clips[0].target_text == "软件"
+
+
+def test_slices_of_one_recording_are_a_group(folder: Path) -> None:
+    text = "audio\tstart\tseconds\ttext_de\n" + "".join(f"a.wav\t0.{i}\t0.1\tSatz {i}\n" for i in range(4))
+    corpus = load(table(folder, text + "b.wav\t\t\tAllein\n"), "en", "de")
+    assert [clip.group for clip in corpus.clips] == ["a.wav"] * 4 + [None]
+    apart = text.replace("text_de\n", "text_de\tsplit\n")
+    for split, groups in (("test", ["a.wav"] * 4), ("", [None] * 4)):
+        rows = apart.replace("Satz 0\n", "Satz 0\ttest\n")
+        rows = "".join(f"{r}\t{split}\n" if r.count("\t") == 3 else f"{r}\n" for r in rows.splitlines())
+        assert [one.group for one in load(table(folder, rows), "en", "de").clips] == groups
+    own = text.replace("text_de\n", "text_de\tgroup\n").replace("Satz 0", "Satz 0\tg").replace("\n", "\t\n")
+    own = own.replace("group\t\n", "group\n").replace("\tg\t\n", "\tg\n")
+    assert [clip.group for clip in load(table(folder, own), "en", "de").clips] == ["g"] + ["a.wav"] * 3
+
+
+def test_a_tsv_whose_texts_look_quoted_is_noted(folder: Path) -> None:
+    quoted = load(table(folder, 'audio\ttext_de\na.wav\t"Er sagte ""ja""."\nb.wav\tSo.\n'), "en", "de")
+    assert quoted.clips[0].target_text == '"Er sagte ""ja""."'
+    assert len(quoted.notes) == 1
+    assert "1 texts look quoted" in quoted.notes[0]
+    meant = load(table(folder, 'audio\ttext_de\na.wav\t"Ja", sagte er, "nein"\nb.wav\t"Ja"\n'), "en", "de")
+    assert meant.notes == ()
+
+
+def test_very_many_columns_are_read_in_one_go(folder: Path) -> None:
+    columns = [f"c{i}" for i in range(100_000)]
+    with pytest.raises(DataError) as caught:
+        load(table(folder, ",".join(columns) + "\n" + ",".join("x" for _ in columns) + "\n", "a.csv"), "en", "de")
+    assert "c0, c1" in str(caught.value)
+    assert "and 99,988 more" in str(caught.value)
 
 
 def test_registry(folder: Path) -> None:

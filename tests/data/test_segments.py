@@ -7,7 +7,7 @@ import pytest
 
 from sordino.data.audio import load_clip
 from sordino.data.checks import check_audio
-from sordino.data.corpora import iwslt, mustc, segments
+from sordino.data.corpora import iwslt, mustc, order, segments
 from sordino.errors import DataError
 
 from .layouts import mustc as write_mustc
@@ -105,7 +105,7 @@ def test_mustc_wrong_copies_are_shown_the_right_layout(ted: Path) -> None:
     with pytest.raises(DataError, match=r"lists 3 segments.*train\.de has 4"):
         mustc.load(ted, "en", "de")
     (txt / "train.de").write_bytes(b"a\nb\n\xff\n")
-    with pytest.raises(DataError, match=r"train\.de is not UTF-8"):
+    with pytest.raises(DataError, match=r"train\.de:3: byte 0xff, which is not UTF-8"):
         mustc.load(ted, "en", "de")
     (ted / "en-de/data/train/wav").rename(ted / "elsewhere")
     with pytest.raises(DataError, match="no wav directory"):
@@ -170,3 +170,117 @@ def test_iwslt_wrong_folders(tst: Path, tmp_path: Path) -> None:
         iwslt.load(tst, "en", "de", "other.yml")
     with pytest.raises(DataError, match=r"Expected:\n  NAME\.yaml"):
         iwslt.load(tst / "wav", "en", "de")
+
+
+@pytest.mark.parametrize(
+    "order",
+    [
+        b"talk_a.wav\ntalk_b.wav\n",
+        b"talk_a\ntalk_b\n",  # names without a suffix
+        b"talk_a.en\r\ntalk_b.en\r\n",  # of the texts
+        b"\xef\xbb\xbftalk_a.wav\ntalk_b.wav\n",  # a byte order mark
+        b"wav/talk_a.wav\nwav/talk_b.wav\n",
+    ],
+)
+def test_a_list_in_another_order_is_refused_however_the_order_spells_names(tst: Path, order: bytes) -> None:
+    (tst / "FILE_ORDER").write_bytes(order)
+    with pytest.raises(DataError, match="not in the order of FILE_ORDER"):
+        iwslt.load(tst, "en", "de")
+    turned = b"".join(reversed(order.removeprefix(b"\xef\xbb\xbf").splitlines(keepends=True)))
+    (tst / "FILE_ORDER").write_bytes(turned)
+    assert len(iwslt.load(tst, "en", "de").clips) == 3
+
+
+@pytest.mark.parametrize(
+    ("order", "problem"),
+    [
+        (b"talk_b.wav\ntalk_a.wav\ntalk_c.wav\n", "nothing is there of talk_c.wav"),
+        (b"talk_b.wav\n", "it does not name talk_a.wav"),
+        (b"1\n2\n", "it does not name talk_b.wav, talk_a.wav; nothing is there of 1, 2"),
+        (b"talk_b.wav\ntalk_a.wav\ntalk_b.wav\n", "names talk_b.wav twice"),
+        (b"talk_b\ntalk_a\ntalk_b.wav\n", "names talk_b.wav twice"),
+        ("talk_b.wav\nVorträge\n".encode("latin-1"), "FILE_ORDER:2: byte 0xe4, which is not UTF-8"),
+        ("talk_b.wav\n".encode("utf-16"), "is UTF-16"),
+    ],
+)
+def test_an_order_that_is_not_of_these_recordings(tst: Path, order: bytes, problem: str) -> None:
+    (tst / "FILE_ORDER").write_bytes(order)
+    with pytest.raises(DataError) as caught:
+        iwslt.load(tst, "en", "de")
+    assert problem in caught.value.problem
+    assert caught.value.remedy
+
+
+def test_recordings_without_segments_may_be_named_in_the_order(tst: Path) -> None:
+    save(tst / "wav" / "silence.wav", tone(1.0))
+    (tst / "FILE_ORDER").write_text("talk_b\nsilence\ntalk_a\n")
+    assert len(iwslt.load(tst, "en", "de").clips) == 3
+
+
+def test_names_with_dots_are_told_apart(tmp_path: Path) -> None:
+    (tmp_path / "order").write_text("2022.acl-long.268\n2022.acl-long\n2022.acl-long.10.en\n")
+    names = ["2022.acl-long.wav", "2022.acl-long.10.wav", "2022.acl-long.268.wav"]
+    assert order.ranks(tmp_path / "order", names) == dict(zip(names, (1, 2, 0), strict=True))
+    (tmp_path / "order").write_text("a\n")
+    with pytest.raises(DataError, match="does not name"):  # a.wav or a.flac?
+        order.ranks(tmp_path / "order", ["a.wav", "a.flac"])
+
+
+def test_side_files_of_macos_are_passed_over(tst: Path) -> None:
+    before = iwslt.load(tst, "en", "de")
+    (tst / "._tst.yaml").write_bytes(b"\x00\x05\x16\x07" + bytes(100))
+    (tst / "._tst.de").write_bytes(b"\x00\x05\x16\x07" + bytes(100))
+    (tst / "__MACOSX").mkdir()
+    (tst / "__MACOSX" / "other.yaml").write_text("- x\n")
+    assert iwslt.load(tst, "en", "de") == before
+
+
+def test_chinese_texts_by_any_name(tst: Path) -> None:
+    tsv(tst / "tst.zh", ["一", "二", "三"])
+    assert iwslt.load(tst, "en", "zh-CN").clips[0].target_text == "一"
+    tsv(tst / "tst.zh-TW", ["壹", "貳", "參"])
+    assert iwslt.load(tst, "en", "zh-TW").clips[0].target_text == "壹"
+    assert iwslt.load(tst, "en", "zh-CN").clips[0].target_text == "一"
+
+
+@pytest.mark.parametrize(
+    ("row", "problem"),
+    [
+        ("{wav: ., offset: 0, duration: 1}", "is not a file"),
+        ("{wav: .., offset: 0, duration: 1}", "is not a file"),
+        ('{wav: "a\\0b.wav", offset: 0, duration: 1}', "a\\x00b.wav is not a file"),
+        ('{wav: "x\\e[31m.wav", offset: 0, duration: 1}', "x\\x1b[31m.wav is not a file"),
+        ("{wav: [talk_a.wav], offset: 0, duration: 1}", "lacks wav"),
+        ("{wav: talk_a.wav, offset: {a: 1}, duration: 1}", "lacks offset"),
+        ("{wav: talk_a.wav, offset: 1e308, duration: 1}", "longer than any recording"),
+        ("{wav: talk_a.wav, offset: 0, duration: 1e400}", "finite"),
+    ],
+)
+def test_odd_rows_are_listed(tst: Path, row: str, problem: str) -> None:
+    (tst / "tst.yaml").write_text(f"- {row}\n")
+    tsv(tst / "tst.de", ["Eins."])
+    tsv(tst / "tst.en", ["One."])
+    (told,) = iwslt.load(tst, "en", "de").problems
+    assert problem in told.problem
+
+
+def test_aliases_that_explode_are_not_written_out(tst: Path) -> None:
+    bomb = "&a0 [lol]"
+    for i in range(1, 10):
+        bomb = f"&a{i} [{bomb}, {', '.join([f'*a{i - 1}'] * 9)}]"
+    (tst / "tst.yaml").write_text(f"- {{wav: {bomb}, offset: *a9, duration: *a9}}\n- *a9\n")
+    tsv(tst / "tst.de", ["Eins.", "Zwei."])
+    tsv(tst / "tst.en", ["One.", "Two."])
+    assert len(iwslt.load(tst, "en", "de").problems) == 2
+
+
+def test_a_list_that_cannot_be_read(tst: Path) -> None:
+    for file in (tst / "none.yaml", tst):
+        with pytest.raises(DataError):
+            list(segments.entries(file))
+    (tst / "tst.yaml").write_text("- " + "[" * 3000 + "]" * 3000)
+    with pytest.raises(DataError, match=r"tst\.yaml:1"):
+        list(segments.entries(tst / "tst.yaml"))
+    (tst / "tst.yaml").write_text("- " + "[" * 900 + "]" * 900)
+    with pytest.raises(DataError, match=r"tst\.yaml:1: nested too deeply"):
+        list(segments.entries(tst / "tst.yaml"))

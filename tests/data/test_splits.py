@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sordino.data.clip import Clip
-from sordino.data.splits import Split, assign
+from sordino.data.splits import Split, assign, check_groups
 from sordino.errors import DataError, RecipeError
 
 from .sounds import clip
@@ -131,3 +131,73 @@ def test_bad_options() -> None:
         assign(corpus([None] * 5), {}, 0, split_by="talk")  # type: ignore[arg-type]
     with pytest.raises(DataError, match="Two clips have the id 'a'"):
         assign([clip("a"), clip("b"), clip("a")], {"test": 1}, 0)
+
+
+def test_a_small_corpus_is_dealt_by_tenths_with_a_note() -> None:
+    """Three times the usual 100 of 400 would leave a quarter to train on."""
+    notes: list[str] = []
+    result = assign(corpus([None] * 400), {"select": 100, "dev": 100, "test": 100}, 0, notes=notes)
+    assert {split: len(part) for split, part in result.items()} == {"train": 280, "select": 40, "dev": 40, "test": 40}
+    assert "400 clips are too few for test 100, dev 100, select 100" in notes[0]
+    result = assign(corpus([None] * 20), {"select": 100, "dev": 100, "test": 100}, 0)
+    assert {split: len(part) for split, part in result.items()} == {"train": 14, "select": 2, "dev": 2, "test": 2}
+    speakers = corpus([f"speaker {i // 6}" for i in range(30)])
+    result = assign(speakers, {"select": 100, "dev": 100, "test": 100}, 0)
+    assert {split: len(part) for split, part in result.items()} == {"train": 12, "select": 6, "dev": 6, "test": 6}
+
+
+def test_sizes_that_someone_chose_are_kept_with_a_note() -> None:
+    notes: list[str] = []
+    result = assign(corpus([None] * 40), {"select": 10, "test": 25}, 0, notes=notes)
+    assert {split: len(part) for split, part in result.items()} == {"train": 5, "select": 10, "test": 25}
+    assert notes == ["only 5 of 40 clips are left to train on"]
+    notes.clear()
+    assert len(assign(corpus([None] * 1000), {"select": 100, "dev": 100, "test": 100}, 0, notes=notes)["train"]) == 700
+    assert notes == []
+
+
+def test_nothing_is_drawn_from_clips_that_the_user_named() -> None:
+    clips = corpus([None] * 270)
+    own: dict[str, Split] = {one.id: "train" if i < 240 else "dev" for i, one in enumerate(clips)}
+    result = assign(clips, {"select": 100, "dev": 100, "test": 100}, 0, own, fixed=True)
+    assert {split: len(part) for split, part in result.items()} == {"train": 240, "dev": 30}
+    more = [*clips, *(clip(f"d{i:03}") for i in range(50))]  # which nobody named
+    notes: list[str] = []
+    result = assign(more, {"select": 100, "dev": 100, "test": 100}, 0, own, fixed=True, notes=notes)
+    assert {split: len(part) for split, part in result.items()} == {"train": 240, "select": 25, "dev": 30, "test": 25}
+    assert all(one.id.startswith("d") for split in ("select", "test") for one in result[split])
+    assert "50 clips are too few" in notes[0]
+    published = assign(clips, {"select": 100}, 0, own)
+    assert {split: len(part) for split, part in published.items()} == {"train": 140, "select": 100, "dev": 30}
+
+
+def test_clips_that_nobody_named_stay_with_their_group() -> None:
+    clips = corpus(["a", "a", "a", "b", "c"])
+    own: dict[str, Split] = {"c000": "train"}
+    result = assign(clips, {"test": 2}, 0, own, fixed=True)
+    assert ids(result) == {"train": ["c000", "c001", "c002"], "test": ["c003", "c004"]}
+
+
+def test_all_groups_in_two_splits_are_named() -> None:
+    groups = [f"talk_{i // 2}" for i in range(40)]
+    own: dict[str, Split] = {f"c{i:03}": "test" if i % 2 else "train" for i in range(40)}
+    with pytest.raises(DataError) as caught:
+        check_groups(corpus(groups), own)
+    assert all(f"Group 'talk_{i}' stands in train" in caught.value.problem for i in range(10))
+    assert "So do 10 more groups." in caught.value.problem
+
+
+def test_recordings_that_do_not_fit_are_dealt_by_clip_where_nobody_named_them() -> None:
+    """Three talks of ten clips, and splits of five."""
+    talks = corpus([f"talk{i // 10}.flac" for i in range(30)])
+    sizes = {"select": 5, "dev": 5, "test": 5}
+    with pytest.raises(DataError, match="smallest group left has 10"):
+        assign(talks, sizes, 0)
+    notes: list[str] = []
+    result = assign(talks, sizes, 0, guessed=True, notes=notes)
+    assert {split: len(part) for split, part in result.items()} == {"train": 15, "select": 5, "dev": 5, "test": 5}
+    assert "clips are dealt one by one, which leaks" in notes[0]
+    notes.clear()
+    whole = assign(talks, {"test": 10}, 0, guessed=True, notes=notes)
+    assert len({one.group for one in whole["test"]}) == 1
+    assert notes == []

@@ -164,5 +164,31 @@ def test_recordings_without_speech_and_too_short_segments_are_kept_and_named(tmp
     assert (piece.clip.id, piece.problem) == ("noise", "no speech was found")
     (piece,) = chunks.pieces(chunks.listed(tmp_path / "n.yaml", [tmp_path], EN_DE), 30.0, 0.5)
     assert piece.problem == "0.050 s long, 0.1 s is the minimum"
-    with pytest.raises(DataError, match="taken by an earlier"):
+    with pytest.raises(DataError, match="given twice"):
         chunks.recordings([noise, noise], EN_DE)
+
+
+def test_recordings_of_one_name_are_told_apart(tmp_path: Path) -> None:
+    files = [tmp_path / name for name in ("a/talk.wav", "b/talk.wav", "b/c/talk.wav", "b/talk.flac", "other.wav")]
+    for file in files:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        save(file, tone(1.0))
+    clips = chunks.recordings(files, EN_DE)
+    assert [clip.id for clip in clips] == ["a/talk", "b/talk.wav", "c/talk", "talk.flac", "other"]
+    assert [clip.audio for clip in clips] == list(map(str, files))
+    with pytest.raises(DataError, match=r"talk\.wav is given twice"):
+        chunks.recordings([files[0], files[0].parent / ".." / "a" / "talk.wav", files[0]], EN_DE)
+
+
+def test_pieces_have_ids_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two recordings, talk and talk_1: the piece 0 of segment 1 of the one is not segment 0 of the other."""
+    for name in ("talk", "talk_1"):
+        save(tmp_path / f"{name}.wav", tone(4.0))
+    rows = ((("talk", 0, 1), ("talk", 1, 3), ("talk_1", 0, 1)), (("talk_1", 0, 1), ("talk", 0, 1), ("talk", 1, 3)))
+    monkeypatch.setattr(voice, "split", lambda *_: [(1.0, 1.0), (2.0, 1.0)])
+    for listing in rows:
+        text = "".join(f"- {{wav: {w}.wav, offset: {o}, duration: {d}}}\n" for w, o, d in listing)
+        (tmp_path / "x.yaml").write_text(text)
+        cut = chunks.pieces(chunks.listed(tmp_path / "x.yaml", [tmp_path], EN_DE), 2.0, 0.5)
+        assert len({piece.clip.id for piece in cut}) == len(cut) == 4
+        assert {piece.segment for piece in cut} == {"talk_0", "talk_1", "talk_1_0"}

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file, save_file
 
 from sordino.checkpoint.gguf import read_header
@@ -70,7 +71,7 @@ def test_weights_come_back_within_the_formats_error(
         error = (transformers_order(stored, weight, speech) - real.detach()).abs()
         error = error if real.ndim == 1 else error.reshape(*real.shape[:-1], -1, 32)
         assert (error <= most * (0 if real.ndim == 1 else ERROR[name])).all(), stored
-    assert seen == {"qwen2_audio": 10, "qwen3_asr": 8}.get(family, 7)
+    assert seen == {"qwen2_audio": 10, "qwen2_5_omni": 10, "qwen3_asr": 8}.get(family, 7)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -78,7 +79,7 @@ def test_encoder_and_projector_are_in_bfloat16_and_nothing_else_is_beside_them(
     written: Callable[[str, str], Path], pico_dir: Callable[[str], Path], family: str
 ) -> None:
     whole = load_file(pico_dir(family) / "model.safetensors")
-    kept = load_file(written(family, "gguf-q8_0") / "model.safetensors")
+    kept = load_file(written(family, "gguf-q8_0") / "encoder.safetensors")
     inside = (registry.get(family).parts["decoder"], registry.get(family).parts["head"])
     assert kept.keys() == {n for n in whole if not registry.get(family).tensors.live_name(n).startswith(inside)}
     assert all(torch.equal(kept[name], whole[name].to(torch.bfloat16)) for name in kept)
@@ -100,7 +101,7 @@ def test_keys_and_config_say_what_is_there(written: Callable[[str, str], Path]) 
     }
     assert config["tie_word_embeddings"] is config["text_config"]["tie_word_embeddings"] is False
     assert {file.name for file in directory.iterdir()} == {
-        "decoder.gguf", "model.safetensors", "config.json", "generation_config.json", "processor_config.json",
+        "decoder.gguf", "encoder.safetensors", "config.json", "generation_config.json", "processor_config.json",
         "tokenizer.json", "tokenizer_config.json", "chat_template.jinja",
     }  # fmt: skip
 
@@ -116,14 +117,14 @@ def test_sizes_are_as_planned_and_nothing_is_wasted(
 ) -> None:
     directory = written(family, name)
     model = shapes.model(registry.read_config(str(pico_dir(family))))
-    files = [directory / "model.safetensors", directory / "decoder.gguf"]
+    files = [directory / "encoder.safetensors", directory / "decoder.gguf"]
     own_keys = registry.get(family).tensors.gguf.keys(pico(family).model.config.get_text_config())
     assert tables.disk_bytes(tables.stored(model.tensors, name)) == pytest.approx(
         sum(file.stat().st_size for file in files), abs=1024 if own_keys else 64
     )
     found = audit(directory)
     assert not found.findings
-    assert found.files == ("model.safetensors", "decoder.gguf")
+    assert found.files == ("encoder.safetensors", "decoder.gguf")
     assert found.parameters == model.parameters == audit(pico_dir(family)).parameters
     assert {part: share.parameters for part, share in found.parts.items()} == {
         part: share.parameters for part, share in audit(pico_dir(family)).parts.items()
@@ -156,7 +157,8 @@ def test_waste_is_still_seen(
 def test_writing_twice_gives_the_same_bytes(
     written: Callable[[str, str], Path], pico_dir: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    (tmp_path / "decoder.gguf").write_bytes(b"of a write that was cut short")
+    for name in ("decoder.gguf", "encoder-00001-of-00002.safetensors", "model.safetensors"):
+        (tmp_path / name).write_bytes(b"of a write that was cut short")
     formats.get("gguf-q4_0").write(str(pico_dir("qwen2_audio")), tmp_path)
     for file in written("qwen2_audio", "gguf-q4_0").iterdir():
         assert file.read_bytes() == (tmp_path / file.name).read_bytes(), file.name
@@ -214,7 +216,7 @@ def test_strange_and_spoilt_weights_are_refused(pico_dir: Callable[[str], Path],
     weight = tensors["language_model.model.layers.1.mlp.up_proj.weight"].clone()
     weight[3, 5] = np.nan
     save_file(tensors | {"language_model.model.layers.1.mlp.up_proj.weight": weight}, model / "model.safetensors")
-    with pytest.raises(FamilyError, match="weights that are no finite numbers"):
+    with pytest.raises(FamilyError, match=r"layers\.1\.mlp\.up_proj\.weight' hold NaN or infinity"):
         formats.get("gguf-q8_0").write(str(model), tmp_path)
     (model / "model.safetensors").write_bytes((model / "model.safetensors").read_bytes()[:-9])
     with pytest.raises(ArtifactError, match=r"model\.safetensors is truncated or damaged"):
@@ -226,10 +228,50 @@ def test_without_llama_cpp_only_k_types_are_refused(
 ) -> None:
     monkeypatch.setattr(llama_cpp, "available", lambda: False)
     monkeypatch.setattr(llama_cpp.Library, "_one", None)
-    with pytest.raises(FamilyError, match=r"llama-cpp-python, which is not installed.*pip install 'sordino\[gguf\]'"):
+    said = r"gguf-q4_k_m is rounded by .* llama-cpp-python, which is not installed.*export gguf-q8_0 or gguf-q4_0"
+    with pytest.raises(FamilyError, match=said):
         formats.get("gguf-q4_k_m").write(str(pico_dir("qwen2_audio")), tmp_path)
     assert not list(tmp_path.iterdir())
-    formats.get("gguf-q8_0").write(str(pico_dir("qwen2_audio")), tmp_path)
+    with pytest.raises(FamilyError, match=said):
+        formats.require("gguf-q4_k_m")
+    for name in ("gguf-q8_0", "gguf-q4_0"):
+        formats.require(name)
+        formats.get(name).write(str(pico_dir("qwen2_audio")), tmp_path)
+        with pytest.raises(FamilyError, match=r"need llama-cpp-python.*pip install 'sordino\[gguf\]'"):
+            formats.require_to_translate(name)
+
+
+def test_stock_loading_does_not_make_up_the_decoder(written: Callable[[str, str], Path]) -> None:
+    """transformers would fill what a file named model.safetensors lacks with random numbers, and go on."""
+    for family in FAMILIES:
+        directory = str(written(family, "gguf-q8_0"))
+        for model_class in (getattr(transformers, registry.get(family).model_class), transformers.AutoModel):
+            with pytest.raises(OSError, match=r"no file named model\.safetensors"):
+                model_class.from_pretrained(directory)
+
+
+def test_an_export_of_before_is_weighed_as_it_was(written: Callable[[str, str], Path], tmp_path: Path) -> None:
+    """Encoder and projector were called model.safetensors once."""
+    old = tmp_path / "old"
+    shutil.copytree(written("qwen2_audio", "gguf-q8_0"), old)
+    (old / "encoder.safetensors").rename(old / "model.safetensors")
+    assert audit(old).files == ("model.safetensors", "decoder.gguf")
+    assert audit(old).parameters == audit(written("qwen2_audio", "gguf-q8_0")).parameters
+
+
+@pytest.mark.parametrize("name", ["../decoder.gguf", "/decoder.gguf", "decoder.bin", None, ["decoder.gguf"], ""])
+def test_a_decoder_outside_of_the_model_is_refused(
+    written: Callable[[str, str], Path], tmp_path: Path, name: object
+) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(written("qwen2_audio", "gguf-q8_0"), model)
+    shutil.copy(model / "decoder.gguf", tmp_path / "decoder.gguf")
+    config = json.loads((model / "config.json").read_text())
+    config["quantization_config"]["file"] = name
+    (model / "config.json").write_text(json.dumps(config))
+    for look in (audit, lambda path: loading.open_model(str(path))):
+        with pytest.raises((ArtifactError, FamilyError), match=r"config\.json: quantization_config\.file cannot be"):
+            look(model)
 
 
 def test_a_recipe_is_refused_before_it_runs_where_llama_cpp_is_missing(
@@ -238,7 +280,9 @@ def test_a_recipe_is_refused_before_it_runs_where_llama_cpp_is_missing(
     monkeypatch.setattr(llama_cpp, "available", lambda: False)
     monkeypatch.setattr(llama_cpp.Library, "_one", None)
     file = made.recipe(tmp_path, {"export": {"formats": ["gguf-q8_0"]}})
-    assert "need llama-cpp-python, which is not installed" in refusal(capsys, "run", file)
+    message = refusal(capsys, "run", file)
+    assert "need llama-cpp-python, which is not installed" in message
+    assert "leave gguf-q8_0 out of translate.systems" in message
     assert not (tmp_path / "runs" / "run" / "10-data").exists()
 
 

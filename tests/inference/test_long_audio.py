@@ -78,9 +78,7 @@ def test_a_kill_changes_nothing(
     assert not out.exists()
     kept = rows.read_bytes()
     rows.write_bytes(kept[:-30])  # the kill tore the last line
-    monkeypatch.setattr(
-        artifact, "append_jsonl", lambda file, *found: (batches.append(len(found)), write(file, *found))
-    )
+    monkeypatch.setattr(files, "append_jsonl", lambda file, *found: (batches.append(len(found)), write(file, *found)))
     monkeypatch.setattr(voice, "split", lambda *_, **__: pytest.fail("listened again"))
     run(*words)
     monkeypatch.setattr(voice, "split", cut)
@@ -95,7 +93,7 @@ def test_a_kill_at_the_last_instant_costs_nothing(
     out = tmp_path / "out"
     shutil.copytree(whole, out.with_name("out.partial"))  # all that was missing is the new name
     (out.with_name("out.partial") / ".state").mkdir()
-    monkeypatch.setattr(long_audio, "open_model", lambda *_, **__: pytest.fail("the model was loaded"))
+    monkeypatch.setattr(long_audio, "load", lambda *_, **__: pytest.fail("the model was loaded"))
     run("translate", made.model, talk, "--out", out, *SHORT)
     assert written(out) == written(whole)
 
@@ -162,7 +160,7 @@ def test_long_audio_without_a_way_to_cut_it_is_refused_before_anything_is_loaded
     made: Made, talk: Path, capsys: Capsys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(voice, "available", lambda: False)
-    monkeypatch.setattr(long_audio, "open_model", lambda *_, **__: pytest.fail("the model was loaded"))
+    monkeypatch.setattr(long_audio, "load", lambda *_, **__: pytest.fail("the model was loaded"))
     said = refusal(capsys, "translate", made.model, talk, *SHORT)
     assert "the model hears 30 s at once" in said
     assert "--segments talk.yaml" in said
@@ -178,6 +176,6 @@ def quiet(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 def test_json_is_one_line(made: Made, talk: Path, whole: Path, capsys: Capsys) -> None:
     run("translate", made.model, talk, "--out", whole, *SHORT)
-    assert capsys.readouterr().out == f"{len(jsonl(whole / 'segments.jsonl'))} pieces: {whole}\n"
+    assert capsys.readouterr().out == f"{len(jsonl(whole / 'segments.jsonl'))} chunks: {whole}\n"
     run("translate", made.model, talk, "--out", whole, *SHORT, "--json")
     assert json.loads(capsys.readouterr().out)["out"] == str(whole)

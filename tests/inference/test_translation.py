@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from sordino.config import card
+from sordino.config.card import Card
 from sordino.config.schema import PromptSection
 from sordino.errors import ArtifactError, DataError, FamilyError, RecipeError
 from sordino.inference import translation
@@ -48,13 +50,8 @@ def test_a_model_of_a_run_is_asked_as_it_was_trained(made: Made, tmp_path: Path)
         str(student), [c["audio"] for c in clips], target="de", device="cpu", max_new_tokens=6
     )
     assert [row["text"] for row in rows] == [row["text"] for row in found]
-    assert translation.stored_prompt(str(student)) == PromptSection()
-    assert translation.stored_prompt(str(made.model)) == PromptSection()
-    (tmp_path / "sordino.json").write_text('{"prompt": {"style": "base", "system": null, "example": ["a", "b"]}}')
-    assert translation.stored_prompt(str(tmp_path)) == PromptSection("base", None, example=("a", "b"))
-    (tmp_path / "sordino.json").write_text('{"prompt": {"style": "chat", "color": "red"}}')
-    with pytest.raises(ArtifactError, match=r"sordino\.json does not say how the model is asked"):
-        translation.stored_prompt(str(tmp_path))
+    assert card.read(student) == Card(PromptSection(), "en", "de")
+    assert card.read(made.model) == Card()
 
 
 def test_a_text_file_is_no_audio_and_all_bad_files_are_named(made: Made, files: list[str], tmp_path: Path) -> None:
@@ -84,7 +81,7 @@ def test_what_is_no_model_is_refused(made: Made, files: list[str], tmp_path: Pat
     strange = tmp_path / "strange"
     strange.mkdir()
     (strange / "config.json").write_text('{"model_type": "bert"}')
-    assert "models of type 'bert' are not supported; supported: qwen2_audio" in refused(strange)
+    assert "models of type 'bert' are not supported; supported: " in refused(strange)
     damaged = tmp_path / "damaged"
     shutil.copytree(made.model, damaged)
     weights = damaged / "model.safetensors"

@@ -30,19 +30,19 @@ def test_names_are_those_of_the_package():
 
 def named(layers, row=512):
     matrices = ("attn_q", "attn_v", "ffn_down")
-    found = {f"blk.{i}.{name}.weight": (row, row) for i in range(layers) for name in matrices}
-    return found | {"token_embd.weight": (9, row), "output.weight": (9, row), "output_norm.weight": (row,)}
+    shapes = {f"blk.{i}.{name}.weight": (row, row) for i in range(layers) for name in matrices}
+    return shapes | {"token_embd.weight": (9, row), "output.weight": (9, row), "output_norm.weight": (row,)}
 
 
 def test_q4_k_m_gives_more_bits_where_llama_cpp_does():
-    found = layout.types(named(24), "gguf-q4_k_m")
-    more = [i for i in range(24) if found[f"blk.{i}.attn_v.weight"] == ("Q6_K", "Q6_K")]
+    types = layout.types(named(24), "gguf-q4_k_m")
+    more = [i for i in range(24) if types[f"blk.{i}.attn_v.weight"] == ("Q6_K", "Q6_K")]
     assert more == [0, 1, 2, 5, 8, 11, 14, 17, 20, 21, 22, 23]
-    assert more == [i for i in range(24) if found[f"blk.{i}.ffn_down.weight"][0] == "Q6_K"]
-    assert {found[f"blk.{i}.attn_q.weight"] for i in range(24)} == {("Q4_K", "Q4_K")}
-    assert found["token_embd.weight"] == ("Q4_K", "Q4_K")
-    assert found["output.weight"] == ("Q6_K", "Q6_K")
-    assert found["output_norm.weight"] == ("F32", "F32")
+    assert more == [i for i in range(24) if types[f"blk.{i}.ffn_down.weight"][0] == "Q6_K"]
+    assert {types[f"blk.{i}.attn_q.weight"] for i in range(24)} == {("Q4_K", "Q4_K")}
+    assert types["token_embd.weight"] == ("Q4_K", "Q4_K")
+    assert types["output.weight"] == ("Q6_K", "Q6_K")
+    assert types["output_norm.weight"] == ("F32", "F32")
 
 
 def test_a_tied_embedding_is_the_head():

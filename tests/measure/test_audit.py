@@ -1,4 +1,4 @@
-"""`sordino inspect`: what a checkpoint holds and wastes, without torch and in milliseconds."""
+"""`sordino inspect`: what a checkpoint holds and its inefficiencies, without torch."""
 
 import io
 import json
@@ -50,19 +50,19 @@ def change(directory, change_tensors):
 
 @pytest.mark.parametrize("name", ["bf16", "nf4"])
 def test_counts(checkpoints, name):
-    found, measured = audit(checkpoints / name), size.measure(checkpoints / name)
-    assert (found.parameters, found.stored_elements) == (measured.logical_parameters, measured.stored_elements)
-    assert (found.weights_bytes, found.directory_bytes) == (measured.weights_bytes, measured.directory_bytes)
+    audited, measured = audit(checkpoints / name), size.measure(checkpoints / name)
+    assert (audited.parameters, audited.stored_elements) == (measured.logical_parameters, measured.stored_elements)
+    assert (audited.weights_bytes, audited.directory_bytes) == (measured.weights_bytes, measured.directory_bytes)
     layers = [f"decoder.{i}" for i in range(tiny.DECODER_LAYERS)]
-    assert list(found.parts) == ["audio_encoder", "projector", "embedding", *layers, "head", "other"]
-    for shares in (found.parts, found.storage):
-        assert sum(share.parameters for share in shares.values()) == found.parameters
-        assert sum(share.elements for share in shares.values()) == found.stored_elements
+    assert list(audited.parts) == ["audio_encoder", "projector", "embedding", *layers, "head", "other"]
+    for shares in (audited.parts, audited.storage):
+        assert sum(share.parameters for share in shares.values()) == audited.parameters
+        assert sum(share.elements for share in shares.values()) == audited.stored_elements
         assert sum(share.bytes for share in shares.values()) == sum(measured.bytes_by_dtype.values())
-    assert found.findings == ()
-    assert audit(checkpoints / name / "model.safetensors").parts == found.parts
+    assert audited.findings == ()
+    assert audit(checkpoints / name / "model.safetensors").parts == audited.parts
     whole = {"bf16": ["BF16"], "nf4": ["BF16", "nf4 scales and tables", "nf4 weights"]}
-    assert list(found.storage) == whole[name]
+    assert list(audited.storage) == whole[name]
 
 
 @pytest.mark.parametrize("name", ["bf16", "nf4"])
@@ -77,17 +77,17 @@ def test_what_torch_would_save(checkpoints, name):
     assert abs(audit(checkpoints / name).torch_save_bytes - len(buffer.getvalue())) < 12_000
 
 
-def test_it_takes_milliseconds_and_no_torch(checkpoints):
+def test_inspecting_imports_no_library_of_models_or_numbers(checkpoints):
+    """Headers and names are enough, so that `inspect` answers at once on a machine of any size."""
+    heavy = {"torch", "transformers", "numpy", "safetensors", "tokenizers", "bitsandbytes", "peft", "sacrebleu"}
     code = (
-        "import sys, time; from pathlib import Path; from sordino import cli; import rich.console, rich.table;"
-        "start = time.perf_counter(); code = cli.main(['inspect', sys.argv[1]]); took = time.perf_counter() - start;"
-        "assert not code and not {'torch', 'transformers', 'numpy'} & set(sys.modules); assert took < 0.5, took"
+        "import sys; from sordino import cli; code = cli.main(['inspect', sys.argv[1]]);"
+        f"print(code, sorted({heavy!r} & set(sys.modules)))"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code, checkpoints / "nf4"], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    assert "nothing is wasted" in done.stdout
+    command = [sys.executable, "-c", code, checkpoints / "nf4"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "0 []"
+    assert "no inefficiencies" in done.stdout
 
 
 def test_leftovers_in_32_bits(copied, pico_dir):
@@ -99,9 +99,9 @@ def test_leftovers_in_32_bits(copied, pico_dir):
                 tensors[name] = tensors[name].float()
 
     change(model, widen)
-    found = kinds(model)
+    inefficiencies = kinds(model)
     vocabulary = json.loads((model / "config.json").read_text())["text_config"]["vocab_size"]
-    assert found == {"32-bit leftovers": 2 * 2 * vocabulary * 64}
+    assert inefficiencies == {"32-bit leftovers": 2 * 2 * vocabulary * 64}
     assert re.search(r"2 tensors are left in 32 bits in a 4-bit checkpoint \(.*head", audit(model).findings[0].what)
     plain = audit(pico_dir("qwen2_audio"))
     assert kinds(pico_dir("qwen2_audio")) == {"32-bit": 2 * plain.parameters}
@@ -145,9 +145,9 @@ def test_other_forms_and_training_state(copied):
     (model / "checkpoint-10" / "rng.pth").write_bytes(bytes(9))
     beside = sum((model / n).stat().st_size for n in ("pytorch_model.bin", "model-00001-of-00002.safetensors"))
     assert kinds(model) == {"duplicate weights": beside, "training state": 1209}
-    found = audit(model)
-    assert found.wasted_bytes == beside + 1209
-    assert found.directory_bytes - found.weights_bytes > found.wasted_bytes
+    audited = audit(model)
+    assert audited.wasted_bytes == beside + 1209
+    assert audited.directory_bytes - audited.weights_bytes > audited.wasted_bytes
 
 
 def test_layers_that_the_config_does_not_count(copied):
@@ -168,15 +168,15 @@ def test_missing_and_unknown(tmp_path):
 
 def test_the_command(checkpoints, tmp_path, capsys):
     assert cli.main(["inspect", str(checkpoints / "nf4"), "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
-    assert found["audit"] == json.loads(json.dumps(audit(checkpoints / "nf4").to_json()))
-    assert found["size"]["weights_bytes"] == found["audit"]["weights_bytes"]
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["audit"] == json.loads(json.dumps(audit(checkpoints / "nf4").to_json()))
+    assert printed["size"]["weights_bytes"] == printed["audit"]["weights_bytes"]
     (tmp_path / "config.json").write_text(json.dumps(QWEN2_AUDIO_7B))
     ask = ["inspect", "--config", str(tmp_path / "config.json")]
     assert cli.main(ask) == 0
     assert re.search(r"decoder\.0-31, each of 32 .* 202,395,648 ", capsys.readouterr().out)
     assert cli.main([*ask, "--json", "--decoder-layers", "24", "--vocabulary", "48000"]) == 0
-    found = json.loads(capsys.readouterr().out)
-    assert f"{found['layouts']['nf4-e4-h8']['bytes'] / 1e9:.2f}" == "3.16"
+    printed = json.loads(capsys.readouterr().out)
+    assert f"{printed['layouts']['nf4-e4-h8']['bytes'] / 1e9:.2f}" == "3.16"
     for wrong in (["inspect"], [*ask, str(checkpoints)], ["inspect", "--config", str(tmp_path / "gone.json")]):
         assert cli.main(wrong) == 2

@@ -234,20 +234,22 @@ def test_packed_weights_count_as_what_they_stand_for(pico_dir, tmp_path, format_
         matrices = [tensor for tensor in model.tensors if tensor.kind != "other"]
         bits = {t.name: 8 if t.kind == "embedding" else (2, 3, 4, 8)[i % 4] for i, t in enumerate(matrices)}
     packed.write(str(source), tmp_path, bits)
-    found, measured = audit(tmp_path), measure(tmp_path)
-    assert found.parameters == measured.logical_parameters == model.parameters
-    assert found.findings == () and found.wasted_bytes == 0
+    audited, measured = audit(tmp_path), measure(tmp_path)
+    assert audited.parameters == measured.logical_parameters == model.parameters
+    assert audited.findings == () and audited.wasted_bytes == 0
     plain = audit(source)
-    assert {part: share.parameters for part, share in found.parts.items()} == {
+    assert {part: share.parameters for part, share in audited.parts.items()} == {
         part: share.parameters for part, share in plain.parts.items()
     }
     widths = {f"{width}-bit weights" for width in set(bits.values())}
-    assert widths == {kind for kind in found.storage if kind.endswith("weights")}
+    assert widths == {kind for kind in audited.storage if kind.endswith("weights")}
     for width in set(bits.values()):
         stands_for = sum(t.elements for t in model.tensors if bits.get(t.name) == width)
-        assert found.storage[f"{width}-bit weights"].parameters == stands_for
-        assert found.storage[f"{width}-bit weights"].bytes * 8 == width * stands_for
-    assert sum(share.bytes for share in found.storage.values()) == sum(share.bytes for share in found.parts.values())
+        assert audited.storage[f"{width}-bit weights"].parameters == stands_for
+        assert audited.storage[f"{width}-bit weights"].bytes * 8 == width * stands_for
+    assert sum(share.bytes for share in audited.storage.values()) == sum(
+        share.bytes for share in audited.parts.values()
+    )
     if format_name == "w4a16":  # as other tools write it
         config = json.loads((tmp_path / "config.json").read_text())
         groups = config["quantization_config"]["config_groups"].values()

@@ -16,32 +16,36 @@ ALL = Limits(True, 1.5, True, 40.0, 0.5, "comet", "cpu")
 REFERENCE = "Der Zug ist heute wieder zu spät."
 
 
-def said(text: str, name: str = "a", **changes: Any) -> Translation:
+def translation(text: str, name: str = "a", **changes: Any) -> Translation:
     return dataclasses.replace(Translation(name, text, False, REFERENCE, "The train is late again today."), **changes)
 
 
 @pytest.mark.parametrize(
-    ("one", "limits", "found"),
+    ("one", "limits", "expected"),
     [
-        (said(REFERENCE, cut=True), {"cut": True}, ("cut", None)),
-        (said(REFERENCE, cut=True), {}, None),
-        (said(" "), {}, ("empty", None)),
-        (said(REFERENCE[:10]), {"max_ratio": 3.0}, ("ratio", round(10 / 33, 4))),
-        (said(REFERENCE[:11]), {"max_ratio": 3.0}, None),
-        (said(REFERENCE * 4), {"max_ratio": 3.9}, ("ratio", 4.0)),
-        (said("Der Zug Zug Zug Zug Zug ist\nspät."), {"health": True}, ("health", "newline, repetition")),
-        (said("Der Zug kommt heute wieder zu spät."), {"health": True, "max_ratio": 1.2, "min_chrf": 60.0}, None),
-        (said("Wir essen heute ein Brot."), {"min_chrf": 60.0}, ("chrf", 15.0)),
+        (translation(REFERENCE, cut=True), {"cut": True}, ("cut", None)),
+        (translation(REFERENCE, cut=True), {}, None),
+        (translation(" "), {}, ("empty", None)),
+        (translation(REFERENCE[:10]), {"max_ratio": 3.0}, ("ratio", round(10 / 33, 4))),
+        (translation(REFERENCE[:11]), {"max_ratio": 3.0}, None),
+        (translation(REFERENCE * 4), {"max_ratio": 3.9}, ("ratio", 4.0)),
+        (translation("Der Zug Zug Zug Zug Zug ist\nspät."), {"health": True}, ("health", "newline, repetition")),
+        (
+            translation("Der Zug kommt heute wieder zu spät."),
+            {"health": True, "max_ratio": 1.2, "min_chrf": 60.0},
+            None,
+        ),
+        (translation("Wir essen heute ein Brot."), {"min_chrf": 60.0}, ("chrf", 15.0)),
     ],
 )
-def test_each_rule(one: Translation, limits: dict[str, Any], found: tuple[str, Any] | None) -> None:
-    known = reasons([one], "de", dataclasses.replace(NONE, **limits)).get("a")
-    if found and found[0] == "chrf":
-        assert known is not None
-        assert known[0] == "chrf"
-        assert 5 < float(known[1] or 0) < 60
+def test_each_rule(one: Translation, limits: dict[str, Any], expected: tuple[str, Any] | None) -> None:
+    verdict = reasons([one], "de", dataclasses.replace(NONE, **limits)).get("a")
+    if expected and expected[0] == "chrf":
+        assert verdict is not None
+        assert verdict[0] == "chrf"
+        assert 5 < float(verdict[1] or 0) < 60
     else:
-        assert known == found
+        assert verdict == expected
 
 
 def test_the_first_rule_that_is_broken_is_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -55,12 +59,12 @@ def test_the_first_rule_that_is_broken_is_the_reason(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(comet.Comet, "_segments", segments)
     monkeypatch.setattr(comet, "_load", lambda *_: (None, "comet:made-up"))
     rows = [
-        said("", "cut", cut=True),
-        said("Der Zug ist heute zu spät.", "good"),
-        said("Zug", "short"),
-        said("Der Zug ist heute\nzu spät.", "line"),
-        said("Xyz abc uvw ghi jkl mno pqr st.", "other"),
-        said("Der Zug ist heute wieder spät.", "bad"),
+        translation("", "cut", cut=True),
+        translation("Der Zug ist heute zu spät.", "good"),
+        translation("Zug", "short"),
+        translation("Der Zug ist heute\nzu spät.", "line"),
+        translation("Xyz abc uvw ghi jkl mno pqr st.", "other"),
+        translation("Der Zug ist heute wieder spät.", "bad"),
     ]
     found = reasons(rows, "de", ALL)
     assert {name: reason for name, (reason, _) in found.items()} == {
@@ -76,6 +80,13 @@ def test_the_first_rule_that_is_broken_is_the_reason(monkeypatch: pytest.MonkeyP
 
 def test_a_rule_that_lacks_its_text_says_so() -> None:
     with pytest.raises(DataError, match="no reference"):
-        reasons([said("Der Zug.", reference="")], "de", dataclasses.replace(NONE, min_chrf=1.0))
-    assert reasons([said("Der Zug.", reference="")], "de", NONE) == {}
+        reasons([translation("Der Zug.", reference="")], "de", dataclasses.replace(NONE, min_chrf=1.0))
+    assert reasons([translation("Der Zug.", reference="")], "de", NONE) == {}
     assert filters.reasons([], "de", ALL) == {}
+
+
+def test_a_control_token_spelled_by_the_teacher_is_left_out() -> None:
+    rows = [translation(REFERENCE, "good"), translation("Ende <|im_end|> mehr.", "bad")]
+    assert reasons(rows, "de", NONE, lambda text: ["<|im_end|>"] * text.count("<|im_end|>")) == {
+        "bad": ("control", "<|im_end|>")
+    }

@@ -37,7 +37,7 @@ CLI = {
 def test_files_of_different_lengths_are_refused_by_name(tmp_path, capsys):
     for name, lines in (("hyp", 2), ("ref", 3), ("src", 2), ("none", 0)):
         (tmp_path / name).write_text("eins\n" * lines, encoding="utf-8")
-    command = ["evaluate", str(tmp_path / "hyp"), "--references"]
+    command = ["score", str(tmp_path / "hyp"), "--references"]
     assert main([*command, str(tmp_path / "ref"), "--sources", str(tmp_path / "src")]) == 2
     printed = capsys.readouterr()
     assert printed.out == ""
@@ -70,7 +70,7 @@ def test_scores_are_those_of_sacrebleus_command_line(language, tmp_path, capsys)
         assert f"{score.value:.6f}" == printed.split()[0]
         assert score.signature == signature
         files = [str(tmp_path / "hyp"), "--references", str(tmp_path / "ref")]
-        assert main(["evaluate", *files, "--to", language, "--metrics", name]) == 0
+        assert main(["score", *files, "--to", language, "--metrics", name]) == 0
         key, value, _, signature = capsys.readouterr().out.strip().split("\t")
         assert (key, value) == (name, f"{float(printed.split()[0]):.2f}")
         assert "bs:1000|seed:0" in signature

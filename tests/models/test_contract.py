@@ -78,7 +78,8 @@ def test_project_path_is_the_stock_forward(speech: SpeechModel) -> None:
     inputs = tiny.ask(speech, [wave])
     assert inputs.input_ids == expected["input_ids"].tolist()
     tolerance = tiny.MEL_TOLERANCE.get(speech.family.model_type, 0.0)
-    torch.testing.assert_close(inputs.audio[0], expected["input_features"], rtol=0, atol=tolerance)
+    stock = expected["input_features"][..., : inputs.audio[0].shape[-1]]  # silence behind the clip may be left out
+    torch.testing.assert_close(inputs.audio[0], stock, rtol=0, atol=tolerance)
     with torch.no_grad():
         reference = speech.model(**expected, use_cache=False).logits
     torch.testing.assert_close(tiny.logits(speech, inputs), reference, atol=5e-4, rtol=1e-4)
@@ -210,7 +211,7 @@ def test_a_pruned_model_survives_saving(speech: SpeechModel, scope: Scope, tmp_p
     assert len(loaded.layers(scope)) == len(KEEP[scope])
     again = loading.load_checkpoint(str(tmp_path), device="cpu")
     assert tiny.ask(again, [tiny.clip(1, 1.0)]).input_ids == inputs.input_ids
-    config = json.loads((tmp_path / "config.json").read_text())
+    config = speech.family.core(json.loads((tmp_path / "config.json").read_text()))
     assert config["tie_word_embeddings"] == config["text_config"]["tie_word_embeddings"] == tiny.is_tied(speech)
 
 
@@ -218,9 +219,9 @@ def test_a_saved_config_says_one_dtype(speech: SpeechModel, tmp_path: Path) -> N
     changed = tiny.fresh(speech)
     changed.model.to(torch.bfloat16)
     saving.save(changed, tmp_path)
-    config = json.loads((tmp_path / "config.json").read_text())
+    config = speech.family.core(json.loads((tmp_path / "config.json").read_text()))
     parts = [config, *(config[name] for name in changed.model.config.sub_configs)]
-    assert len(parts) >= 3 and {part["dtype"] for part in parts} == {"bfloat16"}
+    assert len(parts) >= 2 and {part["dtype"] for part in parts} == {"bfloat16"}
 
 
 @pytest.mark.parametrize("pruned", [False, True])

@@ -100,7 +100,7 @@ def test_tokens_part_at_near_ties_alone(
 def agreed(
     speech: SpeechModel, encoded: list[EncodedClip], found: list[list[int]], expected: list[list[int]], tie: float
 ) -> int:
-    """Tokens before the first that differ, all of which must be ties: so near to the best, in deviations of all scores."""
+    """Tokens before the first that differ; all that do must be ties: so near to the best, in deviations of scores."""
     total = 0
     for h, ours, theirs in zip(encoded, found, expected, strict=True):
         parting = next((i for i, (a, b) in enumerate(zip(ours, theirs, strict=False)) if a != b), None)
@@ -145,7 +145,7 @@ def test_a_recipe_exports_translates_and_weighs_it(
     run("run", file)
     finished = tmp_path / "runs" / "run"
     exports = [finished / "70-export" / name for name in names]
-    weights = sum(f.stat().st_size for e in exports for f in (e / "model.safetensors", e / "decoder.gguf"))
+    weights = sum(f.stat().st_size for e in exports for f in (e / "encoder.safetensors", e / "decoder.gguf"))
     beside = sum(f.stat().st_size for f in made.model.iterdir() if f.suffix != ".safetensors")
     assert planned["size"] == pytest.approx(weights + len(names) * beside, rel=0.01)
     for name, export in zip(names, exports, strict=True):

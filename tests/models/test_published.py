@@ -11,7 +11,9 @@ import pytest
 import torch
 import transformers
 
+from sordino.config.recipe import load, shipped
 from sordino.models import registry, shapes
+from sordino.pipeline.forecast import forecast
 
 CONFIGS = Path(__file__).parent / "configs"
 
@@ -19,6 +21,9 @@ CONFIGS = Path(__file__).parent / "configs"
 PUBLISHED = {
     "granite_speech_3.3_2b": (3_009_285_392, 3000.0),  # "3B", without its adapter
     "granite_speech_4.1_2b": (2_313_207_148, 2300.0),  # "2.3B", 4.6 GB stored, head beside the embedding
+    "qwen2_5_omni_7b": (8_931_813_888, 8931.8),  # the thinker, as stored without talker and vocoder
+    "qwen2_audio_7b": (8_397_094_912, 8397.0),  # 8.40 B, head beside the embedding
+    "voxtral_mini_3b": (4_676_271_104, 4676.3),  # no figure on its page; its configuration is the class's defaults
     "qwen3_asr_0.6b": (782_426_112, 938.0),  # 938 M stored, head beside the embedding
     "qwen3_asr_1.7b": (2_038_052_480, 2349.2),  # 4.70 GB stored, head beside the embedding
 }
@@ -40,6 +45,25 @@ def test_parameters_are_those_of_the_published_model(name: str) -> None:
 
 def test_every_configuration_is_checked() -> None:
     assert {file.stem for file in CONFIGS.glob("*.json")} >= PUBLISHED.keys()
+
+
+@pytest.mark.parametrize(
+    ("recipe", "name", "removed"),
+    [
+        ("granite_speech_en_de", "granite_speech_4.1_2b", 12),
+        ("qwen2_5_omni_en_de", "qwen2_5_omni_7b", 6),
+        ("qwen3_asr_en_de", "qwen3_asr_1.7b", 8),
+    ],
+)
+def test_its_recipe_is_planned_from_the_configuration(recipe: str, name: str, removed: int) -> None:
+    config = config_of(name)
+    whole = shapes.model(config)
+    pruned = shapes.model(config, decoder_layers=whole.dims["decoder_layers"] - removed)
+    found = forecast(load(shipped()[recipe]), config, "cuda")
+    assert found["prune"].size == pytest.approx(2 * pruned.parameters, rel=0.01)
+    assert found["finetune"].size == pytest.approx(2 * whole.parameters, rel=0.01)
+    assert 0 < (found["export"].size or 0) < 1.2 * (found["prune"].size or 0)  # in two formats
+    assert all(stage.memory for stage in found.values() if stage is not found.get("trim"))
 
 
 @pytest.mark.parametrize(

@@ -86,3 +86,28 @@ def test_what_is_unknown_is_refused():
         shapes.model({"model_type": "whisper"})
     with pytest.raises(FamilyError, match=r"text_config\.vocab_size is 'many'"):
         shapes.model({"model_type": "voxtral", "text_config": {"vocab_size": "many"}})
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value"),
+    [
+        ("text_config", "vocab_size", 0),
+        ("text_config", "hidden_size", 0),
+        ("text_config", "num_attention_heads", 0),
+        ("text_config", "num_key_value_heads", 0),
+        ("audio_config", "d_model", 0),
+        ("audio_config", "num_mel_bins", 0),
+        ("text_config", "num_hidden_layers", "32"),
+        ("text_config", "vocab_size", -1),
+        ("text_config", "vocab_size", 1.5),
+        ("text_config", "vocab_size", [["x"] * 10**5] * 100),
+    ],
+)
+def test_sizes_that_no_model_has(section, key, value):
+    with pytest.raises(FamilyError, match=rf"{section}\.{key} is ") as caught:
+        shapes.model({"model_type": "qwen2_audio", section: {key: value}})
+    assert len(str(caught.value)) < 300
+
+
+def test_a_model_may_have_no_layers():
+    assert shapes.model({"model_type": "qwen2_audio", "text_config": {"num_hidden_layers": 0}}).parameters > 0

@@ -4,19 +4,9 @@ from __future__ import annotations
 
 import copy
 
-import pytest
-
-from sordino.errors import RecipeError
 from sordino.models.speech import SpeechModel
 from sordino.pruning import layers
 from tests import tiny
-
-
-def test_kept_layers_are_checked_and_sorted() -> None:
-    assert layers.check_keep([3, 0, 2], 4, "decoder") == [0, 2, 3]
-    assert layers.check_keep((0,), 1, "encoder") == [0]
-    with pytest.raises(RecipeError, match="encoder layers 0 to 3"):
-        layers.check_keep([4], 4, "encoder")
 
 
 def test_order_of_the_choice_does_not_matter(speech: SpeechModel) -> None:

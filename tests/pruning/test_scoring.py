@@ -165,7 +165,7 @@ def test_a_search_killed_anywhere_ends_the_same(speech: SpeechModel, racing: boo
         with pytest.raises(KeyboardInterrupt):
             killed = judge(speech, "chrf", racing=racing, remember=stored.extend)
             search.search(pool(speech), 2, killed, [], record, racing)
-        resumed = judge(speech, "chrf", racing=racing, found=dict(stored))
+        resumed = judge(speech, "chrf", racing=racing, translations=dict(stored))
         rest: list[Trial] = []
         assert search.search(pool(speech), 2, resumed, list(kept), rest.append, racing) == expected
         assert kept + rest == whole

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from sordino.errors import RecipeError
 from sordino.models.speech import SpeechModel
 from sordino.pruning import search
-from sordino.pruning.search import Layer, Trial
+from sordino.pruning.layer import Layer
+from sordino.pruning.search import Trial
 from tests.tiny import fresh
 
 CLIPS = 8
@@ -191,21 +192,6 @@ def test_the_middle(total: int, remove: int, block: Sequence[int]) -> None:
     assert [layer.index for layer in both] == [*block, *block]
     with pytest.raises(RecipeError, match="would leave none"):
         search.middle(model, "decoder", total)
-
-
-@pytest.mark.parametrize(
-    ("text", "layer"),
-    [("12", Layer("decoder", 12)), ("decoder.3", Layer("decoder", 3)), ("encoder.0", Layer("encoder", 0))],
-)
-def test_layers_are_named(text: str, layer: Layer) -> None:
-    assert search.parse_layer(text) == layer
-    assert search.parse_layer(str(layer)) == layer
-
-
-@pytest.mark.parametrize("text", ["", "-1", "tower.3", "decoder.", "decoder.x", "1.5", "decoder.1.2"])
-def test_what_names_no_layer_is_refused(text: str) -> None:
-    with pytest.raises(RecipeError, match="names no layer"):
-        search.parse_layer(text)
 
 
 def test_a_view_without_layers_is_undone(speech: SpeechModel) -> None:

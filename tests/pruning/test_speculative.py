@@ -1,4 +1,4 @@
-"""SpeculativeDecoder gives the tokens of plain decoding, whatever drafts it is given and however little memory it may use."""
+"""Speculative decoding gives the tokens of plain decoding, whatever drafts and however little memory it is given."""
 
 from __future__ import annotations
 

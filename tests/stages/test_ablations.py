@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from sordino.config.recipe import load
 from sordino.models import registry
-from sordino.stages import report
+from sordino.pipeline import results
+from sordino.pruning.ranking import Ranking
 from tests.stages.runs import Made, jsonl, run, stage_json, write_corpus
 
 TEACHER = ["10-data", "20-teacher"]
@@ -68,7 +68,7 @@ def test_a_race(made: Made, tmp_path: Path, scope: str) -> None:
     file = made.copied(tmp_path, {"rank": section}, TEACHER)
     run("rank", file)
     run("prune", file)
-    found, recipe = ranking(tmp_path), load(file)
+    found = ranking(tmp_path)
     trials = jsonl(tmp_path / "runs/run/30-ranking/trials.jsonl")
     clips = trials[0]["clips"]
     first, last = found["removals"]
@@ -76,7 +76,8 @@ def test_a_race(made: Made, tmp_path: Path, scope: str) -> None:
     assert any(t["clips"] < clips for t in trials)
     assert found["order"] == [first["layer"], last["layer"]]
     assert sum(layers_of(tmp_path, "40-pruned")) == 7
-    for removal, shown in zip(found["removals"], report.removals(recipe), strict=True):
+    shown_removals = results.removals(Ranking.from_json(found))
+    for removal, shown in zip(found["removals"], shown_removals, strict=True):
         assert (shown.layer, shown.clips, shown.score) == (removal["layer"], removal["clips"], removal["score"])
         of_it = [t for t in trials if f"{t['scope']}.{t['layer']}" == removal["layer"]]
         assert (removal["clips"], removal["score"]) in [(t["clips"], t["score"]) for t in of_it]

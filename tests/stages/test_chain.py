@@ -23,10 +23,12 @@ FILES = {
     "61-adapter": {"adapter_model.safetensors", "adapter_config.json", "log.jsonl", "sordino.json"},
     "62-merged": CHECKPOINT,
     "63-trimmed": CHECKPOINT | {"coverage.json"},
-    "70-export": {f"{form}/{name}" for form in ("bf16", "nf4", "w4a16") for name in (*CHECKPOINT, "audit.json")},
+    "70-export": {
+        f"{form}/{name}" for form in ("bf16", "nf4", "w4a16") for name in (*CHECKPOINT, "audit.json", "README.md")
+    },
     "80-outputs": {f"{key}/{name}" for key in ("base", "student", "nf4") for name in ("test.jsonl", "speed.json")},
     "85-scores": {"scores.json", "size.json", "speed.json"},
-    "90-report": {"scores.json", "size.json", "speed.json", "report.html"},
+    "90-report": {"scores.json", "size.json", "speed.json", "report.html", "recipe.yaml"},
 }
 SYSTEMS = ["base", "teacher", "pruned", "student", "adapter", "merged", "trimmed", "bf16", "nf4", "w4a16"]
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from sordino.metrics import mbr, registry
-from sordino.stages import pseudolabel
+from sordino.pipeline import pseudolabels
 from tests.metrics import tiny_comet
 from tests.stages.runs import Made, contents, jsonl, refusal, run, stage_json
 
@@ -72,7 +72,7 @@ def test_another_filter_translates_nothing_again(
     def none(*_: object) -> None:
         raise AssertionError("translated again")
 
-    monkeypatch.setattr(pseudolabel, "generate", none)
+    monkeypatch.setattr(pseudolabels, "generate", none)
     strict = {"pseudolabel": MBR | {"filter": {"cut": False, "min_chrf": 100.0}}}
     message = refusal(capsys, "pseudolabel", made.recipe(tmp_path, strict))
     assert "none of the teacher's 10 translations passes the filter (10 chrf)" in message
@@ -88,7 +88,7 @@ def test_another_filter_translates_nothing_again(
 def test_progress_goes_on_with_another_batch_size(made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As after running out of memory: what was translated is not lost."""
     file = made.copied(tmp_path, {"pseudolabel": MBR | {"batch_size": 8}}, TEACHER)
-    generate, calls = pseudolabel.generate, []
+    generate, calls = pseudolabels.generate, []
 
     def interrupted(*args: Any) -> Any:
         if len(calls) == 3:
@@ -97,7 +97,7 @@ def test_progress_goes_on_with_another_batch_size(made: Made, tmp_path: Path, mo
         return generate(*args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(pseudolabel, "generate", interrupted)
+        patch.setattr(pseudolabels, "generate", interrupted)
         from sordino.cli import main
 
         assert main(["pseudolabel", str(file)]) == 130
@@ -111,7 +111,7 @@ def test_progress_goes_on_with_another_batch_size(made: Made, tmp_path: Path, mo
         return generate(*args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(pseudolabel, "generate", counted)
+        patch.setattr(pseudolabels, "generate", counted)
         run("pseudolabel", file, "pseudolabel.batch_size=4")
     assert calls == [4, 2]  # 24 of 30 were done
     straight = labelled(made, tmp_path / "straight", MBR)

@@ -11,7 +11,7 @@ import pytest
 
 from sordino.cli import main
 from sordino.formats import registry as formats
-from sordino.stages import translate
+from sordino.pipeline import translating
 from tests.stages.runs import Made, answer, contents, jsonl, refusal, run
 
 SMALL = {"of": ["student"], "budget_ratios": [0.4, 0.01]}
@@ -27,16 +27,16 @@ def test_a_sweep(
     made: Made, sweeping: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     there = tmp_path / "runs/run"
-    one = translate.one
+    translate_timed = translating.translate_timed
     asked: list[str] = []
 
-    def killed(recipe: Any, model: str, clips: Any, label: str, **options: Any) -> Any:
+    def killed(recipe: Any, section: Any, model: Any, clips: Any, label: str) -> Any:
         asked.append(label)
         if label == "healed, mixed 40 %" and asked.count(label) == 1:
             raise KeyboardInterrupt
-        return one(recipe, model, clips, label, **options)
+        return translate_timed(recipe, section, model, clips, label)
 
-    monkeypatch.setattr(translate, "one", killed)
+    monkeypatch.setattr(translating, "translate_timed", killed)
     assert main(["sweep", str(sweeping)]) == 130
     partial = there / "95-sweep.partial"
     assert (partial / "student-nf4" / "point.json").is_file()
@@ -93,19 +93,18 @@ def made_by(file: Path, settings: list[str], there: Path) -> int:
 
 def test_a_recipe_without_a_sweep_gets_the_usual_one(made: Made, tmp_path: Path) -> None:
     from sordino.config import recipe
-    from sordino.stages import sweep
+    from sordino.pipeline.sweep_points import points_of
 
     loaded = recipe.load(made.recipe(tmp_path), ["sweep={}"])
     assert loaded.sweep
-    planned = sweep.planned(loaded, loaded.sweep, 2)
+    planned = points_of(loaded, loaded.sweep, 2)
     keys = [point.key for point in planned]
     assert len(keys) == len(set(keys)) >= 8 and "pruned-1" in keys
     assert {point.of for point in planned} == {"teacher", "trimmed"}
     assert {point.form for point in planned} == set(formats.FORMATS) - {"bf16"} | {"pruned"}
     assert "trimmed-nf4" not in keys  # the chain exports and scores it
     twice = [
-        p.key
-        for p in sweep.planned(recipe.load(made.recipe(tmp_path), ["sweep={}", "export.of=student"]), loaded.sweep, 0)
+        p.key for p in points_of(recipe.load(made.recipe(tmp_path), ["sweep={}", "export.of=student"]), loaded.sweep, 0)
     ]
     assert "student-nf4" not in twice and not [key for key in twice if key.startswith("pruned")]
 

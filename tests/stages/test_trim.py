@@ -22,8 +22,8 @@ from sordino.models.generation import generate
 from sordino.models.speech import SpeechModel
 from sordino.pipeline import mixed_precision
 from sordino.pipeline.forecast import config_of, forecast
-from sordino.pipeline.job import Job
-from sordino.stages import trim
+from sordino.pipeline.stage import Job
+from sordino.vocabulary import writing
 from tests import tiny
 from tests.stages.runs import Made, answer, jsonl, recipe_file, refusal, run, stage_json, write_corpus, write_merging
 
@@ -222,11 +222,11 @@ def test_a_model_in_32_bits_is_written_in_16(trimmed: Trimmed, tmp_path: Path) -
 
 
 def test_rows_are_read_where_they_lie(trimmed: Trimmed, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trim, "SPAN", 16)
+    monkeypatch.setattr(writing, "SPAN", 16)
     stored = Checkpoint.open(trimmed.model)
     name = "language_model.lm_head.weight"
     rows = [0, 1, 15, 16, 40, 41, 300, 7, 9, 301]
-    pieces = list(trim.gathered(stored, name, rows))
+    pieces = list(writing.gathered(stored, name, rows))
     assert torch.equal(torch.cat(pieces), stored.read(name)[torch.tensor(rows)])
     assert len(pieces) == 6
 

@@ -15,6 +15,7 @@ from sordino.errors import ArtifactError, DataError
 from sordino.inference import long_audio
 from sordino.measure.audit import audit
 from sordino.pipeline import lineage
+from sordino.publishing.choice import chosen_model
 from sordino.runtime import files
 from sordino.submission import pack
 from tests.stages.runs import Made, answer, contents, jsonl, refusal
@@ -216,13 +217,28 @@ def test_which_model(made: Made, whole: Path, tmp_path: Path, capsys: Capsys) ->
     assert "is an adapter" in said
     run_dir = tmp_path / "run"
     shutil.copytree(made.finished / "70-export" / "nf4", run_dir / "70-export" / "nf4")
-    assert pack.chosen_model(run_dir) == run_dir / "70-export" / "nf4"
+    assert chosen_model(run_dir) == run_dir / "70-export" / "nf4"
+
+
+def test_side_files_of_macos_are_passed_over(tst: Path, whole: Path) -> None:
+    """AppleDouble files and an archive's __MACOSX beside the real ones."""
+    before = [pack.test_set(folder, None, ("en", "de")) for folder in (tst, whole)]
+    for folder in (tst, whole):
+        for name in ("._x.wav", "._tst.yaml", "__MACOSX/._y.wav", "__MACOSX/tst.yml"):
+            (folder / name).parent.mkdir(exist_ok=True)
+            (folder / name).write_bytes(b"\x00\x05\x16\x07" + bytes(100))
+    assert [pack.test_set(folder, None, ("en", "de")) for folder in (tst, whole)] == before
+
+
+def test_a_test_set_by_a_relative_path(tst: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tst.parent)
+    assert pack.test_set(Path(tst.name), None, ("en", "de")) == pack.test_set(tst, None, ("en", "de"))
 
 
 def test_what_disagrees_is_refused_before_a_model_is_loaded(
     made: Made, tst: Path, whole: Path, tmp_path: Path, capsys: Capsys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(long_audio, "open_model", lambda *_, **__: pytest.fail("the model was loaded"))
+    monkeypatch.setattr(long_audio, "load", lambda *_, **__: pytest.fail("the model was loaded"))
     model = made.finished / "60-student"
 
     def refused(folder: Path, *options: str) -> str:
@@ -232,9 +248,9 @@ def test_what_disagrees_is_refused_before_a_model_is_loaded(
     order.write_text("z.wav\nx.wav\nw.wav\n")
     assert "does not name y.wav; nothing is there of w.wav" in refused(whole)
     order.write_text("z.wav\nx.wav\ny.wav\nz.wav\n")
-    assert "names a recording twice" in refused(whole)
+    assert "names z.wav twice" in refused(whole)
     order.write_bytes("ü.wav\n".encode("latin-1"))
-    assert "FILE_ORDER is not UTF-8" in refused(whole)
+    assert "which is not UTF-8" in refused(whole)
     order.unlink()
     assert "has no FILE_ORDER, and 3 recordings" in refused(whole)
     (tst / "other.yaml").write_text(LIST)

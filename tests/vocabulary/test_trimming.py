@@ -78,8 +78,8 @@ def rebuilt(bpe: Bpe, kept: Kept) -> Tokenizer:
 
 
 def ids(tokenizer: Tokenizer, text: str) -> list[int]:
-    found: list[int] = tokenizer.encode(text, add_special_tokens=False).ids
-    return found
+    encoded: list[int] = tokenizer.encode(text, add_special_tokens=False).ids
+    return encoded
 
 
 @st.composite
@@ -110,16 +110,15 @@ def test_any_merges_any_choice(
     names = list(dict.fromkeys([*BYTES[kind], *("".join(both) for both in merges)]))
     full = kind(models.BPE(vocab={name: i for i, name in enumerate(names)}, merges=merges, ignore_merges=whole))
     bpe = parsed(full)
-    wanted = data.draw(st.sets(st.sampled_from(range(len(names))), max_size=6))
-    kept = choose(bpe, (), Counter(wanted))
+    frequent = data.draw(st.sets(st.sampled_from(range(len(names))), max_size=6))
+    kept = choose(bpe, (), Counter(frequent))
     small = rebuilt(bpe, kept)
     before, after = [ids(full, word) for word in words], [ids(small, word) for word in words]
-    found, dropped = cover(before, after, kept)
-    assert found.changed == 0
-    assert found.texts_inside == sum(set(one) <= set(kept.rows) for one in before)
-    assert (
-        (found.tokens - found.tokens_inside) == dropped.total() == sum(i not in kept.new for one in before for i in one)
-    )
+    coverage, dropped = cover(before, after, kept)
+    assert coverage.changed == 0
+    assert coverage.texts_inside == sum(set(one) <= set(kept.rows) for one in before)
+    outside = sum(i not in kept.new for one in before for i in one)
+    assert coverage.tokens - coverage.tokens_inside == dropped.total() == outside
     assert [small.decode(one) for one in after] == [full.decode(one) for one in before]
     # without the texts' own tokens in the choice the test would rarely see one inside
     own = choose(bpe, (), Counter(itertools.chain.from_iterable(before)))
@@ -144,18 +143,18 @@ def test_no_text_is_out_of_reach(trained: Tokenizer, text: str, size: int, seed:
 def test_the_corpus_is_cut_as_before(trained: Tokenizer) -> None:
     bpe = parsed(trained)
     lines = [GERMAN, *itertools.chain.from_iterable(file.read_text(encoding="utf-8").split("\n") for file in DOCS)]
-    wanted, others = lines[:40], lines[40:]
-    kept = choose(bpe, (), Counter(i for line in wanted for i in ids(trained, line)))
+    covered, others = lines[:40], lines[40:]
+    kept = choose(bpe, (), Counter(i for line in covered for i in ids(trained, line)))
     assert len(kept.rows) % trimming.MULTIPLE == 0
     assert len(kept.rows) < len(bpe) - 100
     small = rebuilt(bpe, kept)
-    assert [ids(small, line) for line in wanted] == [[kept.new[i] for i in ids(trained, line)] for line in wanted]
-    found, dropped = cover([ids(trained, line) for line in others], [ids(small, line) for line in others], kept)
-    assert found.changed == 0
-    assert 0 < found.texts_inside < found.texts == len(others)
-    assert found.tokens_after > found.tokens > found.tokens_inside
-    assert dropped.total() == found.tokens - found.tokens_inside
-    assert found.to_json()["tokens_inside_percent"] == round(100 * found.tokens_inside / found.tokens, 3)
+    assert [ids(small, line) for line in covered] == [[kept.new[i] for i in ids(trained, line)] for line in covered]
+    coverage, dropped = cover([ids(trained, line) for line in others], [ids(small, line) for line in others], kept)
+    assert coverage.changed == 0
+    assert 0 < coverage.texts_inside < coverage.texts == len(others)
+    assert coverage.tokens_after > coverage.tokens > coverage.tokens_inside
+    assert dropped.total() == coverage.tokens - coverage.tokens_inside
+    assert coverage.to_json()["tokens_inside_percent"] == round(100 * coverage.tokens_inside / coverage.tokens, 3)
 
 
 def test_the_small_tokenizer_numbers_as_was_chosen(trained: Tokenizer) -> None:
@@ -225,14 +224,14 @@ def test_older_forms_of_the_files(trained: Tokenizer) -> None:
     }
     bpe = Bpe(content)
     kept = choose(bpe, (), {}, 400)
-    found = trim_tokenizer(bpe, kept)
-    assert found["model"]["merges"] and all(isinstance(merge, str) for merge in found["model"]["merges"])
+    trimmed = trim_tokenizer(bpe, kept)
+    assert trimmed["model"]["merges"] and all(isinstance(merge, str) for merge in trimmed["model"]["merges"])
     new = kept.new[end]
-    assert found["padding"]["pad_id"] == new
-    one, other = found["post_processor"]["processors"]
+    assert trimmed["padding"]["pad_id"] == new
+    one, other = trimmed["post_processor"]["processors"]
     assert (one["sep"], one["cls"]) == (["<|end|>", new], ["<|AUDIO|>", new + 1])
     assert other["special_tokens"]["x"]["ids"] == [new]
-    assert content["padding"]["pad_id"] == end  # the original is left alone
+    assert content["padding"]["pad_id"] == end  # the original is unchanged
     decoder = {"added_tokens_decoder": {str(end): {"content": "<|end|>"}}, "eos_token": "<|end|>"}
     trimmed = trimming.trim_tokenizer_config(decoder, kept)
     assert trimmed == {"added_tokens_decoder": {str(new): {"content": "<|end|>"}}, "eos_token": "<|end|>"}

@@ -13,12 +13,13 @@ from __future__ import annotations
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
-from io import BufferedReader
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from sordino.checkpoint.reading import Tensor, damaged
 from sordino.errors import ArtifactError
+from sordino.runtime import foreign
+from sordino.runtime.terminal import printable
 
 MAGIC, VERSIONS = b"GGUF", (2, 3)
 ALIGNMENT = 32  # bytes, unless a key says otherwise
@@ -32,6 +33,8 @@ TYPES = {
 }  # fmt: skip
 BLOCKS = {name: (weights, size) for name, weights, size in TYPES.values()}
 FIXED = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
+MOST_DIMENSIONS = 4  # ggml's
+MOST_STRING_BYTES = 2**24
 STRING, ARRAY = 8, 9  # types of keys beside those of fixed length
 
 
@@ -45,33 +48,34 @@ class Header:
 
 def read_header(file: Path) -> Header:
     """Raises ArtifactError for a file that is no GGUF, is truncated or damaged, or holds types not known here."""
-    size = file.stat().st_size
-    with file.open("rb") as stream:
+    with foreign.reading(file, raises=ArtifactError) as stream:
+        size = file.stat().st_size
         if stream.read(4) != MAGIC:
             raise damaged(file, "it does not begin as a GGUF file does")
         try:
             version, tensors, keys = struct.unpack("<IQQ", _take(stream, 20, size))
             if version not in VERSIONS:
                 raise ArtifactError(f"{file} is a GGUF file of version {version}.", f"Versions known: {VERSIONS}.")
-            found = {_string(stream, size): _value(stream, size) for _ in range(keys)}
+            values = {_string(stream, size): _value(stream, size) for _ in range(keys)}
             entries = [_entry(stream, size) for _ in range(tensors)]
-        except (ValueError, UnicodeDecodeError) as error:
+        except ValueError as error:  # of decoding too
             raise damaged(file, f"its header is not that of a GGUF file ({error})") from error
-        alignment = found.get("general.alignment", ALIGNMENT)
+        alignment = values.get("general.alignment", ALIGNMENT)
         start = aligned(stream.tell(), alignment if isinstance(alignment, int) and alignment > 0 else ALIGNMENT)
     placed: dict[str, Tensor] = {}
-    for name, shape, kind, offset in entries:
+    for raw_name, shape, kind, offset in entries:
+        name = printable(raw_name)
         if kind not in TYPES:
             raise ArtifactError(f"{file}: '{name}' is of type {kind}, which is not known here.", "Use a newer sordino.")
-        if name in placed:
+        if raw_name in placed:
             raise damaged(file, f"'{name}' stands there twice")
         dtype, weights, _ = TYPES[kind]
         if not shape or shape[-1] % weights:
             raise damaged(file, f"'{name}' has rows that are no blocks of {dtype}")
-        placed[name] = Tensor(dtype, shape, bytes_of(dtype, shape), start + offset)
-        if placed[name].start + placed[name].bytes > size:
+        placed[raw_name] = Tensor(dtype, shape, bytes_of(dtype, shape), start + offset)
+        if placed[raw_name].start + placed[raw_name].bytes > size:
             raise damaged(file, f"it has {size} bytes, and '{name}' ends behind them")
-    return Header(found, placed)
+    return Header(values, placed)
 
 
 def bytes_of(dtype: str, shape: tuple[int, ...]) -> int:
@@ -83,17 +87,18 @@ def bytes_of(dtype: str, shape: tuple[int, ...]) -> int:
     return total // weights
 
 
-def _entry(stream: BufferedReader, size: int) -> tuple[str, tuple[int, ...], int, int]:
+def _entry(stream: BinaryIO, size: int) -> tuple[str, tuple[int, ...], int, int]:
     """A tensor's name, shape, type and offset."""
     name = _string(stream, size)
     (dims,) = struct.unpack("<I", _take(stream, 4, size))
+    if dims > MOST_DIMENSIONS:
+        raise ValueError(f"a tensor of {dims} dimensions")
     *shape, kind, offset = struct.unpack(f"<{dims}QIQ", _take(stream, 8 * dims + 12, size))
     return name, tuple(reversed(shape)), kind, offset
 
 
-def _value(stream: BufferedReader, size: int, kind: int | None = None) -> Any:
-    if kind is None:
-        (kind,) = struct.unpack("<I", _take(stream, 4, size))
+def _value(stream: BinaryIO, size: int) -> Any:
+    (kind,) = struct.unpack("<I", _take(stream, 4, size))
     if kind in FIXED:
         return struct.unpack(FIXED[kind], _take(stream, struct.calcsize(FIXED[kind]), size))[0]
     if kind == STRING:
@@ -102,19 +107,29 @@ def _value(stream: BufferedReader, size: int, kind: int | None = None) -> Any:
         raise ValueError(f"a key of type {kind}")
     inner, count = struct.unpack("<IQ", _take(stream, 12, size))
     if inner in FIXED:
-        _take(stream, struct.calcsize(FIXED[inner]) * count, size)
-        return count
-    for _ in range(count):
-        _value(stream, size, inner)
+        _skip(stream, struct.calcsize(FIXED[inner]) * count, size)
+    elif inner == STRING:
+        for _ in range(count):
+            _skip(stream, int.from_bytes(_take(stream, 8, size), "little"), size)
+    else:
+        raise ValueError(f"an array of type {inner}")
     return count
 
 
-def _string(stream: BufferedReader, size: int) -> str:
+def _skip(stream: BinaryIO, count: int, size: int) -> None:
+    if count > size - stream.tell():
+        raise ValueError("it ends inside")
+    stream.seek(count, 1)
+
+
+def _string(stream: BinaryIO, size: int) -> str:
     (length,) = struct.unpack("<Q", _take(stream, 8, size))
+    if length > MOST_STRING_BYTES:
+        raise ValueError(f"a text of {length:,} bytes")
     return _take(stream, length, size).decode("utf-8")
 
 
-def _take(stream: BufferedReader, count: int, size: int) -> bytes:
+def _take(stream: BinaryIO, count: int, size: int) -> bytes:
     """Raises ValueError where the file ends before."""
     if count > size - stream.tell():
         raise ValueError("it ends inside")

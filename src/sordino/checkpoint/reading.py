@@ -15,18 +15,26 @@ from __future__ import annotations
 
 import json
 import math
+import os
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sordino.errors import ArtifactError
+from sordino.runtime import foreign
+from sordino.runtime.terminal import printable, quoted
 
 if TYPE_CHECKING:
     import torch
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+STEM = "model"  # what the names of a whole model's files begin with
+# of what torch runs beside a decoder for llama.cpp: stock loading must not find it, or it would make up the decoder
+ENCODER_STEM = "encoder"
 HEADER_LENGTH_BYTES = 8
+MOST_DIMENSIONS = 64  # torch's
 HEADER_MOST_BYTES = 100_000_000  # the safetensors library refuses longer ones
 CHUNK_BYTES = 16 * 2**20  # held at once while copying
 # safetensors' name of a type -> (bits, torch's name); in the order in which the library sorts them, the last first
@@ -59,8 +67,8 @@ class Tensor:
 def read_header(file: Path) -> dict[str, Tensor]:
     """Name -> type, shape and place of each tensor. Raises ArtifactError, naming the file, for one that is truncated
     or damaged: a header that does not fit, tensors that overlap, leave holes, or end elsewhere than the file does."""
-    size = file.stat().st_size
-    with file.open("rb") as stream:
+    with foreign.reading(file, raises=ArtifactError) as stream:
+        size = file.stat().st_size
         prefix = stream.read(HEADER_LENGTH_BYTES)
         length = int.from_bytes(prefix, "little")
         start = HEADER_LENGTH_BYTES + length  # of the tensor data, in bytes
@@ -70,35 +78,46 @@ def read_header(file: Path) -> dict[str, Tensor]:
     try:
         entries = json.loads(raw, object_pairs_hook=_distinct)
         entries.pop("__metadata__", None)
-        places = {name: (*entry["data_offsets"],) for name, entry in entries.items()}
-        found = {
-            name: Tensor(str(entry["dtype"]), tuple(entry["shape"]), places[name][1] - places[name][0], start + first)
-            for name, entry in entries.items()
-            for first in places[name][:1]
-        }
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        tensors = {name: _entry(entry, start) for name, entry in entries.items()}
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
         raise damaged(file, f"its header is not that of a safetensors file ({error})") from error
     end = start
-    for name, tensor in sorted(found.items(), key=lambda item: (item[1].start, item[1].bytes)):
+    for name, tensor in sorted(tensors.items(), key=lambda item: (item[1].start, item[1].bytes)):
+        shown = printable(name)
         if tensor.dtype not in TYPES:
-            raise damaged(file, f"'{name}' is of an unknown type {tensor.dtype!r}")
-        if any(type(n) is not int or n < 0 for n in (*tensor.shape, *places[name])):
-            raise damaged(file, f"the shape or place of '{name}' is no size")
+            raise damaged(file, f"'{shown}' is of an unknown type {quoted(tensor.dtype, 60)}")
+        sizes = (*tensor.shape, tensor.start, tensor.bytes)
+        if len(tensor.shape) > MOST_DIMENSIONS or any(not 0 <= n < 2**63 for n in sizes):
+            raise damaged(file, f"the shape or place of '{shown}' is no size")
         if tensor.elements * TYPES[tensor.dtype][0] != 8 * tensor.bytes:
-            raise damaged(file, f"'{name}' has {tensor.bytes} bytes, which its type and shape do not make")
+            raise damaged(file, f"'{shown}' has {tensor.bytes} bytes, which its type and shape do not make")
         if tensor.start != end:
-            raise damaged(file, f"'{name}' does not begin where the tensor before it ends")
+            raise damaged(file, f"'{shown}' does not begin where the tensor before it ends")
         end += tensor.bytes
     if end != size:
         raise damaged(file, f"it has {size} bytes where its header describes {end}")
-    return found
+    return tensors
+
+
+def _entry(entry: Any, start: int) -> Tensor:
+    """A tensor as a header describes it. Raises ValueError, TypeError or KeyError for what describes none."""
+    first, last = entry["data_offsets"]
+    shape = tuple(entry["shape"])
+    if any(type(n) is not int for n in (*shape, first, last)):
+        raise ValueError("a shape or place is no size")
+    return Tensor(str(entry["dtype"]), shape, last - first, start + first)
 
 
 def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
+    entries = dict(pairs)
+    if len(entries) != len(pairs):
         raise ValueError("a name stands there twice")
-    return found
+    return entries
+
+
+def names_of(stem: str) -> tuple[str, str]:
+    """Names of the weights' file, and of the index where there are several."""
+    return f"{stem}.safetensors", f"{stem}.safetensors.index.json"
 
 
 def damaged(file: Path, why: str) -> ArtifactError:
@@ -107,17 +126,15 @@ def damaged(file: Path, why: str) -> ArtifactError:
 
 def read_index(file: Path) -> dict[str, str]:
     """Tensor -> name of its file, of a model.safetensors.index.json. Raises ArtifactError for anything else."""
-    try:
-        index = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ArtifactError(f"{file} is not valid JSON ({error}).", "Copy or make the model again.") from error
-    found = index.get("weight_map") if isinstance(index, dict) else None
-    if not isinstance(found, dict) or not found:
-        raise ArtifactError(f"{file} has no weight_map.", "Copy or make the model again.")
-    for name in found.values():
+    remedy = "Copy or make the model again."
+    index = foreign.read_json_value(file, raises=ArtifactError, remedy=remedy)
+    weight_map = index.get("weight_map") if isinstance(index, dict) else None
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise ArtifactError(f"{file} has no weight_map.", remedy)
+    for name in weight_map.values():
         if not isinstance(name, str) or Path(name).name != name:
-            raise ArtifactError(f"{file} names a shard {name!r}, which is no file beside it.", "Copy the model again.")
-    return found
+            raise ArtifactError(f"{file} names a shard {quoted(name)}, which is no file beside it.", remedy)
+    return weight_map
 
 
 @dataclass(frozen=True)
@@ -130,37 +147,30 @@ class Checkpoint:
     file_of: Mapping[str, Path]
 
     @classmethod
-    def open(cls, directory: Path) -> Checkpoint:
-        """Read and check every header.
+    def open(cls, directory: Path, stem: str = STEM) -> Checkpoint:
+        """Read and check every header. stem: what the files' names begin with.
 
         Raises ArtifactError, naming the file, where there are no weights, a shard is missing, truncated or damaged,
         holds other tensors than the index says, or one that another shard holds too.
         """
-        index = directory / INDEX
+        single, index = (directory / name for name in names_of(stem))
         weight_map = None
         files: tuple[Path, ...]
-        if (directory / SINGLE).is_file():  # as transformers: it goes before an index
-            files = (directory / SINGLE,)
-        elif index.is_file():
+        if os.path.lexists(single):  # as transformers: it goes before an index
+            files = (single,)
+        elif os.path.lexists(index):
             weight_map = read_index(index)
             files = tuple(directory / name for name in sorted(set(weight_map.values())))
         else:
             raise ArtifactError(
-                f"{directory} holds neither {SINGLE} nor {INDEX}.", "Give a model saved with safetensors."
+                f"{directory} holds neither {single.name} nor {index.name}.", "Give a model saved with safetensors."
             )
         for file in files:
-            if not file.is_file():
-                raise ArtifactError(f"{file} is missing, and {INDEX} needs it.", "Copy the model again.")
+            if not os.path.lexists(file):
+                raise ArtifactError(f"{file} is missing, and {index.name} needs it.", "Copy the model again.")
         headers = {file: read_header(file) for file in files}
         if weight_map is not None:
-            for file, header in headers.items():
-                promised = {name for name, shard in weight_map.items() if shard == file.name}
-                for name in sorted(promised ^ header.keys()):
-                    what = "lacks" if name in promised else "holds"
-                    raise ArtifactError(
-                        f"{file} {what} '{name}', and {INDEX} says otherwise.",
-                        "The shards are not of one model: copy all of it again.",
-                    )
+            _compare(weight_map, headers, index.name)
         return cls(directory, files, _merged(headers), {name: f for f, header in headers.items() for name in header})
 
     @property
@@ -195,19 +205,31 @@ class Checkpoint:
         return torch.frombuffer(data, dtype=torch_type(tensor.dtype)).reshape(shape)
 
 
+def _compare(weight_map: Mapping[str, str], headers: Mapping[Path, Mapping[str, Tensor]], index: str) -> None:
+    """Raise ArtifactError where a shard's header and the index disagree about what it holds."""
+    promised: dict[str, set[str]] = defaultdict(set)
+    for name, shard in weight_map.items():
+        promised[shard].add(name)
+    for file, header in headers.items():
+        for name in sorted(promised[file.name] ^ header.keys()):
+            what = "lacks" if name in promised[file.name] else "holds"
+            problem = f"{file} {what} '{printable(name)}', and {index} says otherwise."
+            raise ArtifactError(problem, "The shards are not of one model: copy all of it again.")
+
+
 def read_headers(files: Iterable[Path]) -> dict[str, Tensor]:
     """The tensors of several files. Raises ArtifactError for a damaged one and for a tensor that two of them hold."""
     return _merged({file: read_header(file) for file in files})
 
 
 def _merged(headers: Mapping[Path, Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    found: dict[str, Tensor] = {}
+    tensors: dict[str, Tensor] = {}
     for file, header in headers.items():
-        for name in header:
-            if name in found:
-                raise ArtifactError(f"{file} stores '{name}' a second time.", "Remove the weights left from elsewhere.")
-        found |= header
-    return found
+        for name in header.keys() & tensors.keys():
+            problem = f"{file} stores '{printable(name)}' a second time."
+            raise ArtifactError(problem, "Remove the weights left from elsewhere.")
+        tensors |= header
+    return tensors
 
 
 def _pieces(file: Path, start: int, size: int, at_once: int) -> Iterator[bytearray]:
@@ -216,13 +238,13 @@ def _pieces(file: Path, start: int, size: int, at_once: int) -> Iterator[bytearr
         stream.seek(start)
         while size:
             piece = bytearray(min(at_once, size))
-            view, got = memoryview(piece), 0
-            while got < len(piece):  # one call gives 2 GiB at most
-                more = stream.readinto(view[got:])
+            view, filled = memoryview(piece), 0
+            while filled < len(piece):  # one call gives 2 GiB at most
+                more = stream.readinto(view[filled:])
                 if not more:
                     raise damaged(file, "it ends before its tensors do")
-                got += more
-            size -= got
+                filled += more
+            size -= filled
             yield piece
 
 
@@ -230,7 +252,7 @@ def torch_type(dtype: str) -> torch.dtype:
     """Raises ArtifactError for a type that torch does not have."""
     import torch
 
-    found = getattr(torch, TYPES[dtype][1], None) if TYPES[dtype][1] else None
-    if not isinstance(found, torch.dtype):
+    own = getattr(torch, TYPES[dtype][1], None) if TYPES[dtype][1] else None
+    if not isinstance(own, torch.dtype):
         raise ArtifactError(f"torch has no type for tensors of {dtype}.", "Give a 16-bit or 32-bit model.")
-    return found
+    return own

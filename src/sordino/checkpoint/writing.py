@@ -18,14 +18,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sordino.checkpoint.finite import refuse_nonfinite
 from sordino.checkpoint.reading import (
     CHUNK_BYTES,
     HEADER_LENGTH_BYTES,
-    INDEX,
-    SINGLE,
+    STEM,
     TYPES,
     Checkpoint,
     Tensor,
+    names_of,
     torch_type,
 )
 from sordino.errors import ArtifactError
@@ -56,12 +57,12 @@ class Planned:
 def place(planned: Mapping[str, Planned], start: int = 0) -> dict[str, Tensor]:
     """Where each tensor of one file lies, in the file's order, as the safetensors library has it: wider types first,
     then by name. Those of unknown length come last. start: of the first one's data."""
-    found = {}
+    placed = {}
     for name in sorted(planned, key=lambda n: (planned[n].shape is None, ORDER[planned[n].dtype], n)):
         entry = planned[name]
-        found[name] = Tensor(entry.dtype, entry.shape or (entry.bytes,) * (entry.shape is None), entry.bytes, start)
+        placed[name] = Tensor(entry.dtype, entry.shape or (entry.bytes,) * (entry.shape is None), entry.bytes, start)
         start += entry.bytes
-    return found
+    return placed
 
 
 def header(placed: Mapping[str, Tensor], least: int = 0) -> bytes:
@@ -81,14 +82,19 @@ class Writer:
 
     Tensors may come in any order; each is written where it belongs. The bytes depend on the plan and the data alone.
     Leaving the block writes headers and index and flushes everything to disk; until then no file has a header, so
-    that a half-written one does not load. Raises ArtifactError where the disk has too little room, before writing.
+    that a half-written one does not load. stem: what the files' names begin with. Raises ArtifactError where the disk
+    has too little room, before writing.
     """
 
-    def __init__(self, directory: Path, planned: Mapping[str, Planned], *, shard_bytes: int = SHARD_BYTES) -> None:
+    def __init__(
+        self, directory: Path, planned: Mapping[str, Planned], *, shard_bytes: int = SHARD_BYTES, stem: str = STEM
+    ) -> None:
         groups = _split(planned, shard_bytes)
         count = len(groups)
-        names = [SINGLE] if count == 1 else [f"model-{i + 1:05}-of-{count:05}.safetensors" for i in range(count)]
-        for stale in (*directory.glob("model*.safetensors"), directory / INDEX):  # of a write that was cut short
+        single, index = names_of(stem)
+        names = [single] if count == 1 else [f"{stem}-{i + 1:05}-of-{count:05}.safetensors" for i in range(count)]
+        self.index = directory / index
+        for stale in (*directory.glob(f"{stem}*.safetensors"), self.index):  # of a write that was cut short
             stale.unlink(missing_ok=True)
         self.directory, self.planned = directory, planned
         self._shards: list[tuple[Path, dict[str, Tensor]]] = []
@@ -123,23 +129,30 @@ class Writer:
     def copy(self, name: str, source: Checkpoint, source_name: str) -> None:
         """Write a stored tensor, byte for byte, or rounded to the planned floating type; never held as a whole.
 
-        Raises ValueError where shapes differ, or types that do not cast.
+        Raises ValueError where shapes differ, or types that do not cast, FamilyError for NaN and infinity, in what is
+        read and in what it is rounded to.
         """
         import torch
 
-        tensor, wanted = source.tensors[source_name], self.planned[name]
-        if tensor.shape != wanted.shape:
-            raise ValueError(f"{name} is planned as {wanted.shape}, and {source_name} is {tensor.shape}")
+        tensor, plan = source.tensors[source_name], self.planned[name]
+        if tensor.shape != plan.shape:
+            raise ValueError(f"{name} is planned as {plan.shape}, and {source_name} is {tensor.shape}")
         handle, start = self._begin(name)
-        if tensor.dtype == wanted.dtype and source.as_stored(source_name):
+        if tensor.dtype == plan.dtype and source.as_stored(source_name):
+            if tensor.dtype in FLOATING:
+                source_type = torch_type(tensor.dtype)
+                for piece in source.chunks(source_name, CHUNK_BYTES):
+                    refuse_nonfinite(source.directory, [(source_name, torch.frombuffer(piece, dtype=source_type))])
             with source.file_of[source_name].open("rb", buffering=0) as stream:
                 _copy(stream.fileno(), tensor.start, handle, start, tensor.bytes)
             return
-        if tensor.dtype not in FLOATING or wanted.dtype not in FLOATING:
-            raise ValueError(f"{source_name} is {tensor.dtype} and cannot become {wanted.dtype}")
-        before, after = torch_type(tensor.dtype), torch_type(wanted.dtype)
+        if tensor.dtype not in FLOATING or plan.dtype not in FLOATING:
+            raise ValueError(f"{source_name} is {tensor.dtype} and cannot become {plan.dtype}")
+        before, after = torch_type(tensor.dtype), torch_type(plan.dtype)
         for piece in source.chunks(source_name, CHUNK_BYTES):
-            start = _put(handle, start, _bytes_of(torch.frombuffer(piece, dtype=before).to(after)))
+            rounded = torch.frombuffer(piece, dtype=before).to(after)
+            refuse_nonfinite(source.directory, [(source_name, rounded)])
+            start = _put(handle, start, _bytes_of(rounded))
 
     def write(self, name: str, data: torch.Tensor | Iterable[torch.Tensor]) -> None:
         """Write a tensor, given as a whole or in pieces along its first dimension.
@@ -148,24 +161,24 @@ class Writer:
         """
         import torch
 
-        wanted = self.planned[name]
+        plan = self.planned[name]
         handle, start = self._begin(name)
-        if wanted.shape is None:
+        if plan.shape is None:
             if not isinstance(data, torch.Tensor) or data.dim() != 1 or data.nbytes > LATE_BYTES:
                 raise ValueError(f"{name} is no vector of at most {LATE_BYTES} bytes")
             self._late[name] = bytes(_bytes_of(data))
             return
         rows = 0
         for piece in [data] if isinstance(data, torch.Tensor) else data:
-            whole = piece.shape == wanted.shape or (piece.dim() and piece.shape[1:] == wanted.shape[1:])
-            if piece.dtype != torch_type(wanted.dtype) or not whole:
-                raise ValueError(f"{name} is planned as {wanted}, and not as {piece.dtype} {tuple(piece.shape)}")
+            whole = piece.shape == plan.shape or (piece.dim() and piece.shape[1:] == plan.shape[1:])
+            if piece.dtype != torch_type(plan.dtype) or not whole:
+                raise ValueError(f"{name} is planned as {plan}, and not as {piece.dtype} {tuple(piece.shape)}")
             rows += piece.shape[0] if piece.dim() else 1
-            if rows > (wanted.shape[0] if wanted.shape else 1):
+            if rows > (plan.shape[0] if plan.shape else 1):
                 break
             start = _put(handle, start, _bytes_of(piece))
-        if rows != (wanted.shape[0] if wanted.shape else 1):
-            raise ValueError(f"{name} is planned with {wanted.shape}, and {rows} rows came")
+        if rows != (plan.shape[0] if plan.shape else 1):
+            raise ValueError(f"{name} is planned with {plan.shape}, and {rows} rows came")
 
     def _begin(self, name: str) -> tuple[int, int]:
         """The shard to write to and where. Each tensor is written once."""
@@ -176,9 +189,9 @@ class Writer:
         return self._handles[shard], self._shards[shard][1][name].start
 
     def _finish(self) -> None:
-        left = self.planned.keys() - self._written
-        if left:
-            raise ValueError(f"{len(left)} planned tensors were not written, {min(left)} among them")
+        missing = self.planned.keys() - self._written
+        if missing:
+            raise ValueError(f"{len(missing)} planned tensors were not written, {min(missing)} among them")
         total = 0
         for handle, (_, placed) in zip(self._handles, self._shards, strict=True):
             room = min((t.start for t in placed.values()), default=0)
@@ -195,7 +208,7 @@ class Writer:
         if len(self._shards) > 1:
             weight_map = {name: self._shards[shard][0].name for name, shard in sorted(self._shard_of.items())}
             index = {"metadata": {"total_size": total}, "weight_map": weight_map}
-            with (self.directory / INDEX).open("w", encoding="utf-8") as out:
+            with self.index.open("w", encoding="utf-8") as out:
                 out.write(json.dumps(index, indent=2, ensure_ascii=False) + "\n")
                 out.flush()
                 os.fsync(out.fileno())

@@ -5,17 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
+from sordino.config.chain import AUTO, CHAIN, EXPORTS, MERGED, makes
 from sordino.config.schema import FilterSection, PseudolabelSection, Recipe
-
-# model of the chain -> the section that makes it; base is always there
-MADE_BY = {
-    "teacher": "finetune",
-    "pruned": "prune",
-    "student": "distil",
-    "adapter": "qlora",
-    "merged": "merge",
-    "trimmed": "trim",
-}
 
 
 def contradictions(recipe: Recipe) -> list[str]:
@@ -75,8 +66,6 @@ def _prune(recipe: Recipe) -> Iterator[str]:
     prune = recipe.prune
     if prune and recipe.rank and (prune.remove or 0) > ranked(recipe):
         yield f"prune.remove: {prune.remove}, but rank finds {ranked(recipe)} removals"
-    if prune and prune.of == "teacher" and not recipe.finetune:
-        yield "prune.of: there is no teacher without the finetune section"
 
 
 def ranked(recipe: Recipe) -> int:
@@ -123,14 +112,16 @@ def _mixes(recipe: Recipe) -> Iterator[str]:
 
 def _models(recipe: Recipe) -> Iterator[str]:
     """Every model that a section names must be one that the recipe makes."""
-    models = {"base", *(model for model, maker in MADE_BY.items() if getattr(recipe, maker))}
-    starts = ("qlora", recipe.qlora, "start"), ("trim", recipe.trim, "of"), ("export", recipe.export, "of")
-    for where, section, key in starts:
-        model = getattr(section, key, "auto")
-        if model not in ("auto", *models):
-            yield f"{where}.{key}: this recipe makes no '{model}' model"
-        if section and key == "of" and model == "auto" and recipe.qlora and not recipe.merge:
-            yield f"{where}: the adapter would be left out; add merge:, or say {where}.of"
+    models = {model.key for model in CHAIN if makes(recipe, model)}
+    for made in (*CHAIN, EXPORTS):
+        section = getattr(recipe, made.section) if made.setting else None
+        if section is None:
+            continue
+        where, start = f"{made.section}.{made.setting}", getattr(section, made.setting)
+        if start not in (AUTO, *models):
+            yield f"{where}: this recipe makes no '{start}' model"
+        if start == AUTO and MERGED in made.starts and recipe.qlora and not recipe.merge:
+            yield f"{made.section}: the adapter would be left out; add merge:, or say {where}"
     for model in recipe.sweep.of if recipe.sweep else ():
         if model not in models:
             yield f"sweep.of: this recipe makes no '{model}' model"

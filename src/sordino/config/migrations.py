@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from sordino.errors import ArtifactError
+from sordino.runtime.terminal import quoted
 
 NUMBER = "schema"  # key of the number in a record
 
@@ -39,14 +40,22 @@ def schema() -> int:
     return 1 + len(MIGRATIONS)
 
 
-def migrated(record: Mapping[str, Any], stage: str | None, file: Path) -> dict[str, Any]:
-    """A record with the settings' names of today. Raises ArtifactError for one of a schema that is yet to come."""
+def refuse_newer(record: Mapping[str, Any], file: Path) -> int:
+    """The record's schema. Raises ArtifactError for one that is yet to come, or is no number."""
     number = record.get(NUMBER, 1)
+    if not isinstance(number, int) or number < 1:
+        raise ArtifactError(f"{file} is damaged: '{NUMBER}' cannot be {quoted(number, 60)}.", "Run its stage again.")
     if number > schema():
         raise ArtifactError(
             f"{file} was written by a newer sordino (schema {number}; this one knows {schema()}).",
             "Update sordino, or set another name or out.",
         )
+    return number
+
+
+def migrated(record: Mapping[str, Any], stage: str | None, file: Path) -> dict[str, Any]:
+    """A record with the settings' names of today. Raises ArtifactError for one of a schema that is yet to come."""
+    number = refuse_newer(record, file)
     section = copy.deepcopy(record["section"])
     for migration in MIGRATIONS[number - 1 :]:
         for old, new in migration.renamed.get(stage or "", {}).items():

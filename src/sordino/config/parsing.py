@@ -10,22 +10,25 @@ import dataclasses
 import typing
 from typing import Any, Literal
 
-import yaml
-
 from sordino.config.sections import hints, is_optional, is_union, section_in
 from sordino.errors import near_match
+from sordino.runtime.terminal import printable, quoted
+from sordino.runtime.values import Malformed, parse_yaml
+
+SHOWN = 100  # characters of a value that a problem quotes
+GUESSED = 20  # problems, after which nothing is guessed any more
 
 
 def override(cls: type, raw: dict[str, Any], text: str, problems: list[str]) -> None:
     """Put one `key=value` (dotted key, YAML value) into the mapping that a `cls` will be made of."""
     key, sep, written = text.partition("=")
     if not sep or not key:
-        problems.append(f"'{text}' is not key=value")
+        problems.append(f"{quoted(text)} is not key=value")
         return
     try:
-        value = yaml.safe_load(written)
-    except yaml.YAMLError:
-        problems.append(f"{key}: '{written}' is not a YAML value")
+        value = parse_yaml(written)
+    except Malformed as error:
+        problems.append(f"{printable(key, 100)}: {quoted(written, 100)} is not a YAML value ({error.problem})")
         return
     node, hint = raw, cls
     *path, last = key.split(".")
@@ -53,14 +56,15 @@ def section(cls: type, raw: Any, where: str, problems: list[str]) -> Any:
     if raw is None:
         raw = {}
     if not isinstance(raw, dict):
-        problems.append(f"{where or 'the recipe'}: expected settings, found {raw!r}")
+        problems.append(f"{where or 'the recipe'}: expected settings, found {quoted(raw, SHOWN)}")
         return cls()
     names = [f.name for f in dataclasses.fields(cls)]
     values: dict[str, Any] = {}
     for key, value in raw.items():
-        spot = f"{where}.{key}" if where else str(key)
+        name = printable(str(key), 100) if isinstance(key, str | int | float) else quoted(key, 100)
+        spot = f"{where}.{name}" if where else name
         if key not in names:
-            near = near_match(str(key), names)
+            near = near_match(name[:SHOWN], names) if len(problems) < GUESSED else None
             advice = f"did you mean '{near}'?" if near else f"known: {', '.join(names)}"
             problems.append(f"unknown key '{spot}' ({advice})")
             continue
@@ -81,8 +85,8 @@ def _value(hint: Any, value: Any, where: str, problems: list[str]) -> Any:
     if dataclasses.is_dataclass(hint):
         return section(typing.cast(type, hint), {} if value is True else value, where, problems)
     if origin is Literal:
-        if value not in args:
-            problems.append(f"{where}: {value!r} is not one of {', '.join(map(str, args))}")
+        if not isinstance(value, str | int | float | None) or value not in args:
+            problems.append(f"{where}: {quoted(value, SHOWN)} is not one of {', '.join(map(str, args))}")
         return value
     if origin is tuple:
         if not isinstance(value, (list, tuple)):
@@ -101,6 +105,10 @@ def _scalar(hint: type, value: Any, where: str, problems: list[str]) -> Any:
             pass
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
+    if isinstance(value, str) and "\0" in value:
+        problems.append(f"{where}: {quoted(value, 100)} holds NUL, which no text and no path has")
     if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
-        problems.append(f"{where}: expected {hint.__name__}, found {value!r}")
+        problems.append(f"{where}: expected {hint.__name__}, found {quoted(value, SHOWN)}")
+    elif isinstance(value, str) and "\0" in value:
+        problems.append(f"{where}: {quoted(value, SHOWN)} holds NUL, which no path and no text has")
     return value

@@ -8,20 +8,22 @@ recorded in stage.json is what ran.
 from __future__ import annotations
 
 import dataclasses
+import os
 import typing
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
-
-import yaml
 
 from sordino.config import parsing
 from sordino.config.contradictions import contradictions
 from sordino.config.schema import Format, Recipe
 from sordino.config.setting import out_of_limits
 from sordino.errors import RecipeError, near_match
-from sordino.languages import language_code
+from sordino.languages import language_tag
+from sordino.runtime import foreign
+from sordino.runtime.terminal import quoted
 
+NAME_BYTES = 200  # of a run's directory: file systems end at 255, and work in progress has longer names
 SHIPPED = Path(__file__).parents[1] / "recipes"
 DEMO = "demo"  # directory of a source checkout: the demo's model and corpus, which the package does not hold
 
@@ -33,10 +35,7 @@ def load(file: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     Raises RecipeError that lists every mistake.
     """
     path = find(file)
-    try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise RecipeError(f"{path} is not valid YAML: {error}.") from error
+    raw = foreign.read_yaml(path, raises=RecipeError, remedy="`sordino settings` lists what a recipe may say.")
     if not isinstance(raw, dict):
         raise RecipeError(
             f"{path} holds no settings.", "A recipe is a YAML mapping; `sordino settings` lists what it may say."
@@ -89,13 +88,21 @@ def parse(raw: Mapping[str, Any], problems: list[str], origin: str) -> Recipe:
         problems += contradictions(recipe) + out_of_limits(recipe)
     if problems:
         raise RecipeError(f"{origin}: " + "; ".join(problems) + ".")
-    try:
-        name = recipe.name.format(source=language_code(recipe.source), target=language_code(recipe.target))
-    except (KeyError, IndexError, ValueError, AttributeError) as error:
-        raise RecipeError(f"{origin}: name: '{recipe.name}' may use {{source}} and {{target}} only.") from error
-    if "/" in name or name in ("", ".", ".."):
-        raise RecipeError(f"{origin}: name: '{name}' must be a plain directory name.", "Use `out` for its parent.")
-    return dataclasses.replace(recipe, name=name)
+    return dataclasses.replace(recipe, name=_name(recipe, origin))
+
+
+def _name(recipe: Recipe, origin: str) -> str:
+    """The run's directory, languages filled in. Raises RecipeError for what is no plain name."""
+    name = recipe.name
+    for key, language in (("{source}", recipe.source), ("{target}", recipe.target)):
+        name = name.replace(key, language_tag(language))
+    written = quoted(recipe.name, 100)
+    if "{" in name or "}" in name:
+        raise RecipeError(f"{origin}: name: {written} may use {{source}} and {{target}} only.")
+    if "/" in name or name in ("", ".", "..") or not name.isprintable() or len(os.fsencode(name)) > NAME_BYTES:
+        problem = f"{origin}: name: {written} must be a plain directory name of at most {NAME_BYTES} bytes."
+        raise RecipeError(problem, "Use `out` for its parent.")
+    return name
 
 
 def _default_formats(recipe: Recipe) -> Recipe:

@@ -8,12 +8,15 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from sordino.config.migrations import migrated
+from sordino.config.migrations import migrated, refuse_newer
 from sordino.config.schema import Recipe
 from sordino.config.sections import hints, section_in, stage_sections
-from sordino.runtime import files
+from sordino.runtime import files, foreign
 
 STAGE_FILE = "stage.json"
+REQUESTED: Mapping[str, foreign.Types] = {"section": dict, "parents": list}
+FINISHED = {**REQUESTED, "outputs": dict, "hash": str, "seconds": (int, float)}
+PARENT: Mapping[str, foreign.Types] = {"path": str, "hash": str}
 
 
 def read_stage(directory: Path) -> dict[str, Any] | None:
@@ -24,8 +27,25 @@ def read_stage(directory: Path) -> dict[str, Any] | None:
     file = directory / STAGE_FILE
     if not file.is_file():
         return None
-    record: dict[str, Any] = files.read_json(file)
-    return migrated(record, record.get("stage"), file) if record.get("complete") is True else None
+    record = files.read_json(file, {})
+    if record.get("complete") is not True:
+        return None
+    refuse_newer(record, file)
+    files.require(record, file, FINISHED)
+    for parent in record["parents"]:
+        files.require(parent, f"{file}: a parent", PARENT)
+    return migrated(record, record.get("stage"), file)
+
+
+def fingerprints(directory: Path) -> dict[str, str]:
+    """Relative path -> fingerprint of every file that is part of a directory's artefact."""
+    paths = sorted(p for p in directory.rglob("*") if p.is_file())
+    relative = ((p.relative_to(directory), p) for p in paths)
+    return {
+        r.as_posix(): files.fingerprint_file(p)
+        for r, p in relative
+        if r.name != STAGE_FILE and not r.parts[0].startswith(".")
+    }
 
 
 def changed_settings(

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from sordino.config.setting import other_default, setting
-from sordino.languages import language_code, language_name
+from sordino.languages import has_spaces, language_name
 
 SYSTEM_PROMPT = "You are a professional translator."  # the paper's
 
@@ -255,6 +255,7 @@ class ReportSection:
     """One offline page of all results."""
 
     samples: int = setting(8, "clips shown side by side", least=0)
+    audio: bool = setting(True, "samples play inside the page, which takes up to 1 MB; false: texts alone")
 
 
 @dataclass(frozen=True)
@@ -283,7 +284,7 @@ class Recipe:
     revision: str | None = setting(None, "branch, tag or commit of a Hub model")
     source: str = setting("en", "language of the audio: a code or an English name")
     target: str = setting("de", "language of the translations: a code or an English name")
-    seed: int = setting(0, "of every random number")
+    seed: int = setting(0, "of every random number", least=0)
     device: str = setting("auto", "cpu, cuda, cuda:1, ...; auto: an accelerator where there is one")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = setting("auto", "of the weights, except while training")
     attention: Literal["sdpa", "eager", "flash_attention_2"] | None = setting(
@@ -315,7 +316,7 @@ class Recipe:
         if self.rank and self.rank.criterion != "auto":
             return self.rank.criterion
         targets = (self.rank.targets if self.rank else ()) or (self.target,)
-        return "chrf" if any(language_code(target) in ("zh", "ja") for target in targets) else "chrf++"
+        return "chrf++" if all(map(has_spaces, targets)) else "chrf"
 
 
 def fill_instruction(template: str, source: str, target: str) -> str:

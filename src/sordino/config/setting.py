@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
 Value = TypeVar("Value")
+LARGEST = 10**12  # that any number may be: more overflows in what is computed with it
 
 # attribute of Limits -> (how it reads, what a value must pass)
 BOUNDS = {
@@ -82,12 +83,17 @@ def out_of_limits(section: Any, where: str = "") -> list[str]:
         if dataclasses.is_dataclass(value):
             problems += out_of_limits(value, f"{key}.")
         elif isinstance(value, tuple):
-            if any(limits.broken_by(item) for item in value if isinstance(item, (int, float))):
+            numbers = [item for item in value if isinstance(item, (int, float))]
+            if any(limits.broken_by(number) for number in numbers):
                 problems.append(f"{key}: each must be {limits}")
+            elif any(not abs(number) <= LARGEST for number in numbers):
+                problems.append(f"{key}: each must be at most {LARGEST:,}")
         elif isinstance(value, (int, float)):
             broken = limits.broken_by(value)
             if not math.isfinite(value):
                 problems.append(f"{key}: {value} is not a number to compute with")
             elif broken:
                 problems.append(f"{key}: must be {broken}, found {value:g}")
+            elif abs(value) > LARGEST:
+                problems.append(f"{key}: must be at most {LARGEST:,}, found {value:g}")
     return problems

@@ -1,11 +1,12 @@
 """Decode every clip once before anything expensive runs, and list all that cannot be used."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from sordino.data.audio import load_clip
-from sordino.data.clip import SAMPLE_RATE, Clip
+from sordino.data.audio import load
+from sordino.data.clip import MAX_SECONDS, SAMPLE_RATE, Clip
 from sordino.errors import DataError
+from sordino.runtime.terminal import quoted
 
 
 @dataclass(frozen=True)
@@ -19,17 +20,18 @@ class BadClip:
 
 
 def check_audio(
-    clips: Iterable[Clip], on_progress: Callable[[int], None] | None = None
+    clips: Iterable[Clip], on_progress: Callable[[int], None] | None = None, *, window: float = MAX_SECONDS
 ) -> tuple[list[Clip], list[BadClip]]:
     """Split clips into those that decode, with their true `seconds`, and those that do not, in order.
 
-    on_progress: called after each clip with the number of clips seen so far. Never stops at a bad clip.
+    on_progress: called after each clip with the number of clips seen so far. window: seconds that the model hears at
+    once; longer clips are bad. Never stops at a bad clip.
     """
     good: list[Clip] = []
     bad: list[BadClip] = []
     for seen, clip in enumerate(clips, start=1):
         try:
-            seconds = len(load_clip(clip)) / SAMPLE_RATE
+            seconds = len(load(clip.audio, clip.start, clip.seconds, max_seconds=window)) / SAMPLE_RATE
         except DataError as error:
             bad.append(BadClip(clip.id, clip.audio, error.problem, error.remedy))
         else:
@@ -39,3 +41,22 @@ def check_audio(
         if on_progress is not None:
             on_progress(seen)
     return good, bad
+
+
+def check_texts(
+    clips: Iterable[Clip], control_tokens: Callable[[str], Sequence[str]], fields: Sequence[str] = ("target_text",)
+) -> list[BadClip]:
+    """Clips whose texts a tokenizer would read control tokens from: an answer's end in its middle, another audio.
+
+    control_tokens: the tokens of a text that the tokenizer takes for its own (models/control_tokens.py). fields: of
+    the clip that a model is trained on or asked with; a reference that is only compared may hold anything.
+    """
+    bad = []
+    for clip in clips:
+        for field in fields:
+            tokens = control_tokens(getattr(clip, field) or "")
+            if tokens:
+                names = ", ".join(quoted(token, 60) for token in dict.fromkeys(tokens))
+                problem = f"{field} holds {names}, which this model's tokenizer takes for a control token."
+                bad.append(BadClip(clip.id, clip.audio, problem, "Remove it from the text, or leave the clip out."))
+    return bad

@@ -28,28 +28,32 @@ def choose(
     max_ratio: how many times longer or shorter than usual a translation may be for its transcript. What is usual for
     the two languages is the corpus's own median of characters per character. Clips without a transcript pass.
     """
-    left = [clips[i] for i in _matching(clips, max_ratio)] if max_ratio is not None else clips
+    candidates = [clips[i] for i in _matching(clips, max_ratio)] if max_ratio is not None else clips
     if min_seconds is None and max_seconds is None:
-        if rows is None or rows >= len(left):
-            return list(left)
-        return [left[i] for i in sorted(random.Random(seed).sample(range(len(left)), rows))]
+        if rows is None or rows >= len(candidates):
+            return list(candidates)
+        return [candidates[i] for i in sorted(random.Random(seed).sample(range(len(candidates)), rows))]
     # Headers are read only until there are enough clips: of 300,000, 100,000 are opened and not all.
-    order = random.Random(seed).sample(range(len(left)), len(left)) if rows is not None else range(len(left))
+    order = (
+        random.Random(seed).sample(range(len(candidates)), len(candidates))
+        if rows is not None
+        else range(len(candidates))
+    )
     taken: list[int] = []
     for i in order:
         if rows is not None and len(taken) >= rows:
             break
-        seconds = _seconds(left[i])
+        seconds = _seconds(candidates[i])
         if seconds is None or (min_seconds or 0.0) <= seconds <= (max_seconds or math.inf):
             taken.append(i)
-    return [left[i] for i in sorted(taken)]
+    return [candidates[i] for i in sorted(taken)]
 
 
 def _matching(clips: Sequence[Clip], max_ratio: float) -> list[int]:
     """Places of the clips whose texts match in length."""
     ratios = [_ratio(clip) for clip in clips]
-    known = [ratio for ratio in ratios if ratio is not None]
-    usual = statistics.median(known) if known else 1.0
+    measured = [ratio for ratio in ratios if ratio is not None]
+    usual = statistics.median(measured) if measured else 1.0
     return [i for i, ratio in enumerate(ratios) if ratio is None or usual / max_ratio <= ratio <= usual * max_ratio]
 
 

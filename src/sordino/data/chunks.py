@@ -6,6 +6,7 @@ a listed segment that is longer than the model's window, is cut by voice activit
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -38,16 +39,30 @@ class Chunk:
 
 def recordings(files: Sequence[str | Path], languages: tuple[str, str]) -> list[Clip]:
     """Whole files as segments, named by their stems. Raises DataError for all that cannot be used, at once."""
-    rows = Rows()
-    for file in files:
-        path = Path(file).absolute()
+    paths = [Path(file).absolute() for file in files]
+    problems = [f"{path} is given twice." for path, times in Counter(paths).items() if times > 1]
+    clips = []
+    for name, path in names_of(list(dict.fromkeys(paths))).items():
+        try:
+            clips.append(Clip(name, str(path), audio.duration(path), *languages, group=name))
+        except DataError as error:
+            problems.append(str(error))
+    _refuse(problems)
+    return clips
 
-        def make(path: Path = path) -> Clip:
-            return Clip(path.stem, str(path), audio.duration(path), *languages, group=path.stem)
 
-        rows.add(path.stem, "", make)
-    _refuse([problem.problem for problem in rows.problems])
-    return list(rows.clips.values())
+def names_of(paths: Sequence[Path]) -> dict[str, Path]:
+    """Name -> path: the stem where it is the only one, else with as many folders, or the suffix, as tell it apart."""
+    stems = Counter(path.stem for path in paths)
+    names: dict[str, Path] = {}
+    for path in paths:
+        twins = [other for other in paths if other.stem == path.stem and other != path] if stems[path.stem] > 1 else []
+        one, others = path.with_suffix(""), [other.with_suffix("") for other in twins]
+        if one in others:
+            one, others = path, twins
+        depth = next(d for d in range(1, len(one.parts) + 1) if all(o.parts[-d:] != one.parts[-d:] for o in others))
+        names["/".join(one.parts[-depth:])] = path
+    return names
 
 
 def listed(
@@ -55,7 +70,7 @@ def listed(
 ) -> list[Clip]:
     """The segments of a YAML list, in its order; recordings are looked for in `folders`.
 
-    only: the recordings that are wanted, each of which must be listed; segments of others are left out.
+    only: the recordings that are to be translated, each of which must be listed; segments of others are left out.
     Raises DataError for every segment that is unreadable, ends after its recording, or names none, all at once.
     """
     rows = Rows()
@@ -63,9 +78,9 @@ def listed(
     problems = [problem.problem for problem in rows.problems]
     clips = list(rows.clips.values())
     if only is not None:
-        wanted = {Path(one).absolute() for one in only}
-        clips = [clip for clip in clips if Path(clip.audio).absolute() in wanted]
-        unlisted = sorted(wanted - {Path(clip.audio).absolute() for clip in clips})
+        chosen = {Path(one).absolute() for one in only}
+        clips = [clip for clip in clips if Path(clip.audio).absolute() in chosen]
+        unlisted = sorted(chosen - {Path(clip.audio).absolute() for clip in clips})
         problems += [f"{file} lists no segments of {path}." for path in unlisted]
     lengths: dict[str, float] = {}
     for clip in clips:
@@ -92,22 +107,27 @@ def pieces(
     without the extra `vad`.
     """
     refuse_long(clips, window)
-    found: list[Chunk] = []
+    chunks: list[Chunk] = []
+    taken = {clip.id for clip in clips}  # the first piece of talk_1 is not the segment talk_1_0 of another recording
     for clip in clips:
         assert clip.seconds is not None
         if clip.seconds < MIN_SECONDS:
-            said = f"{clip.seconds:.3f} s long, {MIN_SECONDS:g} s is the minimum"
-            found.append(Chunk(clip, clip.id, said))
+            problem = f"{clip.seconds:.3f} s long, {MIN_SECONDS:g} s is the minimum"
+            chunks.append(Chunk(clip, clip.id, problem))
         elif clip.seconds <= window:
-            found.append(Chunk(clip, clip.id))
+            chunks.append(Chunk(clip, clip.id))
         else:
             parts = voice.split(clip.audio, window, pause, clip.start, clip.seconds, advance)
             if not parts:
-                found.append(Chunk(clip, clip.id, "no speech was found"))
+                chunks.append(Chunk(clip, clip.id, "no speech was found"))
             for number, (start, seconds) in enumerate(parts):
-                part = replace(clip, id=f"{clip.id}_{number}", start=round(start, 4), seconds=round(seconds, 4))
-                found.append(Chunk(part, clip.id))
-    return found
+                name = f"{clip.id}_{number}"
+                while name in taken:
+                    name += "_piece"
+                taken.add(name)
+                part = replace(clip, id=name, start=round(start, 4), seconds=round(seconds, 4))
+                chunks.append(Chunk(part, clip.id))
+    return chunks
 
 
 def refuse_long(clips: Sequence[Clip], window: float) -> None:

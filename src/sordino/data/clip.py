@@ -11,10 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from sordino.errors import DataError
+from sordino.runtime.terminal import quoted
 
 SAMPLE_RATE = 16_000  # samples per second: what every supported audio tower takes
 MAX_SECONDS = 30.0  # the towers' window; feature extractors cut anything beyond it without a word
+LONGEST = 1e8  # seconds, three years: beyond it times of samples are no longer whole numbers
 MIN_SECONDS = 0.1  # below about 0.07 s Qwen2-Audio gets 0 or 1 audio token and takes a broken path
+
+SHOWN = 12  # names of fields that an error lists
 
 AUTHENTIC = "authentic"  # origin of a target text that people wrote
 TEACHER_PREFIX = "teacher:"  # followed by the hash of the teacher that wrote the target text
@@ -51,10 +55,15 @@ class Clip:
             raise DataError(f"a clip must be a JSON object, found {type(record).__name__}.")
         unknown = sorted(set(map(str, record)) - set(FIELDS))
         if unknown:
-            raise DataError(f"unknown field {', '.join(map(repr, unknown))}.", f"A clip has: {', '.join(FIELDS)}.")
+            raise DataError(
+                f"unknown field {', '.join(map(quoted, unknown[:SHOWN]))}.", f"A clip has: {', '.join(FIELDS)}."
+            )
         missing = [name for name in REQUIRED if record.get(name) is None]
         if missing:
-            raise DataError(f"missing field {', '.join(map(repr, missing))}.", f"Found: {', '.join(record) or '-'}.")
+            raise DataError(
+                f"missing field {', '.join(map(repr, missing))}.",
+                f"It has {', '.join(map(str, [*record][:SHOWN])) or 'none'}.",
+            )
         seconds, start = _number(record, "seconds"), _number(record, "start")
         if seconds is not None and seconds <= 0:
             raise DataError(f"'seconds' must be above 0, found {seconds:g}.")
@@ -62,7 +71,7 @@ class Clip:
             raise DataError(f"'start' must not be negative, found {start:g}.")
         audio = _required(record, "audio")
         if not Path(audio).is_absolute():
-            raise DataError(f"'audio' must be an absolute path, found {audio!r}.")
+            raise DataError(f"'audio' must be an absolute path, found {quoted(audio)}.")
         return cls(
             id=_required(record, "id"),
             audio=audio,
@@ -117,6 +126,8 @@ def _number(record: Mapping[str, object], name: str) -> float | None:
         seconds = math.inf
     if not math.isfinite(seconds):
         raise DataError(f"{name!r} must be a finite number of seconds.")
+    if abs(seconds) > LONGEST:
+        raise DataError(f"{name!r} is {seconds:g} seconds, longer than any recording.")
     return seconds
 
 
@@ -125,5 +136,5 @@ def _origin(record: Mapping[str, object]) -> str:
     if origin is None or origin == AUTHENTIC:
         return AUTHENTIC
     if not origin.startswith(TEACHER_PREFIX) or origin == TEACHER_PREFIX:
-        raise DataError(f"'origin' must be '{AUTHENTIC}' or '{TEACHER_PREFIX}<hash>', found {origin!r}.")
+        raise DataError(f"'origin' must be '{AUTHENTIC}' or '{TEACHER_PREFIX}<hash>', found {quoted(origin)}.")
     return origin

@@ -1,157 +1,155 @@
-"""Whether an audio file ends where its container says it does.
+"""Whether an audio file ends where its container says it does, and holds one recording alone.
 
-libsndfile is lenient: of a WAV, AIFF or Ogg file that was cut it serves what is left and calls that the whole,
-and of an MP3 without a frame count it guesses the length from the first frame and stops there. Each reader here
-looks at the container's own bookkeeping instead: chunk sizes, Ogg's pages and checksums, the MPEG frame headers.
-FLAC needs none (decoding past the cut fails). Formats not listed in `ended_early` are not checked.
+libsndfile is lenient: of a file that was cut it serves what is left and calls that the whole; of recordings joined end
+to end, and of a header that promises too little, the beginning; and of an MP3 without a frame count it guesses the
+length. The readers here look at the container's own bookkeeping instead: chunk sizes and what follows the samples,
+pages and frames (streams.py), MPEG frame headers (mpeg.py).
 """
 
+from __future__ import annotations
+
+import re
 import struct
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
-STREAMED_BYTES = 0x7FFF_F000  # sizes from here up are what ffmpeg and sox write when they cannot seek back
-OGG_END_OF_STREAM = 0x04  # bit of a page's header type (RFC 3533, section 6)
-REVERSED_BITS = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
+from sordino.data.mpeg import scan_mp3
+from sordino.data.streams import JOINED, flac_problem, ogg_problem
 
-
-def ended_early(path: Path, container: str) -> str | None:
-    """What shows that the file was cut, or None; `container` is libsndfile's name of the format."""
-    if container in {"WAV", "WAVEX", "AIFF"}:
-        return _chunks_ended_early(path)
-    if container == "OGG":
-        return _ogg_ended_early(path)
-    if container == "MP3":
-        frames = scan_mp3(path)
-        return None if frames is None or frames.whole else "its MPEG frames break off"
-    return None
-
-
-def _chunks_ended_early(path: Path) -> str | None:
-    """RIFF and AIFF: does the chunk that holds the samples reach as far as its size says?"""
-    length = path.stat().st_size
-    with path.open("rb") as file:
-        form = file.read(12)[:4]
-        if form not in {b"RIFF", b"FORM"}:
-            return None
-        layout, samples = ("<4sI", b"data") if form == b"RIFF" else (">4sI", b"SSND")
-        while len(header := file.read(8)) == 8:
-            name, size = struct.unpack(layout, header)
-            left = length - file.tell()
-            if name == samples:
-                if size == 0 and left > 0:
-                    return f"its header was never completed: it promises no samples and {left:,} bytes follow"
-                if left < size < STREAMED_BYTES:
-                    return f"its header promises {size:,} bytes of samples and {left:,} are there"
-                return None
-            file.seek(size + size % 2, 1)
-    return "it ends before its samples"
-
-
-def _ogg_ended_early(path: Path) -> str | None:
-    """Ogg (Vorbis, Opus): is every page complete and intact, and the last one marked as the stream's last?
-
-    Damaged pages count as missing: libsndfile drops them, and where they were the first or the last it takes
-    what is left for the whole.
-    """
-    data = path.read_bytes()
-    last = at = max(0, data.find(b"OggS"))
-    while data[at : at + 4] == b"OggS":
-        lacing = data[at + 27 : at + 27 + data[at + 26]] if at + 27 <= len(data) else b""
-        end = at + 27 + len(lacing) + sum(lacing)
-        if at + 27 > len(data) or len(lacing) < data[at + 26] or end > len(data):
-            return "its last Ogg page is incomplete"
-        if _ogg_crc(data[at : at + 22] + bytes(4) + data[at + 26 : end]) != data[at + 22 : at + 26]:
-            return f"the Ogg page at byte {at:,} is damaged"
-        last, at = at, end
-    return None if data[last + 5] & OGG_END_OF_STREAM else "its last Ogg page is not the end of the stream"
-
-
-def _ogg_crc(page: bytes) -> bytes:
-    """A page's checksum as stored: CRC-32 with zlib's polynomial, bits the other way round, no inversion."""
-    crc = zlib.crc32(page.translate(REVERSED_BITS), 0xFFFF_FFFF) ^ 0xFFFF_FFFF
-    return crc.to_bytes(4, "big").translate(REVERSED_BITS)
+STREAMED_BYTES = 0x7FFF_F000  # 32-bit sizes from here up are what ffmpeg and sox write when they cannot seek back
+STRAY_BYTES = 1024  # behind the samples that may be anything
+TAGS = (b"TAG", b"ID3", b"APETAGEX", b"LYRICSBEGIN")
 
 
 @dataclass(frozen=True)
-class Mp3Frames:
-    """What the MPEG frame headers of an MP3 add up to.
+class Chunks:
+    """A container of named chunks. first: where they begin; header: of a chunk, name and size; samples: whose data is
+    the audio; align: of their places; counts_itself: sizes are with the header; bits: of a size."""
 
-    samples: per channel, at the file's rate, decoder delay and padding included.
-    samples_per_frame: 1,152 (MPEG-1) or 576 (MPEG-2, 2.5).
-    counted: the file opens with a Xing, Info or VBRI frame, so that its length is known and not guessed.
-    whole: the last frame is complete, and no frames follow behind a gap.
+    first: int
+    header: struct.Struct
+    samples: bytes
+    align: int = 2
+    counts_itself: bool = False
+    bits: int = 32
+
+
+W64_TAIL = bytes.fromhex("f3acd3118cd100c04f8edb8a")  # of its identifiers, behind four letters
+CONTAINERS = {  # by the first four bytes of a file
+    b"RIFF": Chunks(12, struct.Struct("<4sI"), b"data"),
+    b"RF64": Chunks(12, struct.Struct("<4sI"), b"data"),
+    b"RIFX": Chunks(12, struct.Struct(">4sI"), b"data"),
+    b"FORM": Chunks(12, struct.Struct(">4sI"), b"SSND"),
+    b"caff": Chunks(8, struct.Struct(">4sq"), b"data", align=1, bits=64),
+    b"riff": Chunks(40, struct.Struct("<16sq"), b"data" + W64_TAIL, align=8, counts_itself=True, bits=64),
+}
+
+
+def problem(path: Path, container: str) -> tuple[str, str] | None:
+    """What is wrong with a file's end, and what to do; None where nothing is.
+
+    container: libsndfile's name of the format, one of CHECKED.
     """
-
-    samples: int
-    samples_per_frame: int
-    counted: bool
-    whole: bool
-
-
-KBPS_MPEG1 = (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320)
-KBPS_MPEG2 = (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160)
-MPEG1_RATES = (44_100, 48_000, 32_000)  # MPEG-2 halves them, MPEG-2.5 quarters them
-LAYER_3 = 1  # as the header's two layer bits spell it
-
-
-def scan_mp3(path: Path) -> Mp3Frames | None:
-    """Walk the frame headers of a Layer III file, tags before and after them aside; None where it has none.
-
-    The walk stops at the first thing that is not a frame, so `samples` can be vouched for; where frames follow
-    again behind that, the file is damaged and `whole` is false.
-    """
-    data = path.read_bytes()
-    at = _next_frames(data, _after_id3(data))
-    first = _mp3_frame(data, at)
-    if first is None:
+    reason = CHECKED[container](path)
+    if reason is None:
         return None
-    opening = data[at : at + first[0]]
-    counted = any(tag in opening for tag in (b"Xing", b"Info", b"VBRI"))
-    if counted:  # that frame carries no sound
-        at += first[0]
-    frames, whole = 0, True
-    while (frame := _mp3_frame(data, at)) is not None:
-        at += frame[0]
-        whole = at <= len(data)
-        frames += whole
-    return Mp3Frames(frames * first[1], first[1], counted, whole and _next_frames(data, at) == len(data))
+    if reason == JOINED:
+        return f"holds {reason}", "Give each recording a file of its own, or join their sounds instead of their bytes."
+    return f"is truncated or damaged: {reason}", "Fetch or export the file again, or leave this clip out."
 
 
-def _next_frames(data: bytes, at: int) -> int:
-    """Offset of the next two frames that follow each other, from `at` on; the end of the data if there are none."""
-    while (at := data.find(b"\xff", at)) >= 0:
-        frame = _mp3_frame(data, at)
-        # The second header must agree in version, layer and rate: chance meets one of them, not both.
-        if frame and _mp3_frame(data, at + frame[0]) and _kind(data, at) == _kind(data, at + frame[0]):
-            return at
-        at += 1
-    return len(data)
+def _chunk_problem(path: Path) -> str | None:
+    """Does the chunk that holds the samples reach as far as its size says, and is what follows no audio?"""
+    length = path.stat().st_size
+    with path.open("rb") as file:
+        start = file.read(16)
+        kind = CONTAINERS.get(start[:4])
+        if kind is None:
+            return "its beginning is not that of its kind"
+        long_size = None  # RF64 keeps the size of its samples elsewhere
+        file.seek(kind.first)
+        while len(header := file.read(kind.header.size)) == kind.header.size:
+            name, size = kind.header.unpack(header)
+            if kind.counts_itself:
+                size -= kind.header.size
+            rest = length - file.tell()
+            if name == b"ds64":
+                long_size = int.from_bytes(file.read(16)[8:], "little")
+                file.seek(-16, 1)
+            if name == kind.samples:
+                size = long_size if long_size is not None and size == 0xFFFF_FFFF else size
+                if size == 0 and rest > 0:
+                    return f"its header was never completed: it promises no samples and {rest:,} bytes follow"
+                if size < 0 or (kind.bits == 32 and long_size is None and size >= STREAMED_BYTES):
+                    return None  # it was written to a pipe, and no one can tell
+                if rest < size:
+                    return f"its header promises {size:,} bytes of samples and {rest:,} are there"
+                file.seek(size + -size % kind.align, 1)
+                return _stray(file.read(), kind)
+            if size < 0:
+                return "one of its chunks has no size"
+            file.seek(size + -size % kind.align, 1)
+    return "it ends before its samples"
 
 
-def _kind(data: bytes, at: int) -> tuple[int, int]:
-    return data[at + 1] & 0xFE, data[at + 2] & 0x0C
-
-
-def _after_id3(data: bytes) -> int:
-    """Offset behind an ID3v2 tag; its size is 4 x 7 bits."""
-    if data[:3] != b"ID3" or len(data) < 10:
-        return 0
-    size = sum((byte & 0x7F) << shift for byte, shift in zip(data[6:10], (21, 14, 7, 0), strict=True))
-    return 10 + size
-
-
-def _mp3_frame(data: bytes, at: int) -> tuple[int, int] | None:
-    """(bytes, samples per channel) of the Layer III frame whose header stands at `at`, or None."""
-    header = data[at : at + 4]
-    if len(header) < 4 or header[0] != 0xFF or header[1] & 0xE0 != 0xE0:
+def _stray(rest: bytes, kind: Chunks) -> str | None:
+    """Whether bytes behind the samples are more chunks, a tag or padding; anything else may be audio."""
+    at = 0
+    while at + kind.header.size <= len(rest):
+        name, size = kind.header.unpack_from(rest, at)
+        if name[:4] in CONTAINERS:
+            return JOINED
+        end = at + size + (0 if kind.counts_itself else kind.header.size)
+        if not re.fullmatch(rb"[ -~]{4}", name[:4]) or size < 0 or end > len(rest):
+            break
+        at = end + -end % kind.align
+    rest = rest[at:]
+    if len(rest) <= STRAY_BYTES or rest.startswith(TAGS) or not any(rest):
         return None
-    version, layer = header[1] >> 3 & 3, header[1] >> 1 & 3  # version: 0 is 2.5, 2 is 2, 3 is 1
-    bitrate, rate, padding = header[2] >> 4, header[2] >> 2 & 3, header[2] >> 1 & 1
-    if version == 1 or layer != LAYER_3 or bitrate in {0, 15} or rate == 3:
-        return None
-    kbps = (KBPS_MPEG1 if version == 3 else KBPS_MPEG2)[bitrate]
-    samples = 1152 if version == 3 else 576
-    hertz = MPEG1_RATES[rate] // {3: 1, 2: 2, 0: 4}[version]
-    return samples // 8 * kbps * 1000 // hertz + padding, samples
+    return f"{len(rest):,} bytes follow the samples that its header promises, and would not be heard"
+
+
+def _au_problem(path: Path) -> str | None:
+    with path.open("rb") as file:
+        start = file.read(12)
+    order = "little" if start.startswith(b"dns.") else "big"
+    begin, size = (int.from_bytes(start[at : at + 4], order) for at in (4, 8))  # type: ignore[arg-type]
+    return _exact(path, begin, None if size == 0xFFFF_FFFF else size)
+
+
+def _nist_problem(path: Path) -> str | None:
+    """SPHERE: a header of text, 'sample_count -i 72000', in as many bytes as its second line says."""
+    with path.open("rb") as file:
+        text = file.read(65536)
+    numbers = {key: int(value) for key, value in re.findall(rb"(?m)^(\w+) -i (\d{1,18})", text)}
+    begin = re.match(rb"NIST_1A\s+(\d{1,9})", text)
+    if begin is None or b"sample_count" not in numbers:
+        return "its header does not say how many samples there are"
+    size = numbers[b"sample_count"] * numbers.get(b"sample_n_bytes", 2) * numbers.get(b"channel_count", 1)
+    return _exact(path, int(begin[1]), size)
+
+
+def _exact(path: Path, begin: int, size: int | None) -> str | None:
+    """A header of `begin` bytes and samples of `size`; None where it was written to a pipe, and no one can tell."""
+    there = path.stat().st_size - begin
+    if size is not None and there < size:
+        return f"its header promises {size:,} bytes of samples and {max(0, there):,} are there"
+    if size is not None and there > size + STRAY_BYTES:
+        return f"{there - size:,} bytes follow the samples that its header promises, and would not be heard"
+    return None
+
+
+def _mp3_problem(path: Path) -> str | None:
+    frames = scan_mp3(path)
+    return None if frames is None or frames.whole else "its MPEG frames break off"
+
+
+def _left_to_libsndfile(_: Path) -> None:
+    """It refuses these where they are cut."""
+
+
+CHECKED = {
+    "WAV": _chunk_problem, "WAVEX": _chunk_problem, "RF64": _chunk_problem, "AIFF": _chunk_problem,
+    "W64": _chunk_problem, "CAF": _chunk_problem, "AU": _au_problem, "NIST": _nist_problem, "OGG": ogg_problem,
+    "FLAC": flac_problem, "MP3": _mp3_problem, "HTK": _left_to_libsndfile, "SDS": _left_to_libsndfile,
+}  # fmt: skip

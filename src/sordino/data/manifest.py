@@ -8,10 +8,12 @@ import json
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 from sordino.data.clip import Clip
 from sordino.errors import DataError
+from sordino.runtime import foreign
+from sordino.runtime.terminal import quoted
+from sordino.runtime.values import Malformed, parse_json
 
 
 def read(path: str | Path) -> list[Clip]:
@@ -29,17 +31,14 @@ def stream(path: str | Path) -> Iterator[Clip]:
     if not path.is_file():
         raise DataError(f"{path} is not a file.", "A manifest is a .jsonl file that `sordino prepare` writes.")
     lines: dict[str, int] = {}  # id -> line
-    with path.open("rb") as file:  # bytes: only \n ends a line, not the other separators Unicode knows
-        for number, line in enumerate(file, start=1):
-            if line.strip():
-                clip = _parse(line, f"{path}:{number}")
-                if clip.id in lines:
-                    raise DataError(
-                        f"{path}:{number}: id {clip.id!r} stands on line {lines[clip.id]} already.",
-                        "Give every clip its own id.",
-                    )
-                lines[clip.id] = number
-                yield clip
+    for number, line in enumerate(foreign.lines(path), start=1):
+        if line.strip():
+            clip = _parse(line, f"{path}:{number}")
+            if clip.id in lines:
+                problem = f"{path}:{number}: id {quoted(clip.id)} stands on line {lines[clip.id]} already."
+                raise DataError(problem, "Give every clip its own id.")
+            lines[clip.id] = number
+            yield clip
     if not lines:
         raise DataError(f"{path} holds no clips.", "Run the stage that writes it again.")
 
@@ -57,7 +56,7 @@ def write(path: str | Path, clips: Iterable[Clip]) -> None:
         with beside.open("wb") as file:
             for clip in clips:
                 if clip.id in seen:
-                    raise DataError(f"{path}: two clips have the id {clip.id!r}.", "Give every clip its own id.")
+                    raise DataError(f"{path}: two clips have the id {quoted(clip.id)}.", "Give every clip its own id.")
                 seen.add(clip.id)
                 file.write(json.dumps(clip.to_json(), ensure_ascii=False, allow_nan=False).encode() + b"\n")
             if not seen:
@@ -74,16 +73,11 @@ def write(path: str | Path, clips: Iterable[Clip]) -> None:
         os.close(directory)
 
 
-def _parse(line: bytes, where: str) -> Clip:
+def _parse(line: str, where: str) -> Clip:
     try:
-        record: Any = json.loads(line.decode("utf-8-sig"))
-        return Clip.from_json(record)
-    except UnicodeDecodeError as error:
-        raise DataError(f"{where}: byte {error.start + 1} is not UTF-8.", "Save the file as UTF-8.") from None
-    except json.JSONDecodeError as error:
+        return Clip.from_json(parse_json(line))
+    except Malformed as error:
         remedy = "Each line holds one JSON object; was the file cut?"
-        raise DataError(f"{where}: not JSON: {error.msg} (column {error.colno}).", remedy) from None
-    except (ValueError, RecursionError) as error:  # a number of thousands of digits; endless brackets
-        raise DataError(f"{where}: not usable JSON: {error}.") from None
+        raise DataError(f"{where}: {error}.", remedy) from None
     except DataError as error:
         raise DataError(f"{where}: {error.problem}", error.remedy) from None

@@ -44,9 +44,9 @@ def split(
     pause: seconds of silence that end a piece; speech without such a pause is cut at its longest silence before the
     window is full. advance: is told the seconds encoded. Raises DataError for unreadable audio, or without the extra.
     """
-    found, samples = probabilities(audio.stream(file, start, seconds), advance)
+    speech, samples = probabilities(audio.stream(file, start, seconds), advance)
     return [
-        (start + first / SAMPLE_RATE, (end - first) / SAMPLE_RATE) for first, end in cut(found, samples, window, pause)
+        (start + first / SAMPLE_RATE, (end - first) / SAMPLE_RATE) for first, end in cut(speech, samples, window, pause)
     ]
 
 
@@ -58,11 +58,11 @@ def probabilities(
 
     detector = _silero().load_silero_vad(onnx=True)
     rest: Waveform = np.zeros(0, dtype=np.float32)
-    found: list[float] = []
+    speech: list[float] = []
     samples = 0
 
     def judge(frame: Waveform) -> None:
-        found.append(float(detector(torch.from_numpy(frame), SAMPLE_RATE)))
+        speech.append(float(detector(torch.from_numpy(frame), SAMPLE_RATE)))
 
     for block in blocks:
         samples += len(block)
@@ -74,12 +74,12 @@ def probabilities(
         advance(len(block) / SAMPLE_RATE)
     if len(rest):
         judge(np.pad(rest, (0, FRAME - len(rest))))
-    return found, samples
+    return speech, samples
 
 
 def cut(probabilities: Sequence[float], samples: int, window: float, pause: float) -> list[tuple[int, int]]:
     """(first sample, end) of the pieces, each at most `window` seconds long with its padding."""
-    found = _silero().get_speech_timestamps_from_probs(
+    speech = _silero().get_speech_timestamps_from_probs(
         probabilities,
         sampling_rate=SAMPLE_RATE,
         threshold=THRESHOLD,
@@ -88,7 +88,7 @@ def cut(probabilities: Sequence[float], samples: int, window: float, pause: floa
         speech_pad_ms=round(1000 * PADDING),
         audio_length_samples=samples,
     )
-    return [(int(each["start"]), int(each["end"])) for each in found]
+    return [(int(each["start"]), int(each["end"])) for each in speech]
 
 
 def _silero() -> Any:

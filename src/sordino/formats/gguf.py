@@ -1,5 +1,7 @@
 """GGUF: the decoder in one file for llama.cpp; audio encoder and projector beside it in bfloat16 safetensors.
 
+Their file is not called model.safetensors: stock `from_pretrained` would load it, and make up the decoder.
+
 llama.cpp's own path for audio hears a whole window of unmasked silence, so that it is left out: here the encoder runs
 in torch, and what it and the projector give enters the decoder as embeddings (models/hybrid.py). The embedding's rows
 for the prompt come from the GGUF file too; nothing is stored twice, and no tokenizer either: ids are transformers'.
@@ -19,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 
 from sordino.checkpoint.gguf import bytes_of
-from sordino.checkpoint.reading import Checkpoint
+from sordino.checkpoint.reading import ENCODER_STEM
 from sordino.checkpoint.writing import Writer
 from sordino.errors import FamilyError
 from sordino.layouts import gguf as layout
@@ -28,8 +30,8 @@ from sordino.models.family import Family
 from sordino.models.family import Gguf as Decoder
 from sordino.models.hybrid import DECODER_FILE, require_gguf
 from sordino.models.parts import part_of
+from sordino.runtime.executor import parallel_map
 from sordino.runtime.progress import bar
-from sordino.runtime.threads import each
 
 METHOD = "gguf"  # quantization_config's quant_method
 IN_PYTHON = ("F32", "F16", "Q8_0", "Q4_0")  # types that the gguf package rounds to, bit by bit as ggml does
@@ -45,7 +47,13 @@ class Gguf:
     LOADS_WITH: str = LOADS_WITH
 
     def require(self) -> None:
-        """Raise FamilyError where a package is missing that exporting or translating needs."""
+        """Raise FamilyError where a package is missing that writing needs."""
+        require_gguf()
+        if layout.FORMATS[self.layout] not in IN_PYTHON:
+            _require_rounding(self.layout)
+
+    def require_to_translate(self) -> None:
+        """Raise FamilyError where a package is missing that such a model translates with."""
         require_gguf()
         llama_cpp.Library.get()
 
@@ -67,7 +75,7 @@ class Gguf:
         shapes = {name: model.checkpoint.tensors[sources[theirs]].shape for name, theirs in names.items()}
         types = layout.types(shapes, self.layout)
         if any(kind not in IN_PYTHON for kind, _ in types.values()):
-            llama_cpp.Library.get()  # rounds to the others: asked for before anything is written
+            _require_rounding(self.layout)  # asked for before anything is written
         _write_rest(model, {name: source for name, source in sources.items() if name not in names.values()}, directory)
         constants = {name: np.array(row, np.float32) for name, row in family.tensors.gguf.constants(text).items()}
         whole = {**{name: row.shape for name, row in constants.items()}, **shapes}
@@ -79,7 +87,7 @@ class Gguf:
                     writer.write_tensor_data(row)
                 for name, theirs in names.items():
                     heads = heads_of(name, text) if family.tensors.gguf.interleaved else None
-                    writer.write_tensor_data(_rounded(model.checkpoint, sources[theirs], types[name][0], heads))
+                    writer.write_tensor_data(_rounded(model, sources[theirs], types[name][0], heads))
                     advance(1)
             finally:
                 writer.close()
@@ -88,6 +96,16 @@ class Gguf:
 
 
 Q8_0, Q4_K_M, Q4_0 = Gguf("gguf-q8_0"), Gguf("gguf-q4_k_m"), Gguf("gguf-q4_0")
+
+
+def _require_rounding(name: str) -> None:
+    """Raise FamilyError where llama-cpp-python is missing, whose library rounds to the types that gguf does not."""
+    if not llama_cpp.available():
+        raise FamilyError(
+            f"{name} is rounded by llama.cpp's library: llama-cpp-python, which is not installed.",
+            f"{llama_cpp.EXTRA}, or export gguf-q8_0 or gguf-q4_0, which need the package gguf alone.",
+        )
+    llama_cpp.Library.get()
 
 
 def _check(text: Any, source: str) -> None:
@@ -106,11 +124,11 @@ def _check(text: Any, source: str) -> None:
 
 def _decoder_names(family: Family, names: Iterable[str]) -> dict[str, str]:
     """GGUF name -> name as transformers saves it, of the decoder's tensors in the order of a forward pass."""
-    found = {}
+    by_name = {}
     for theirs in names:
         name = family.gguf_name(theirs)
         if name is not None:
-            found[name] = theirs
+            by_name[name] = theirs
         elif part_of(theirs) not in ("audio_encoder", "projector") and family.tensors.runs(
             family.tensors.live_name(theirs)
         ):
@@ -120,13 +138,15 @@ def _decoder_names(family: Family, names: Iterable[str]) -> dict[str, str]:
         layer = int(name.split(".")[1]) if name.startswith("blk.") else 0
         return (0 if name.startswith("token") else 1 if name.startswith("blk.") else 2, layer, name)
 
-    return {name: found[name] for name in sorted(found, key=order)}
+    return {name: by_name[name] for name in sorted(by_name, key=order)}
 
 
 def _write_rest(model: stored.Stored, sources: Mapping[str, str], directory: Path) -> None:
     """Audio encoder and projector, in bfloat16. sources: name -> name in the checkpoint."""
     planned = {name: stored.planned_16bit(model.checkpoint, source) for name, source in sources.items()}
-    with Writer(directory, planned) as out:
+    for stale in directory.glob("model*.safetensors*"):  # as this was called once
+        stale.unlink()
+    with Writer(directory, planned, stem=ENCODER_STEM) as out:
         for name, source in sources.items():
             out.copy(name, model.checkpoint, source)
 
@@ -147,9 +167,7 @@ def _writer(
         "vocab_size": text.vocab_size,
     }
     writer = package.GGUFWriter(file, gguf.architecture)
-    keys |= _heads(text) if gguf.one_kind else {}
-    keys |= gguf.keys(text)
-    for name, value in keys.items():
+    for name, value in {**keys, **(_heads(text) if gguf.one_kind else {}), **gguf.keys(text)}.items():
         kinds_of = {int: writer.add_uint32, float: writer.add_float32, list: writer.add_array}
         kinds_of[type(value)](f"{gguf.architecture}.{name}", value)
     writer.add_tokenizer_model("none")  # ids are transformers'
@@ -182,38 +200,36 @@ def heads_of(name: str, text: Any) -> int | None:
     return {"attn_q": text.num_attention_heads, "attn_k": text.num_key_value_heads}.get(name.split(".")[-2])
 
 
-def _rounded(checkpoint: Checkpoint, name: str, kind: str, heads: int | None) -> NDArray[Any]:
+def _rounded(model: stored.Stored, name: str, kind: str, heads: int | None) -> NDArray[Any]:
     """A tensor's data in a type of GGUF. heads: of a projection whose rotary pairs become neighbours."""
-    tensor = checkpoint.tensors[name]
+    tensor = model.checkpoint.tensors[name]
     if len(tensor.shape) == 1 or heads:
-        whole = checkpoint.read(name).to(torch.float32).numpy()
+        whole = model.read(name).to(torch.float32).numpy()
         if heads:
             half = len(whole) // heads // 2
             whole = whole.reshape(heads, 2, half, -1).swapaxes(1, 2).reshape(whole.shape)
         return _quantized(whole, kind) if whole.ndim > 1 else whole
     rows, columns = tensor.shape
-    found = np.empty((rows, bytes_of(kind, (columns,))), np.uint8)
+    blocks = np.empty((rows, bytes_of(kind, (columns,))), np.uint8)
     at_once = max(1, CHUNK_WEIGHTS // columns)
 
     def piece(start: int) -> tuple[int, NDArray[np.uint8]]:
-        part = checkpoint.read(name, (start, min(start + at_once, rows))).to(torch.float32).numpy()
+        part = model.read(name, (start, min(start + at_once, rows))).to(torch.float32).numpy()
         return start, _quantized(part, kind)
 
-    for start, data in each(torch.device("cpu"), piece, range(0, rows, at_once)):
-        found[start : start + len(data)] = data
-    return found
+    for start, data in parallel_map(torch.device("cpu"), piece, range(0, rows, at_once)):
+        blocks[start : start + len(data)] = data
+    return blocks
 
 
 def _quantized(rows: NDArray[np.float32], kind: str) -> NDArray[np.uint8]:
     """(R, C) -> (R, bytes of a row)."""
     import gguf
 
-    if not np.isfinite(rows).all():
-        raise FamilyError("the decoder has weights that are no finite numbers.", "Export a model that translates.")
     number = gguf.GGMLQuantizationType[kind]
     if kind in IN_PYTHON:
-        found: NDArray[Any] = gguf.quants.quantize(rows, number)
-        return found.view(np.uint8)
+        rows_packed: NDArray[Any] = gguf.quants.quantize(rows, number)
+        return rows_packed.view(np.uint8)
     return llama_cpp.quantize(rows, int(number), bytes_of(kind, (rows.shape[1],)))
 
 

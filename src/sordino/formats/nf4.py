@@ -21,11 +21,13 @@ def write(source: str, directory: Path, revision: str | None = None) -> None:
     """source: a 16- or 32-bit model directory, or a Hub id.
 
     Raises FamilyError for one that is quantized already (rounding twice is worse than once) or is not what its
-    config says, ArtifactError for damaged shards.
+    config says, and rows that are no whole blocks; ArtifactError for damaged shards.
     """
     model = stored.open_model(source, revision)
     family, checkpoint = model.speech.family, model.checkpoint
-    packed = {family.tensors.saved_name(f"{name}.weight") for name in nf4.linears(family, model.speech.model)}
+    linears = nf4.linears(family, model.speech.model)
+    nf4.refuse_split_blocks(linears)
+    packed = {family.tensors.saved_name(f"{name}.weight") for name in linears}
     sources = model.sources()
     planned: dict[str, Planned] = {}
     for name, origin in sources.items():
@@ -39,7 +41,7 @@ def write(source: str, directory: Path, revision: str | None = None) -> None:
     with Writer(directory, planned) as out, byte_bar("nf4", total) as advance:
         for name, origin in sources.items():
             if name in packed:
-                weight = checkpoint.read(origin).to(torch.bfloat16)
+                weight = model.read(origin).to(torch.bfloat16)
                 for suffix, tensor in nf4.nf4_tensors(weight).items():
                     out.write(name + suffix, tensor)
             else:

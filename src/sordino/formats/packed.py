@@ -62,13 +62,13 @@ def write(
             f"{source} ties its head to its embedding, and a packed embedding cannot be tied.",
             "Keep the embedding in 16 bits.",
         )
-    told = quantization_config(shapes, schemes)
+    told = quantization_config(shapes, schemes, model.speech.family.tensors.live_name)
     check_targets(model.speech, told, schemes)
     planned: dict[str, Planned] = {}
     for name, origin in sources.items():
         if name in schemes:
-            found = tables.quantized(name, shapes[name], schemes[name].bits, schemes[name].group)
-            planned |= {each: Planned(t.dtype, t.shape) for each, t in found.items()}
+            stored_tensors = tables.quantized(name, shapes[name], schemes[name].bits, schemes[name].group)
+            planned |= {each: Planned(t.dtype, t.shape) for each, t in stored_tensors.items()}
         else:
             planned[name] = stored.planned_16bit(checkpoint, origin)
     model.describe(directory, told)
@@ -77,7 +77,7 @@ def write(
         for name, origin in sources.items():
             if name in schemes:
                 try:
-                    rounded = rounder(name, checkpoint.read(origin), schemes[name])
+                    rounded = rounder(name, model.read(origin), schemes[name])
                 except ValueError as error:
                     raise FamilyError(f"{name} in {source} cannot be rounded: {error}.", "Train it again.") from error
                 for suffix, data in rounded.tensors(packed=not is_embedding(name)).items():
@@ -89,7 +89,7 @@ def write(
 
 def schemes_of(shapes: Mapping[str, tuple[int, ...]], bits: Mapping[str, int], group: int) -> dict[str, Scheme]:
     """Name -> how it is packed. Raises FamilyError for names that the model lacks and weights that are no matrices."""
-    found = {}
+    by_layer = {}
     for name, width in bits.items():
         if name not in shapes:
             raise FamilyError(f"the model has no weight '{name}' to pack.", "Name weights as its files do.")
@@ -99,12 +99,14 @@ def schemes_of(shapes: Mapping[str, tuple[int, ...]], bits: Mapping[str, int], g
             raise FamilyError(
                 f"'{name}' is not the weight of a linear layer or of an embedding.", "Keep it in 16 bits."
             )
-        found[name] = Scheme(width, tables.group_for(shapes[name][1], group))
-    return found
+        by_layer[name] = Scheme(width, tables.group_for(shapes[name][1], group))
+    return by_layer
 
 
-def quantization_config(shapes: Mapping[str, tuple[int, ...]], schemes: Mapping[str, Scheme]) -> dict[str, Any]:
-    """What config.json says of a checkpoint with these packed weights.
+def quantization_config(
+    shapes: Mapping[str, tuple[int, ...]], schemes: Mapping[str, Scheme], live: Callable[[str], str]
+) -> dict[str, Any]:
+    """What config.json says of a checkpoint with these packed weights. live: a name in the file -> in the model.
 
     Every matrix that is not packed is on the list of what is ignored: vLLM refuses layers it finds on neither.
     """
@@ -118,10 +120,10 @@ def quantization_config(shapes: Mapping[str, tuple[int, ...]], schemes: Mapping[
         "quantization_status": "compressed",
         "global_compression_ratio": None,
         "kv_cache_scheme": None,
-        "ignore": patterns(name for name, shape in shapes.items() if len(shape) == 2 and name not in schemes),
+        "ignore": patterns(live(name) for name, shape in shapes.items() if len(shape) == 2 and name not in schemes),
         "config_groups": {
             f"group_{i}": {
-                "targets": patterns(groups[stored, scheme]),
+                "targets": patterns(map(live, groups[stored, scheme])),
                 "format": stored,
                 "input_activations": None,
                 "output_activations": None,
@@ -142,25 +144,25 @@ def quantization_config(shapes: Mapping[str, tuple[int, ...]], schemes: Mapping[
 
 
 def patterns(names: Iterable[str]) -> list[str]:
-    """Names of weights -> expressions ("re:...") that match the modules' names, in the file and alive, and no others.
+    """Names of live weights -> expressions ("re:...") that match the modules' names, alive and in vLLM, and no others.
 
     Layers of the same kind share one: re:.*language_model\\.(?:model\\.)?layers\\.(?:0|2)\\.(?:mlp\\.up_proj)$
     """
     layers: dict[tuple[str, str], list[str]] = defaultdict(list)  # (before, after) -> numbers
-    found = []
+    groups = []
     for name in sorted(names):
         module = name.removesuffix(".weight")
         if layer := LAYERS.match(module):
             layers[layer[1], layer[3]].append(layer[2])
         else:
-            found.append(f"re:.*{_open(module)}$")
+            groups.append(f"re:.*{_open(module)}$")
     alike: dict[tuple[str, tuple[str, ...]], list[str]] = defaultdict(list)
     for (before, after), numbers in layers.items():
         alike[before, tuple(sorted(numbers, key=int))].append(after)
     for (before, those), afters in alike.items():
         kinds = "|".join(re.escape(after) for after in sorted(afters))
-        found.append(f"re:.*{_open(before)}\\.(?:{'|'.join(those)})\\.(?:{kinds})$")
-    return found
+        groups.append(f"re:.*{_open(before)}\\.(?:{'|'.join(those)})\\.(?:{kinds})$")
+    return groups
 
 
 def is_embedding(name: str) -> bool:
@@ -168,9 +170,9 @@ def is_embedding(name: str) -> bool:
 
 
 def _open(module: str) -> str:
-    """A module's saved name as an expression that its live names match too."""
+    """A module's name as an expression, with the word `model` left open."""
     parts = [part for part in module.split(".") if part != "model"]
-    return r"\.(?:model\.)?".join(map(re.escape, ["lm_head"] if parts[-1] == "lm_head" else parts))
+    return r"\.(?:model\.)?".join(map(re.escape, parts[-1:] if part_of(f"{module}.weight") == "head" else parts))
 
 
 def check_targets(speech: SpeechModel, told: Mapping[str, Any], schemes: Mapping[str, Scheme]) -> None:
@@ -180,11 +182,11 @@ def check_targets(speech: SpeechModel, told: Mapping[str, Any], schemes: Mapping
 
     config = QuantizationConfig.model_validate(told)
     by_target = {target: group.weights for group in config.config_groups.values() for target in group.targets}
-    found = {}
+    by_name = {}
     for name, module in match_named_modules(speech.model, by_target, config.ignore):
         weights = by_target[match_targets(name, module, by_target)[0]]
-        found[speech.family.tensors.saved_name(f"{name}.weight")] = Scheme(weights.num_bits, weights.group_size)
-    wrong = sorted(name for name in found.keys() | schemes.keys() if found.get(name) != schemes.get(name))
+        by_name[speech.family.tensors.saved_name(f"{name}.weight")] = Scheme(weights.num_bits, weights.group_size)
+    wrong = sorted(name for name in by_name.keys() | schemes.keys() if by_name.get(name) != schemes.get(name))
     if wrong:
         raise FamilyError(
             f"{len(wrong)} weights of this {speech.family.model_type} model would not be unpacked as they were packed, "

@@ -15,17 +15,24 @@ FORMATS = {
     "gguf-q4_k_m": "sordino.formats.gguf:Q4_K_M",
     "gguf-q4_0": "sordino.formats.gguf:Q4_0",
 }
+MIXED = "mixed"  # the format whose widths are chosen for a budget of bytes
+WITH_PACKAGES = ("gguf-q8_0", "gguf-q4_k_m", "gguf-q4_0")  # that have `require`: the others are not imported to ask
 
 
 def require(name: str) -> None:
-    """Raise FamilyError where a format needs a package that is not installed."""
-    needed = getattr(get(name), "require", None)
-    if needed:
-        needed()
+    """Raise FamilyError where writing a format needs a package that is not installed."""
+    if name in WITH_PACKAGES:
+        get(name).require()
+
+
+def require_to_translate(name: str) -> None:
+    """Raise FamilyError where translating with a format needs a package that is not installed."""
+    if name in WITH_PACKAGES:
+        get(name).require_to_translate()
 
 
 def get(name: str) -> Any:
     """`write` gives what the audit should say beside sizes, or nothing."""
     module, _, inner = FORMATS[name].partition(":")
-    found = importlib.import_module(module)
-    return getattr(found, inner) if inner else found
+    format_module = importlib.import_module(module)
+    return getattr(format_module, inner) if inner else format_module

@@ -1,7 +1,7 @@
 """w4a16: the decoder's linear layers in 4 bits, groups of 128, the rest in bfloat16; compressed-tensors, made for vLLM.
 
-Round to nearest with searched scales (quantization/integer.py). Audio encoder, projector, embedding and head stay as they
-are: vLLM has kernels for none of them.
+Round to nearest with searched scales (quantization/integer.py). Audio encoder, projector, embedding and head stay as
+they are: vLLM has kernels for none of them.
 """
 
 from __future__ import annotations

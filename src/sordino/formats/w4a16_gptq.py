@@ -54,17 +54,17 @@ def round_layers(calibration: Calibration, bits: Mapping[str, int], state: Path)
 
     there: set[int] = set()
 
-    def known(index: int) -> dict[str, Rounded] | None:
+    def earlier(index: int) -> dict[str, Rounded] | None:
         inside = [name for name in schemes if f".layers.{index}." in name]
         try:
-            found = {name: _read(_file(state, name), schemes[name]) for name in inside}
+            finished = {name: _read(_file(state, name), schemes[name]) for name in inside}
         except (OSError, SafetensorError, KeyError):  # not there, or torn by a power failure
             return None
         there.add(index)
-        return found
+        return finished
 
     with bar("rounding by GPTQ", len(speech.layers("decoder"))) as advance:
-        for index, rounded in round_decoder(calibration, schemes, known):
+        for index, rounded in round_decoder(calibration, schemes, earlier):
             for name, weight in rounded.items() if index not in there else ():
                 file = _file(state, name)
                 beside = file.with_suffix(".tmp")

@@ -1,50 +1,50 @@
-"""Recordings of any length: translated piece by piece, in bounded memory, and resumed after a kill.
+"""Recordings of any length: translated chunk by chunk, in bounded memory, and resumed after a kill.
 
-Pieces (data/talks.py) are read from their files by offset and translated in batches of similar length, the longest
+Chunks (data/chunks.py) are read from their files by offset and translated in batches of similar length, the longest
 first: what does not fit into memory shows at once. With a directory to write to, every finished batch is kept, and the
-same command goes on from there: a batch is made of the same pieces however often the work was cut short, so the result
+same command goes on from there: a batch is made of the same chunks however often the work was cut short, so the result
 is the same to the byte. In the directory:
 
-    segments.jsonl   a line a piece, in order: id, segment, audio, start, seconds, text, tokens (problem, where silent)
-    text.txt         a line a piece of a recording that was cut by voice activity; a line a segment of a given list
+    segments.jsonl   a line a chunk, in order: id, segment, audio, start, seconds, text, tokens (problem, where silent)
+    text.txt         a line a chunk of a recording that was cut by voice activity; a line a segment of a given list
     stage.json       what made them
 """
 
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from sordino.config import records
+from sordino.config import card, records
 from sordino.data import chunks
-from sordino.data.audio import SilentError, duration
+from sordino.data.audio import SilentError, Waveform, duration, load_clip
 from sordino.data.chunks import Chunk
 from sordino.data.clip import MAX_SECONDS, SAMPLE_RATE, Clip
-from sordino.errors import ArtifactError, DataError
-from sordino.inference import translation
-from sordino.languages import language_code
-from sordino.models import registry
-from sordino.models.features import EncodedClip, Features
-from sordino.models.generation import Decoding, translate
-from sordino.models.loading import ADAPTER_CONFIG, open_model
-from sordino.models.speech import SpeechModel
-from sordino.pipeline import artifact
-from sordino.pipeline.job import device_of, plain, render_section
+from sordino.errors import ArtifactError, DataError, UsageError
+from sordino.inference.model import Model, languages_of, load
+from sordino.languages import has_spaces
+from sordino.models import adapter_base, registry
+from sordino.models.generation import Decoding, batches_by_length
+from sordino.models.loading import ADAPTER_CONFIG
+from sordino.models.translation import encode_and_translate
+from sordino.pipeline import artifact, leftovers
+from sordino.pipeline.device import device_of
 from sordino.runtime import files
 from sordino.runtime.progress import bar, note
-from sordino.runtime.threads import each
 
-ROWS, TEXT, PIECES = "segments.jsonl", "text.txt", "pieces.json"
-PAUSE = 0.5  # seconds of silence that end a piece
-UNSPACED = ("zh", "ja")  # languages written without spaces between sentences
+ROWS, TEXT = "segments.jsonl", "text.txt"
+CHUNKS = "pieces.json"  # resume state: where the chunks begin and end
+PAUSE = 0.5  # seconds of silence that end a chunk
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """How a model translates. pause: seconds of silence that end a piece, where voice activity cuts."""
+    """How a model translates. pause: seconds of silence that end a chunk, where voice activity cuts."""
 
     target: str | None = None
     source: str | None = None
@@ -56,7 +56,7 @@ class Options:
 
 
 def needed(files: Sequence[str]) -> bool:
-    """Whether any file is longer than the towers' window. What cannot be read is left to who reads it to refuse."""
+    """Whether any file is longer than the encoders' window. What cannot be read is left to who reads it to refuse."""
 
     def long(file: str) -> bool:
         try:
@@ -67,15 +67,15 @@ def needed(files: Sequence[str]) -> bool:
     return any(map(long, files))
 
 
-def translate_talks(
+def translate_recordings(
     model: str, recordings: Sequence[str], listing: Path | None, out: Path | None, options: Options
 ) -> dict[str, Any]:
     """Translate recordings, by the segments of a list or by voice activity: {hypotheses: rows, out, skipped}.
 
     out: directory to write to and resume in. Raises DataError for audio that cannot be used, ArtifactError where `out`
-    holds other work, FamilyError, RecipeError.
+    holds other work, FamilyError, RecipeError, UsageError.
     """
-    source, target = translation.languages_of(model, options.source, options.target)
+    source, target = languages_of(model, options.source, options.target)
     if listing is None:
         clips = chunks.recordings(recordings, (source, target))
     else:
@@ -83,20 +83,16 @@ def translate_talks(
     chunks.refuse_long(clips, MAX_SECONDS)  # before anything is loaded
     if out is None:
         note("without --out DIR nothing is kept if this is interrupted")
-        rows = Translator(model, options).rows(clips)
-        return _result(rows, None)
+        return _result(LongAudioTranslator(model, options).rows(clips), None)
     inputs = [*recordings, *([str(listing)] if listing else [])]
     section, parents = request(model, options, inputs)
     section["listed"] = listing is not None
     refuse_other(out, section, parents)
     if artifact.why_stale(out, section, parents) is not None:
-        with (
-            artifact.building(out, section, parents, {"stage": "talks"}) as (partial, record),
-            artifact.locked(partial),
-        ):
-            state = partial / artifact.STATE_DIR
+        with artifact.building(out, section, parents, {"stage": "talks"}) as (partial, record):
+            state = partial / leftovers.STATE_DIR
             state.mkdir(exist_ok=True)
-            rows = Translator(model, options).rows(clips, state)
+            rows = LongAudioTranslator(model, options).rows(clips, state)
             write_rows(partial / ROWS, rows)
             lines = joined(rows, clips, target) if listing else [one_line(row["text"]) for row in rows]
             files.write_text(partial / TEXT, "".join(line + "\n" for line in lines))
@@ -104,93 +100,97 @@ def translate_talks(
     return _result(files.read_jsonl(out / ROWS), out)
 
 
-class Translator:
-    """A model and what it is asked, loaded once for the recordings of several calls."""
+class LongAudioTranslator:
+    """A model and what it is asked, loaded once, and not before it is needed, for the recordings of several calls."""
 
-    def __init__(self, model: str, options: Options) -> None:
-        self.model, self.options = model, options
-        self._speech: SpeechModel | None = None
+    def __init__(self, model: str | Model, options: Options) -> None:
+        self._model, self.options = model, options
 
-    @property
-    def speech(self) -> SpeechModel:
-        if self._speech is None:
-            self._speech = open_model(self.model, device=device_of(self.options.device), dtype=self.options.dtype)
-        return self._speech
+    @cached_property
+    def model(self) -> Model:
+        if isinstance(self._model, Model):
+            return self._model
+        return load(self._model, self.options.device, self.options.dtype)
 
     def rows(self, clips: Sequence[Clip], state: Path | None = None) -> list[dict[str, Any]]:
-        """One row a piece of the segments, in order. state: directory of this list's progress, to resume from."""
-        pieces = self._pieces(clips, state)
-        source, target = clips[0].source_lang, clips[0].target_lang
-        prompt = render_section(self.speech, translation.stored_prompt(self.model), source, target)
+        """One row a chunk of the segments, in order. state: directory of this list's progress, to resume from."""
+        parts = self._chunks(clips, state)
+        prompt = self.model.prompt(clips[0].source_lang, clips[0].target_lang)
         file = state / ROWS if state else None
         done = {row["id"]: row for row in (files.read_jsonl(file) if file else [])}
-        features = Features(self.speech, None)
-        order = sorted(range(len(pieces)), key=lambda i: (-(pieces[i].clip.seconds or 0.0), i))
-        size = self.options.batch_size
-        batches = [[pieces[i] for i in order[first : first + size]] for first in range(0, len(order), size)]
-        left = [batch for batch in batches if any(piece.clip.id not in done for piece in batch)]
-        total = _seconds(pieces)
-        with _seconds_bar("translating", total, total - sum(map(_seconds, left))) as advance:
-            for batch in left:
+        lengths = [-(part.clip.seconds or 0.0) for part in parts]  # the longest first
+        batches = [[parts[i] for i in batch] for batch in batches_by_length(lengths, self.options.batch_size)]
+        unfinished = [batch for batch in batches if any(part.clip.id not in done for part in batch)]
+        total = _seconds(parts)
+        with _seconds_bar("translating", total, total - sum(map(_seconds, unfinished))) as advance:
+            for batch in unfinished:
                 # all of it: what else is in a batch can change the last bits of the numbers
-                found = self._batch(features, batch, prompt)
-                fresh = [row for row in found if row["id"] not in done]
+                fresh = [row for row in self._batch(batch, prompt) if row["id"] not in done]
                 if file:
                     files.append_jsonl(file, *fresh)
                 done |= {row["id"]: row for row in fresh}
                 advance(_seconds(batch))
-        return [done[piece.clip.id] for piece in pieces]
+        return [done[part.clip.id] for part in parts]
 
-    def _pieces(self, clips: Sequence[Clip], state: Path | None) -> list[Chunk]:
-        file = state / PIECES if state else None
+    def _chunks(self, clips: Sequence[Clip], state: Path | None) -> list[Chunk]:
+        file = state / CHUNKS if state else None
         if file and file.is_file():
             return [Chunk.from_json(record) for record in files.read_json(file)]
-        window = self.speech.window_samples / SAMPLE_RATE
+        window = self.model.speech.window_samples / SAMPLE_RATE
         long = sum(clip.seconds or 0.0 for clip in clips if (clip.seconds or 0.0) > window)
         with _seconds_bar("listening for speech", long) as advance:
-            pieces = chunks.pieces(clips, window, self.options.pause, advance)
+            parts = chunks.pieces(clips, window, self.options.pause, advance)
         if file:
-            files.write_json(file, [piece.to_json() for piece in pieces])
-        kept = _seconds([piece for piece in pieces if not piece.problem])
+            files.write_json(file, [part.to_json() for part in parts])
+        speech = _seconds([part for part in parts if not part.problem])
         if long:
             everything = sum(clip.seconds or 0.0 for clip in clips)
-            note(f"{len(pieces)} pieces, {kept:.0f} s of {everything:.0f} s; nobody was encoded to speak in the rest")
-        return pieces
+            note(f"{len(parts)} chunks, {speech:.0f} s of {everything:.0f} s; no speech was found in the rest")
+        return parts
 
-    def _batch(self, features: Features, batch: Sequence[Chunk], prompt: str) -> list[dict[str, Any]]:
-        """The rows of a batch: a piece that is silent, or too short to hear, is an empty row that says so."""
-
-        def encode(piece: Chunk) -> EncodedClip | str:
-            if piece.problem:
-                return piece.problem
-            try:
-                return features.encode(piece.clip, prompt)
-            except SilentError as error:
-                return error.problem
-
-        results = list(each(self.speech.device, encode, batch))
-        encoded = [result for result in results if isinstance(result, EncodedClip)]
-        options = Decoding(self.options.batch_size, self.options.max_new_tokens)
-        said = {h.id: h for h in translate(self.speech, encoded, options)}
+    def _batch(self, batch: Sequence[Chunk], prompt: str) -> list[dict[str, Any]]:
+        """The rows of a batch: a chunk that is silent, or too short for the encoder, is an empty row that says so."""
+        waves = {part.clip.id: _waveform(part) for part in batch}
+        audible = [part.clip for part in batch if not isinstance(waves[part.clip.id], str)]
+        texts = {}
+        if audible:
+            options = Decoding(self.options.batch_size, self.options.max_new_tokens)
+            samples = [wave for wave in waves.values() if not isinstance(wave, str)]
+            pairs = encode_and_translate(self.model.features, audible, prompt, options, samples)
+            texts = {hypothesis.id: hypothesis for _, hypothesis in pairs}
         rows = []
-        for piece, result in zip(batch, results, strict=True):
-            clip = piece.clip
-            row: dict[str, Any] = {"id": clip.id, "segment": piece.segment, "audio": clip.audio}
+        for part in batch:
+            clip = part.clip
+            row: dict[str, Any] = {"id": clip.id, "segment": part.segment, "audio": clip.audio}
             row |= {"start": clip.start, "seconds": clip.seconds}
-            if isinstance(result, EncodedClip):
-                row |= {"text": said[clip.id].text, "tokens": said[clip.id].tokens}
+            if clip.id in texts:
+                row |= {"text": texts[clip.id].text, "tokens": texts[clip.id].tokens}
             else:
-                row |= {"text": "", "tokens": 0, "problem": result}
+                row |= {"text": "", "tokens": 0, "problem": waves[clip.id]}
             rows.append(row)
         return rows
 
 
+def _waveform(part: Chunk) -> Waveform | str:
+    """The samples (n,) of a chunk, or why it has none to translate."""
+    if part.problem:
+        return part.problem
+    try:
+        return load_clip(part.clip)
+    except SilentError as error:
+        return error.problem
+
+
 def request(model: str, options: Options, inputs: Sequence[str]) -> tuple[dict[str, Any], list[artifact.Parent]]:
     """Everything that decides a translation, for stage.json: settings; the model's and the inputs' fingerprints."""
-    source, target = translation.languages_of(model, options.source, options.target)
-    asked = {"source": source, "target": target, "prompt": dataclasses.asdict(translation.stored_prompt(model))}
+    source, target = languages_of(model, options.source, options.target)
+    prompt = card.read(Path(model)).prompt
+    asked = {"source": source, "target": target, "prompt": dataclasses.asdict(prompt)}
     section = dataclasses.asdict(options) | asked | {"device": str(device_of(options.device))}
-    return plain(section), [*model_parents(model), *(artifact.Parent(i, artifact.fingerprint(Path(i))) for i in inputs)]
+    return files.plain(section), [
+        *model_parents(model),
+        *(artifact.Parent(i, artifact.fingerprint(Path(i))) for i in inputs),
+    ]
 
 
 def model_parents(model: str) -> list[artifact.Parent]:
@@ -200,30 +200,34 @@ def model_parents(model: str) -> list[artifact.Parent]:
     directory = Path(model)
     if not directory.is_dir():
         raise DataError(f"there is no model directory {model}.")
-    found = [artifact.Parent(model, artifact.fingerprint(directory))]
+    parents = [artifact.Parent(model, artifact.fingerprint(directory))]
     if (directory / ADAPTER_CONFIG).is_file():
-        base = directory / str(files.read_json(directory / ADAPTER_CONFIG).get("base_model_name_or_path"))
+        base = Path(adapter_base.base_of(directory))
         if base.is_dir():
-            found.append(artifact.Parent(str(base), artifact.fingerprint(base)))
-    return found
+            parents.append(artifact.Parent(str(base), artifact.fingerprint(base)))
+    return parents
 
 
 def refuse_other(out: Path, section: dict[str, Any], parents: Sequence[artifact.Parent]) -> None:
-    """Raise ArtifactError where `out`, or the unfinished work for it, is anything but this request's."""
+    """Raise ArtifactError where `out`, or the unfinished work for it, is anything but this request's, UsageError where
+    it is no name."""
+    if out.name in ("", ".."):
+        raise UsageError(f"--out: '{out}' is no name of a new directory.", "E.g. --out out/talk")
     remedy = "Give another --out, or remove it."
-    if artifact.old_of(out).exists():  # never of this command, which replaces nothing, and `building` would remove it
-        raise ArtifactError(f"{artifact.old_of(out)} is in the way.", remedy)
+    if os.path.lexists(leftovers.old_of(out)):  # never of this command, which replaces nothing
+        raise ArtifactError(f"{leftovers.old_of(out)} is in the way.", remedy)
     artifact.settle(out)
-    if out.exists():
-        if records.read_stage(out) is None:
+    if os.path.lexists(out):
+        if records.read_stage(out) is not None:
+            why = artifact.why_stale(out, section, parents)
+            if why:
+                raise ArtifactError(f"{out} holds another result ({why}).", remedy)
+            return
+        if leftovers.foreign(out) is not None:
             raise ArtifactError(f"{out} exists, and is not a result of this command.", remedy)
-        why = artifact.why_stale(out, section, parents)
-        if why:
-            raise ArtifactError(f"{out} holds another result ({why}).", remedy)
-        return
     why = artifact.why_not_resumed(out, section, parents)
     if why:
-        raise ArtifactError(f"{artifact.partial_of(out)} {why}.", remedy)
+        raise ArtifactError(f"{leftovers.partial_of(out)} {why}.", remedy)
 
 
 def write_rows(file: Path, rows: Sequence[dict[str, Any]]) -> None:
@@ -236,21 +240,21 @@ def one_line(text: str) -> str:
 
 
 def joined(rows: Sequence[dict[str, Any]], clips: Sequence[Clip], target: str) -> list[str]:
-    """One line a segment: its pieces' texts in a row."""
+    """One line a segment: its chunks' texts in a row."""
     texts: dict[str, list[str]] = {clip.id: [] for clip in clips}
     for row in rows:
         texts[row["segment"]].append(one_line(row["text"]))
-    space = "" if language_code(target) in UNSPACED else " "
+    space = " " if has_spaces(target) else ""
     return [space.join(part for part in texts[clip.id] if part) for clip in clips]
 
 
-def _seconds(pieces: Sequence[Chunk]) -> float:
-    return sum(piece.clip.seconds or 0.0 for piece in pieces)
+def _seconds(parts: Sequence[Chunk]) -> float:
+    return sum(part.clip.seconds or 0.0 for part in parts)
 
 
 @contextmanager
 def _seconds_bar(label: str, total: float, done: float = 0.0) -> Iterator[Callable[[float], None]]:
-    """A bar in whole seconds of audio, which tell the time left better than pieces do; none where there are none."""
+    """A bar in whole seconds of audio, which tell the time left better than chunks do; none where there are none."""
     if not total:
         yield lambda _: None
         return

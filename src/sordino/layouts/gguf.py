@@ -1,4 +1,4 @@
-"""A decoder in GGUF: llama.cpp's names, the type that each tensor gets, and the bytes that follow. No torch.
+"""A decoder in GGUF: llama.cpp's names, the type of each tensor, and the bytes they take. No torch.
 
 What llama.cpp calls Q4_K_M is Q4_K, with Q6_K for the head and for about half of the value and down projections. A
 row that is no multiple of 256 falls back to blocks of 32, one that is no multiple of 32 to F16.
@@ -31,23 +31,23 @@ def types(shapes: Mapping[str, tuple[int, ...]], layout: str) -> dict[str, tuple
     scheme = FORMATS[layout]
     layers = 1 + max((int(name.split(".")[1]) for name in shapes if name.startswith("blk.")), default=-1)
     head = HEAD if HEAD in shapes else "token_embd.weight"  # a tied embedding is the head as well
-    found = {}
+    kinds = {}
     for name, shape in shapes.items():
         if len(shape) < 2:
-            found[name] = ("F32", "F32")  # llama.cpp adds and multiplies norms and biases in 32 bits
+            kinds[name] = ("F32", "F32")  # llama.cpp adds and multiplies norms and biases in 32 bits
             continue
-        wanted = scheme
+        meant = scheme
         if scheme == "Q4_0" and name == head:
-            wanted = "Q8_0"
+            meant = "Q8_0"
         elif scheme == "Q4_K_M":
-            wanted = "Q6_K" if name == head or _more_bits(name, layers) else "Q4_K"
-        stored = wanted
+            meant = "Q6_K" if name == head or _more_bits(name, layers) else "Q4_K"
+        stored = meant
         if shape[-1] % BLOCKS[stored][0]:
             stored = NARROWER.get(stored, "F16")
         if shape[-1] % BLOCKS[stored][0]:
             stored = "F16"
-        found[name] = (stored, wanted)
-    return found
+        kinds[name] = (stored, meant)
+    return kinds
 
 
 def _more_bits(name: str, layers: int) -> bool:
@@ -61,17 +61,17 @@ def _more_bits(name: str, layers: int) -> bool:
 
 def stored(tensors: Iterable[Shape], layout: str) -> dict[str, Tensor]:
     """What a model becomes: the decoder's tensors by their names in the GGUF file, the others in bfloat16."""
-    found, decoder = {}, {}
+    tensors_by_name, decoder = {}, {}
     for tensor in tensors:
         name = tensor.gguf
         if name is None:
             dtype, width = ("I64", 8) if is_counter(tensor.name) else ("BF16", 2)
-            found[tensor.name] = Tensor(dtype, tensor.shape, width * tensor.elements)
+            tensors_by_name[tensor.name] = Tensor(dtype, tensor.shape, width * tensor.elements)
         else:
             decoder[name] = tensor.shape
     for name, (dtype, _) in types(decoder, layout).items():
-        found[name] = Tensor(dtype, decoder[name], bytes_of(dtype, decoder[name]))
-    return found
+        tensors_by_name[name] = Tensor(dtype, decoder[name], bytes_of(dtype, decoder[name]))
+    return tensors_by_name
 
 
 def file_bytes(tensors: Mapping[str, Tensor]) -> int:

@@ -24,7 +24,7 @@ def is_packed(config: Mapping[str, Any]) -> bool:
 def widths(tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> dict[str, tuple[int, int]] | None:
     """Stored weight, packed or in whole bytes -> (bits a weight, weights). None where config.json does not say."""
     groups = (config.get("quantization_config") or {}).get("config_groups") or {}
-    found = {}
+    counts = {}
     for name, tensor in tensors.items():
         scale = tensors.get(f"{name.removesuffix('_packed')}_scale")
         if not name.endswith(PACKED) and scale is None:
@@ -36,14 +36,14 @@ def widths(tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> dict[str
         except (KeyError, TypeError, ValueError):
             return None
         if not name.endswith(PACKED):
-            found[name] = (bits, tensor.elements)
+            counts[name] = (bits, tensor.elements)
         elif isinstance(size, int) and size > 0:
             if scale is None or len(scale.shape) != 2:
                 return None
-            found[name] = (bits, rows * scale.shape[1] * size)
+            counts[name] = (bits, rows * scale.shape[1] * size)
         else:
-            found[name] = (bits, rows * (words * WORD // bits))
-    return found
+            counts[name] = (bits, rows * (words * WORD // bits))
+    return counts
 
 
 def _settings(module: str, groups: Mapping[str, Any]) -> Mapping[str, Any]:

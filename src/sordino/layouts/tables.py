@@ -1,4 +1,4 @@
-"""How weights can be stored, as data, and the bytes that follow for a model of given shapes. No torch.
+"""The ways in which weights can be stored, as data, and the bytes that a model of given shapes takes in each. No torch.
 
 bitsandbytes nf4 with double quantization (arXiv:2305.14314; what bitsandbytes 0.50 writes) stores a matrix of n
 weights as: n / 2 bytes, two weights each; .absmax, a byte for every 64 weights; .nested_absmax, 4 bytes for every 256
@@ -141,14 +141,14 @@ def quantized(name: str, shape: tuple[int, ...], bits: int, group: int = PACKED_
 
 def group_for(columns: int, group: int = PACKED_GROUPS[0]) -> int:
     """The largest of PACKED_GROUPS, up to `group`, that divides so many columns. Raises FamilyError for none."""
-    found = next((g for g in PACKED_GROUPS if g <= group and columns % g == 0), None)
-    if found is None:
+    largest = next((g for g in PACKED_GROUPS if g <= group and columns % g == 0), None)
+    if largest is None:
         raise FamilyError(
             f"weights of {columns} columns cannot be packed: no group of {', '.join(map(str, PACKED_GROUPS))} up to "
             f"{group} divides them.",
             "Keep them in 16 bits.",
         )
-    return found
+    return largest
 
 
 F32, BF16 = plain("F32", 4), plain("BF16", 2)
@@ -175,23 +175,23 @@ def stored(tensors: Iterable[Shape], layout: str) -> Stored:
         "head": rules.head,
         "other": rules.other,
     }
-    found: Stored = {}
+    tensors_by_name: Stored = {}
     for tensor in tensors:
         store = rules.decoder if rules.decoder and in_decoder(tensor) else kinds[tensor.kind]
-        found |= store(tensor.name, tensor.shape)
-    return found
+        tensors_by_name |= store(tensor.name, tensor.shape)
+    return tensors_by_name
 
 
 def mixed(tensors: Iterable[Shape], bits: Mapping[str, int], group: int = PACKED_GROUPS[0]) -> Stored:
     """The tensors of a packed checkpoint. bits: names of weights -> bits; all others are bfloat16."""
-    found: Stored = {}
+    tensors_by_name: Stored = {}
     for tensor in tensors:
         width = bits.get(tensor.name, 16)
         if width == 16:
-            found |= BF16(tensor.name, tensor.shape)
+            tensors_by_name |= BF16(tensor.name, tensor.shape)
         else:
-            found |= quantized(tensor.name, tensor.shape, width, group)
-    return found
+            tensors_by_name |= quantized(tensor.name, tensor.shape, width, group)
+    return tensors_by_name
 
 
 def w4a16(tensors: Iterable[Shape]) -> dict[str, int]:

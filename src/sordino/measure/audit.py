@@ -1,8 +1,8 @@
-"""What a checkpoint consists of and what it wastes, from headers, names and configs alone. No torch, milliseconds.
+"""What a checkpoint consists of and its inefficiencies, from headers, names and configs alone. No torch.
 
-found = audit(Path("model"))          # a directory, or one .safetensors or .gguf file
-found.torch_save_bytes                # the measure of the IWSLT compression track
-[f.what for f in found.findings]      # 'the head is stored though it is tied to the embedding', ...
+model = audit(Path("model"))          # a directory, or one .safetensors or .gguf file
+model.torch_save_bytes                # the measure of the IWSLT compression track
+[f.what for f in model.findings]      # 'the head is stored though it is tied to the embedding', ...
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from sordino.measure.size import (
     weights_files,
 )
 from sordino.measure.torch_save import STORAGES, torch_save_bytes
-from sordino.models.parts import LAYER, is_tied, part_of
+from sordino.models.parts import HEAD, LAYER, is_tied, part_of
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def audit(path: Path) -> Audit:
     config = read_json(directory / "config.json")
     tensors = headers(files)
     everything = [f for f in directory.rglob("*") if f.is_file()] if path.is_dir() else list(files)
-    known = all(tensor.dtype in STORAGES for tensor in tensors.values())
+    saveable = all(tensor.dtype in STORAGES for tensor in tensors.values())
     return Audit(
         path=str(path),
         files=tuple(file.name for file in files),
@@ -93,7 +93,7 @@ def audit(path: Path) -> Audit:
         stored_elements=sum(tensor.elements for tensor in tensors.values()),
         weights_bytes=sum(file.stat().st_size for file in files),
         directory_bytes=sum(file.stat().st_size for file in everything),
-        torch_save_bytes=torch_save_bytes(tensors, aliases=_tied(tensors, config), module=True) if known else None,
+        torch_save_bytes=torch_save_bytes(tensors, aliases=_tied(tensors, config), module=True) if saveable else None,
         parts=shares(tensors, config, {name: part_with_layer(name) for name in tensors}),
         storage=shares(tensors, config, _storage(tensors, config)),
         findings=inefficiencies.findings(directory if path.is_dir() else None, files, tensors, config),
@@ -134,22 +134,22 @@ def _storage(tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> dict[s
     """Tensor -> its type, or the quantization it belongs to."""
     if packed.is_packed(config) and (widths := packed.widths(tensors, config)) is not None:
         bits = {name.removesuffix("_packed"): width for name, (width, _) in widths.items()}
-        found = {name: f"{bits[name.removesuffix('_packed')]}-bit weights" for name in widths}
+        kinds = {name: f"{bits[name.removesuffix('_packed')]}-bit weights" for name in widths}
         for name, tensor in tensors.items():
             owner = COMPANION.sub("", name)
-            if name not in found:
-                found[name] = f"{bits[owner]}-bit scales and shapes" if owner in bits else tensor.dtype
-        return found
+            if name not in kinds:
+                kinds[name] = f"{bits[owner]}-bit scales and shapes" if owner in bits else tensor.dtype
+        return kinds
     four = {FOUR_BIT_STATE.sub("", n): n.rsplit("__", 1)[1] for n in tensors if FOUR_BIT_STATE.search(n)}
     eight = {n.removesuffix("SCB") + "weight" for n in tensors if n.endswith(".SCB")}
-    found = {}
+    kinds = {}
     for name, tensor in tensors.items():
         owner = COMPANION.sub("", name)
         if owner != name:
-            found[name] = f"{four.get(owner, 'int8')} scales and tables"
+            kinds[name] = f"{four.get(owner, 'int8')} scales and tables"
         else:
-            found[name] = f"{four[name]} weights" if name in four else "int8 weights" if name in eight else tensor.dtype
-    return found
+            kinds[name] = f"{four[name]} weights" if name in four else "int8 weights" if name in eight else tensor.dtype
+    return kinds
 
 
 def _tied(tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> dict[str, str]:
@@ -157,4 +157,4 @@ def _tied(tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> dict[str,
     embeddings = [name for name in tensors if inefficiencies.is_weight(name) and part_of(name) == "embedding"]
     if not is_tied(config) or not embeddings or any(part_of(name) == "head" for name in tensors):
         return {}
-    return {"lm_head.weight": embeddings[0]}
+    return {HEAD: embeddings[0]}

@@ -1,4 +1,4 @@
-"""Bytes of a checkpoint that serve nothing, found by names, types and sizes; no tensor is read."""
+"""Inefficiencies: bytes of a checkpoint that serve nothing, seen from names, types and sizes. No tensor is read."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 from sordino.checkpoint.reading import Tensor
 from sordino.measure.size import COMPANION, FOUR_BIT_STATE, parameters_by_name
-from sordino.models.parts import LAYER, is_tied, part_of
+from sordino.models.parts import LAYER, decoder_layers, is_tied, part_of
 
 WEIGHTS = {".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".gguf", ".onnx", ".npz"}
 TRAINING = re.compile(  # files and directories of Trainer, DeepSpeed, Accelerate and sordino that only training reads
@@ -34,13 +34,13 @@ class Finding:
 def findings(
     directory: Path | None, files: Sequence[Path], tensors: Mapping[str, Tensor], config: Mapping[str, Any]
 ) -> tuple[Finding, ...]:
-    """All that is wasted, the most first. directory: None looks at the tensors alone."""
-    found = [*_wide(tensors, config), *_twice(tensors, config), *_uncounted(tensors, config)]
+    """All inefficiencies, the largest first. directory: None looks at the tensors alone."""
+    everything = [*_wide(tensors, config), *_twice(tensors, config), *_uncounted(tensors, config)]
     if not any(file.name in ADAPTER_FILES for file in files):
-        found += _inside(tensors)
+        everything += _inside(tensors)
     if directory is not None:
-        found += [*_adapter(directory, files), *_beside(directory, files)]
-    return tuple(sorted(found, key=lambda finding: -finding.bytes))
+        everything += [*_adapter(directory, files), *_beside(directory, files)]
+    return tuple(sorted(everything, key=lambda finding: -finding.bytes))
 
 
 def is_weight(name: str) -> bool:
@@ -85,8 +85,8 @@ def _twice(tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> list[Fin
 
 def _uncounted(tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> list[Finding]:
     """Decoder layers beyond the number in config.json, which loading drops without a word."""
-    layers = (config.get("text_config") or config).get("num_hidden_layers")
-    if not isinstance(layers, int):
+    layers = decoder_layers(config)
+    if layers is None:
         return []
     extra = {
         n: int(m[1]) for n in tensors if part_of(n) == "decoder" and (m := LAYER.search(n)) and int(m[1]) >= layers
@@ -122,21 +122,21 @@ def _adapter(directory: Path, files: Sequence[Path]) -> list[Finding]:
 
 
 def _beside(directory: Path, files: Sequence[Path]) -> list[Finding]:
-    """Other forms of the same weights, and what training left behind."""
+    """Other forms of the same weights, and files of training."""
     training, other = [], []
     for entry in sorted(directory.iterdir()):
         if TRAINING.match(entry.name):
             training.append(entry)
         elif entry.is_file() and entry.suffix in WEIGHTS and entry not in files and entry.name not in ADAPTER_FILES:
             other.append(entry)
-    found = []
+    beside = []
     if training:
         what = f"training left {_names(training)}"
-        found.append(Finding("training state", what, _bytes(training), "Remove it; using the model needs none of it."))
+        beside.append(Finding("training state", what, _bytes(training), "Remove it; using the model needs none of it."))
     if other:
         what = f"{_names(other)}: weights beside those that are loaded ({_names(files)})"
-        found.append(Finding("duplicate weights", what, _bytes(other), "Keep one form of the weights."))
-    return found
+        beside.append(Finding("duplicate weights", what, _bytes(other), "Keep one form of the weights."))
+    return beside
 
 
 def _names(paths: Sequence[Path]) -> str:

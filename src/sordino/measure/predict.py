@@ -21,7 +21,7 @@ STATES_A_SECOND = 50  # encoder states: mel frames every 10 ms, halved by the se
 PROMPT_TOKENS = 40  # system, instruction and markers
 ANSWER_TOKENS_A_SECOND = 4  # of speech; German and Chinese translations of talks stay below it
 MOMENTS = 2  # AdamW's, in the weights' type
-COPY_BYTES = CHUNK_BYTES + CHUNK_BYTES // 2  # a piece in 32 bits and its rounding; 16 bits are copied by the kernel
+COPY_BYTES = CHUNK_BYTES + CHUNK_BYTES // 2  # a chunk in 32 bits and its rounding; 16 bits are copied by the kernel
 PACK_BYTES = 7  # a weight of the matrix at hand, while it is packed: 32 bits, 16 bits, and 4 bits twice
 ROUND_BYTES = 5  # a weight of the matrix at hand: as it is, its integers, and those packed
 
@@ -42,12 +42,12 @@ training           weights + gradients + moments + activations; the fused AdamW 
     checkpointing  a layer's input for each layer instead, and the largest layer once
     adapter        4 bytes for each input of an adapted layer
     head           (b + 12) V for each answer token
-prune, bf16        24 MiB: weights go from file to file, a piece at a time
+prune, bf16        24 MiB: weights go from file to file, a chunk at a time
 nf4                and 7 bytes a weight of the largest matrix, while it is packed
 w4a16              and 5; GPTQ holds the model instead, and 4 (2 H^2 + Q^2 + 4 I^2) of Hessians
 translating        weights + B (S + max_new_tokens) 2 K b for each decoder layer + the widest intermediate result
   S                audio tokens + 40 of the prompt + 4 a second of the answer, for the longest clip (data.max_seconds,
-                   else the model's window); E = 50 a second, of the whole window where the encoder always hears it
+                   else the model's window); E = 50 a second, of the whole window where audio is padded to it
 """.strip()
 
 

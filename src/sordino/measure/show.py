@@ -29,28 +29,28 @@ def gigabytes(count: int | None) -> str:
     return f"{count / 1e3:,.1f} kB"
 
 
-def audit_tables(found: Audit) -> RenderableType:
-    """Everything `inspect` found out about a checkpoint."""
-    head = Table("", "count", "GB", "GiB", title=found.path, title_justify="left")
-    rows = (("bytes on disk, weights", found.weights_bytes), ("bytes on disk, all files", found.directory_bytes))
-    digits = 3 if found.weights_bytes >= 1e8 else 6
-    for name, count in (*rows, ("torch.save(state_dict)", found.torch_save_bytes)):
+def audit_tables(model: Audit) -> RenderableType:
+    """Everything that `inspect` says about a checkpoint."""
+    head = Table("", "count", "GB", "GiB", title=model.path, title_justify="left")
+    rows = (("bytes on disk, weights", model.weights_bytes), ("bytes on disk, all files", model.directory_bytes))
+    digits = 3 if model.weights_bytes >= 1e8 else 6
+    for name, count in (*rows, ("torch.save(state_dict)", model.torch_save_bytes)):
         sizes = (
             ("unknown", "", "")
             if count is None
             else (f"{count:,}", f"{count / 1e9:.{digits}f}", f"{count / GIB:.{digits}f}")
         )
         head.add_row(name, *sizes)
-    head.add_row("logical parameters", _count(found.parameters), "", "")
-    head.add_row("stored elements", _count(found.stored_elements), "", "")
+    head.add_row("logical parameters", _count(model.parameters), "", "")
+    head.add_row("stored elements", _count(model.stored_elements), "", "")
     _right(head)
-    parts: list[RenderableType] = [head, _shares("part", _runs(found.parts)), _shares("stored as", found.storage)]
-    if not found.findings:
-        return Group(*parts, Text("nothing is wasted that headers and names could tell", style="green"))
-    wasted = Table("wasted", "bytes", "what", "what to do", title_justify="left")
-    for finding in found.findings:
-        wasted.add_row(finding.kind, gigabytes(finding.bytes), finding.what, finding.fix)
-    return Group(*parts, wasted)
+    parts: list[RenderableType] = [head, _shares("part", _runs(model.parts)), _shares("stored as", model.storage)]
+    if not model.findings:
+        return Group(*parts, Text("no inefficiencies that headers and names could tell", style="green"))
+    inefficient = Table("inefficiency", "bytes", "what", "what to do", title_justify="left")
+    for finding in model.findings:
+        inefficient.add_row(finding.kind, gigabytes(finding.bytes), finding.what, finding.fix)
+    return Group(*parts, inefficient)
 
 
 def config_tables(model: shapes.Model, title: str) -> RenderableType:
@@ -120,15 +120,15 @@ def layout_rows(model: shapes.Model, rank: int = 64) -> dict[str, dict[str, int 
             adapter = tables.stored(shapes.lora(model, rank), "float32")
             size += tables.safetensors_bytes(adapter)
             stored |= adapter
-        known = all(tensor.dtype in STORAGES for tensor in stored.values())
-        saved = torch_save_bytes(stored, module=True) if known else None
+        saveable = all(tensor.dtype in STORAGES for tensor in stored.values())
+        saved = torch_save_bytes(stored, module=True) if saveable else None
         rows[name] = {"bytes": size, "torch_save_bytes": saved, "stored_elements": tables.stored_elements(stored)}
     return rows
 
 
 def _runs(parts: Mapping[str, Share]) -> dict[str, Share]:
     """Parts with equal neighbouring decoder layers put together: 'decoder.0-31, each'."""
-    found: dict[str, Share] = {}
+    joined: dict[str, Share] = {}
     runs: list[tuple[list[str], Share]] = []
     for name, share in parts.items():
         if (
@@ -142,8 +142,8 @@ def _runs(parts: Mapping[str, Share]) -> dict[str, Share]:
             runs.append(([name], share))
     for names, share in runs:
         last = names[-1].removeprefix("decoder.")
-        found[names[0] if len(names) == 1 else f"{names[0]}-{last}, each of {len(names)}"] = share
-    return found
+        joined[names[0] if len(names) == 1 else f"{names[0]}-{last}, each of {len(names)}"] = share
+    return joined
 
 
 def _alike(one: Share, other: Share) -> bool:

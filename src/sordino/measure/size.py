@@ -14,7 +14,7 @@ X.nested_quant_map; an 8-bit weight keeps its shape beside SCB.
 
 from __future__ import annotations
 
-import json
+import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
@@ -23,12 +23,13 @@ from pathlib import Path
 from typing import Any
 
 from sordino.checkpoint import gguf
-from sordino.checkpoint.reading import INDEX, SINGLE, Checkpoint, Tensor, read_headers
+from sordino.checkpoint.reading import ENCODER_STEM, STEM, Checkpoint, Tensor, names_of, read_headers
 from sordino.errors import ArtifactError
 from sordino.layouts import packed
+from sordino.models import config_file
 from sordino.models.parts import is_tied, part_of
+from sordino.runtime import foreign
 
-GGUF = ".gguf"
 FOUR_BIT_WEIGHTS_PER_BYTE = 2
 FOUR_BIT_STATE = re.compile(r"\.quant_state\.bitsandbytes__(?:nf4|fp4)$")
 COMPANION = re.compile(  # beside quantized weights; none of them is a parameter of the network
@@ -106,21 +107,25 @@ def together(first: Size, second: Size) -> Size:
 
 
 def weights_files(path: Path) -> tuple[Path, ...]:
-    """The files loading reads: the index's shards or model.safetensors, adapter_model.safetensors, and the GGUF file
-    that config.json names.
+    """The files loading reads: model.safetensors or its index's shards, adapter_model.safetensors, and the GGUF file
+    that config.json names, with the encoder's beside it.
 
     A directory with neither counts every safetensors file in it. Raises ArtifactError for none, and for shards that
     are lost, damaged or not of one model.
     """
     adapter = path / "adapter_model.safetensors"
-    if (path / SINGLE).is_file() or (path / INDEX).is_file():
-        files = list(Checkpoint.open(path).files)
+    stem = next(
+        (stem for stem in (STEM, ENCODER_STEM) if any((path / name).is_file() for name in names_of(stem))), None
+    )
+    if stem:
+        files = list(Checkpoint.open(path, stem).files)
     else:
         files = sorted(file for file in path.glob("*.safetensors") if file != adapter)
     if adapter.is_file():
         files.append(adapter)
-    decoder = (read_json(path / "config.json").get("quantization_config") or {}).get("file")
-    if isinstance(decoder, str) and decoder.endswith(GGUF):
+    quantization = read_json(path / "config.json").get("quantization_config") or {}
+    if quantization.get("quant_method") == config_file.GGUF:
+        decoder = quantization["file"]
         if not (path / decoder).is_file():
             raise ArtifactError(f"{path / decoder} is missing, and config.json needs it.", "Copy the model again.")
         files.append(path / decoder)
@@ -132,11 +137,11 @@ def weights_files(path: Path) -> tuple[Path, ...]:
 def headers(files: Iterable[Path]) -> dict[str, Tensor]:
     """The tensors of several files. Raises ArtifactError for a damaged one and for a tensor that two of them hold."""
     files = list(files)
-    found = read_headers(file for file in files if file.suffix != GGUF)
+    tensors = read_headers(file for file in files if file.suffix != config_file.GGUF_SUFFIX)
     for file in files:
-        if file.suffix == GGUF:
-            found |= gguf.read_header(file).tensors
-    return found
+        if file.suffix == config_file.GGUF_SUFFIX:
+            tensors |= gguf.read_header(file).tensors
+    return tensors
 
 
 def logical_parameters(tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> int | None:
@@ -181,15 +186,11 @@ def _bytes_by(tensors: Mapping[str, Tensor], key: Callable[[str], str]) -> dict[
 
 
 def read_json(file: Path, *, required: bool = False) -> dict[str, Any]:
-    """A JSON object; {} where there is no such file and it is not required. Raises ArtifactError."""
-    if not file.is_file():
+    """A config.json; {} where there is no such file and it is not required. Raises ArtifactError."""
+    if not os.path.lexists(file):
         if required:
             raise ArtifactError(f"there is no file {file}.", "Give a model's config.json.")
         return {}
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ArtifactError(f"{file} is not valid JSON ({error}).", "Copy or make the model again.") from error
-    if not isinstance(content, dict):
-        raise ArtifactError(f"{file} does not hold a JSON object.", "Copy or make the model again.")
-    return content
+    config = foreign.read_json(file, raises=ArtifactError, remedy="Copy or make the model again.", finite=False)
+    config_file.check(config, str(file), raises=ArtifactError)
+    return config

@@ -147,11 +147,11 @@ def _integer(value: int) -> int:
 
 
 def _strides(shape: tuple[int, ...]) -> tuple[int, ...]:
-    found, step = [], 1
+    strides, step = [], 1
     for size in reversed(shape):
-        found.append(step)
+        strides.append(step)
         step *= max(size, 1)
-    return tuple(reversed(found))
+    return tuple(reversed(strides))
 
 
 def _dict_marks(items: int, *, exact: bool) -> int:
@@ -164,9 +164,9 @@ def _dict_marks(items: int, *, exact: bool) -> int:
 
 def _modules(names: Iterable[str]) -> list[str]:
     """Every module that the tensors' names imply, the model itself ('') first."""
-    found = {"": None}
+    paths = {"": None}
     for name in names:
         parts = name.split(".")[:-1]
         for depth in range(1, len(parts) + 1):
-            found.setdefault(".".join(parts[:depth]))
-    return list(found)
+            paths.setdefault(".".join(parts[:depth]))
+    return list(paths)

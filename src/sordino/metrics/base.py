@@ -6,11 +6,13 @@ another sample of clips could have moved it, the segments which clips made it.
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 from sordino.errors import DataError
+from sordino.runtime.terminal import quoted
 
 BOOTSTRAP = 1000  # resamples behind an interval
 COVERAGE = 95.0  # per cent of the resampled scores inside the interval
@@ -106,10 +108,39 @@ def check_pairs(hypotheses: Sequence[str], references: Sequence[str | None]) -> 
     if not hypotheses:
         raise DataError("there are no translations to score.", "Check that the split is not empty.")
     for index, (hypothesis, reference) in enumerate(zip(hypotheses, references, strict=True)):
-        if not isinstance(hypothesis, str):
-            raise DataError(f"translation {index} is {hypothesis!r}, not a text.", "Translate the set again.")
-        if reference is None or not reference.strip():
+        _check_text(f"translation {index}", hypothesis, "Translate the set again.")
+        if reference is None or (isinstance(reference, str) and not reference.strip()):
             raise DataError(
                 f"clip {index} of {len(references)} has no reference translation.",
                 "Give it a target_text in the manifest, or leave the clip out.",
             )
+        _check_text(f"reference {index}", reference, "Give the clip a target_text in the manifest.")
+
+
+def _check_text(what: str, text: object, remedy: str) -> None:
+    """Raise DataError for what is no text, as pandas' NaN, and for halves of surrogate pairs, which no file holds."""
+    if not isinstance(text, str):
+        raise DataError(f"{what} is {quoted(text, 60)}, not a text.", remedy)
+    if not text.isascii():
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise DataError(f"{what} holds half of a surrogate pair at character {error.start}.", remedy) from None
+
+
+def form_note(hypotheses: Sequence[str], references: Sequence[str]) -> str | None:
+    """A sentence where letters with marks are written in two ways, so that the same words do not match; else None.
+
+    'ü' is one character in Unicode's form C and two, u and a mark, in form D.
+    """
+    apart = [
+        i
+        for i, pair in enumerate(zip(hypotheses, references, strict=True))
+        if len({unicodedata.is_normalized("NFC", text) for text in pair}) > 1
+    ]
+    if not apart:
+        return None
+    return (
+        f"{len(apart):,} of {len(references):,} translations are in another Unicode form than their references (the "
+        f"first is number {apart[0] + 1}), and the same letters do not match. Bring both files into form NFC"
+    )

@@ -36,10 +36,10 @@ def strip_newlines(text: str) -> str:
 
 def strip_preamble(text: str) -> str:
     """Without the words about the translation, where a colon or line break ends them and something follows."""
-    found = PREAMBLE.match(text)
-    if found is None:
+    preamble = PREAMBLE.match(text)
+    if preamble is None:
         return text
-    end = found.end()
+    end = preamble.end()
     if text[:end].rstrip()[-1:] not in SEPARATORS:
         places = [text.find(mark, end, end + REACH) for mark in SEPARATORS]
         places = [place for place in places if place >= 0]
@@ -65,12 +65,12 @@ RULES = {"preamble": strip_preamble, "newline": strip_newlines, "quotes": strip_
 def clean(texts: Sequence[str]) -> Cleaned:
     """Apply the rules in order: preamble (a line break may end it), newline, quotes."""
     counts = dict.fromkeys(RULES, 0)
-    found = []
+    cleaned = []
     for text in texts:
         done = text
         for rule, change in RULES.items():
             changed = change(done)
             counts[rule] += changed.strip() != done.strip()
             done = changed
-        found.append(done.strip())
-    return Cleaned(tuple(found), counts)
+        cleaned.append(done.strip())
+    return Cleaned(tuple(cleaned), counts)

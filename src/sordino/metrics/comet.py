@@ -10,6 +10,7 @@ COMET rewards text copied from the source; read it beside chrF and the `untransl
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -32,8 +33,8 @@ def _load(model: str, half: bool, device: str) -> tuple[Any, str]:
     from sordino.metrics import comet_model
 
     files = locate(model)
-    found = comet_model.load(files, half=half, device=device)
-    return found, f"comet:{files.name}|rev:{files.revision}|native|dtype:{'float16' if half else 'float32'}"
+    network = comet_model.load(files, half=half, device=device)
+    return network, f"comet:{files.name}|rev:{files.revision}|native|dtype:{'float16' if half else 'float32'}"
 
 
 @dataclass(frozen=True)
@@ -87,30 +88,35 @@ class Comet:
         check_pairs(hypotheses, references)
         texts = _sources(sources, len(hypotheses), self.name)
         model, signature = _load(self.model, self.half, _device(self.device))
-        found = self._segments(model, texts, list(hypotheses), list(references))
-        value = sum(found) / len(found)
+        values = self._segments(model, texts, list(hypotheses), list(references))
+        value = sum(values) / len(values)
         interval = None
         if bootstrap:
-            row = np.array(found)
-            means = [row[drawn].mean() for drawn in resamples(len(found), bootstrap, seed)]
+            row = np.array(values)
+            means = [row[drawn].mean() for drawn in resamples(len(values), bootstrap, seed)]
             low, high = np.percentile(means, [(100 - COVERAGE) / 2, (100 + COVERAGE) / 2])
             interval = (float(low), float(high))
             signature += f"|bs:{bootstrap}|seed:{seed}"
-        return Score(self.name, value, signature, interval, tuple(found))
+        return Score(self.name, value, signature, interval, tuple(values))
 
-    def _segments(self, model: Any, sources: list[str], said: list[str], references: list[str]) -> list[float]:
+    def _segments(self, model: Any, sources: list[str], hypotheses: list[str], references: list[str]) -> list[float]:
         """Segment scores in the order given, computed in the original's batches."""
-        found = [0.0] * len(said)
+        scores = [0.0] * len(hypotheses)
         before = len(model.cut)
-        with bar(f"scoring with {self.label}", len(said)) as advance:
+        with bar(f"scoring with {self.label}", len(hypotheses)) as advance:
             for batch in _batches(sources):
-                columns = [[column[i].strip() for i in batch] for column in (sources, said, references)]
+                columns = [[column[i].strip() for i in batch] for column in (sources, hypotheses, references)]
                 for index, value in zip(batch, model.score(*columns), strict=True):
-                    found[index] = value
+                    if not math.isfinite(value):
+                        problem = f"{self.label} gives segment {index + 1} a score that is no number."
+                        raise DataError(
+                            problem, "Its weights are damaged, or too large for float16: download it again."
+                        )
+                    scores[index] = value
                 advance(len(batch))
         if len(model.cut) > before:
             note(f"  {len(model.cut) - before} texts are longer than COMET's encoder takes and were cut, as COMET does")
-        return found
+        return scores
 
 
 def _batches(sources: Sequence[str]) -> Iterator[list[int]]:
@@ -135,10 +141,10 @@ def _sources(sources: Sequence[str | None] | None, count: int, name: str) -> lis
     return [text for text in sources if text is not None]
 
 
-def _device(wanted: str) -> str:
+def _device(device: str) -> str:
     from sordino.models.devices import default_device
 
-    return str(default_device(wanted))
+    return str(default_device(device))
 
 
 COMET = Comet("comet")

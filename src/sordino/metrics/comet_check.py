@@ -1,4 +1,4 @@
-"""The native COMET against the original one: `sordino evaluate ... --comet-check`.
+"""The native COMET against the original one: `--comet-check` of `sordino evaluate` and `sordino score`.
 
 `unbabel-comet` needs transformers 4 and numpy 1, so it gets an environment of its own, made on request from the
 pinned comet_requirements.txt (1.4 GB, about two minutes, kept for the next time). It scores the same texts with the
@@ -55,13 +55,13 @@ class Check:
 
 def check(
     metric: Comet,
-    found: Mapping[str, Sequence[float]],
+    scores: Mapping[str, Sequence[float]],
     hypotheses: Mapping[str, Sequence[str]],
     references: Sequence[str],
     sources: Sequence[str | None],
     environment: Path,
 ) -> list[Check]:
-    """Compare the segment scores `found` of each system with the original's, made in `environment`."""
+    """Compare the segment `scores` of each system with the original's, made in `environment`."""
     python = install(environment)
     files = locate(metric.model)
     if files.checkpoint != files.settings.parent / CHECKPOINT:
@@ -71,7 +71,7 @@ def check(
         note(f"  the original COMET scores {system} ({metric.name})")
         columns = {"src": [text or "" for text in sources], "mt": list(texts), "ref": list(references)}
         original = _original(python, files, columns, metric.half)
-        largest = max(abs(a - b) for a, b in zip(original, found[system], strict=True))
+        largest = max(abs(a - b) for a, b in zip(original, scores[system], strict=True))
         checks.append(Check(system, metric.name, len(texts), largest, largest <= TOLERANCE))
     return checks
 
@@ -80,19 +80,19 @@ def install(directory: Path) -> Path:
     """Python of the environment in `directory`, made there unless it is complete. Raises DataError."""
     directory = directory.absolute()
     python = directory / "bin" / "python"
-    wanted = resources.files("sordino.metrics").joinpath(REQUIREMENTS).read_text(encoding="utf-8")
+    requirements = resources.files("sordino.metrics").joinpath(REQUIREMENTS).read_text(encoding="utf-8")
     ready = directory / READY
-    if ready.is_file() and ready.read_text(encoding="utf-8") == wanted:
+    if ready.is_file() and ready.read_text(encoding="utf-8") == requirements:
         return python
     if directory.exists() and any(directory.iterdir()) and not (directory / "pyvenv.cfg").is_file():
         raise DataError(f"{directory} is not empty and no Python environment.", "Name another directory.")
-    note(f"installing {', '.join(wanted.split())} into {directory} (1.4 GB)")
+    note(f"installing {', '.join(requirements.split())} into {directory} (1.4 GB)")
     _run([sys.executable, "-m", "venv", str(directory)], directory.parent)
     with tempfile.NamedTemporaryFile("w", suffix=".txt", encoding="utf-8") as listed:
-        listed.write(wanted)
+        listed.write(requirements)
         listed.flush()
         _run([str(python), "-m", "pip", "install", "--quiet", "-r", listed.name], directory)
-    ready.write_text(wanted, encoding="utf-8")
+    ready.write_text(requirements, encoding="utf-8")
     return python
 
 

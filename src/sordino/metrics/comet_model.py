@@ -21,10 +21,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
-from sordino.errors import DataError
+from sordino.errors import DataError, SordinoError, is_out_of_memory
 from sordino.metrics.comet_files import Files
+from sordino.runtime import foreign
+from sordino.runtime.terminal import quoted
 
 if TYPE_CHECKING:
     import torch
@@ -67,8 +67,10 @@ class CometModel:
 
         with torch.inference_mode():
             source, reference = self._keep(sources), self._keep(references)
-            said = self.embed(hypotheses)  # (B, H)
-            parts = (said, reference, said * reference, (said - reference).abs(), said * source, (said - source).abs())
+            answer = self.embed(hypotheses)  # (B, H)
+            parts = [answer, reference]
+            for other in (reference, source):
+                parts += [answer * other, (answer - other).abs()]
             features = torch.cat(parts, dim=1)  # (B, 6H)
             return [
                 float(value) for value in self.head(features.to(next(self.head.parameters()).dtype)).view(-1).tolist()
@@ -78,10 +80,10 @@ class CometModel:
         """Sentence vectors (B, H)."""
         import torch
 
-        found = self.tokenizer.encode_batch(list(texts))
-        self.cut.update(text for text, encoding in zip(texts, found, strict=True) if encoding.overflowing)
-        ids = torch.tensor([encoding.ids for encoding in found], device=self.device)  # (B, S)
-        mask = torch.tensor([encoding.attention_mask for encoding in found], device=self.device)  # (B, S)
+        encodings = self.tokenizer.encode_batch(list(texts))
+        self.cut.update(text for text, encoding in zip(texts, encodings, strict=True) if encoding.overflowing)
+        ids = torch.tensor([encoding.ids for encoding in encodings], device=self.device)  # (B, S)
+        mask = torch.tensor([encoding.attention_mask for encoding in encodings], device=self.device)  # (B, S)
         out = self.encoder(input_ids=ids, attention_mask=mask, output_hidden_states=True)
         return self._pool(self._layers(out.hidden_states, mask), mask)
 
@@ -139,6 +141,18 @@ def sparsemax(z: Tensor) -> Tensor:
 
 def load(files: Files, *, half: bool, device: str) -> CometModel:
     """Read a checkpoint. Raises DataError for another class, another layout, or a pickle of more than numbers."""
+    try:
+        return _load(files, half, device)
+    except SordinoError:
+        raise
+    except Exception as error:  # files of others: configs, tokenizers and tensors fail in ways of their own
+        if is_out_of_memory(error):
+            raise
+        problem = f"{files.settings.parent} does not load as a COMET model ({type(error).__name__}: {error})."
+        raise DataError(problem, "Download it again.") from error
+
+
+def _load(files: Files, half: bool, device: str) -> CometModel:
     import torch
     from tokenizers import Tokenizer
     from transformers import XLMRobertaConfig, XLMRobertaModel
@@ -173,33 +187,45 @@ def _read(files: Files) -> tuple[dict[str, Tensor], dict[str, Any]]:
     import torch
     from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
-    try:
-        written = yaml.safe_load(files.settings.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise DataError(f"{files.settings} is not valid YAML: {error}.") from error
-    found = written.get("class_identifier") if isinstance(written, dict) else None
-    if found != CLASS:
+    written = foreign.read_yaml(files.settings, remedy="Download it again.")
+    kind = written.get("class_identifier") if isinstance(written, dict) else None
+    if kind != CLASS:
         raise DataError(
-            f"{files.settings} describes a model of class {found!r}; only {CLASS!r} is supported.",
+            f"{files.settings} describes a model of class {quoted(kind, 60)}; only {CLASS!r} is supported.",
             "Use wmt22-comet-da or wmt20-comet-da; other classes need the unbabel-comet package.",
         )
     try:
         named = get_unsafe_globals_in_checkpoint(str(files.checkpoint))
-        harmless: list[Any] = [(Inert, name) for name in named if name.startswith(STAND_INS)]
-        with safe_globals(harmless):
+        code = [name for name in named if not name.startswith(STAND_INS)]
+        if code:
+            raise DataError(
+                f"{files.checkpoint} is not a checkpoint of plain weights: it asks for {quoted(code[0], 100)}.",
+                "sordino runs no code out of a model file. Use a checkpoint as it was published.",
+            )
+        with safe_globals([(Inert, name) for name in named]):
             stored = torch.load(files.checkpoint, map_location="cpu", weights_only=True, mmap=True)
         state, own = dict(stored["state_dict"]), dict(stored.get("hyper_parameters") or {})
-    except (pickle.UnpicklingError, RuntimeError, ValueError, KeyError, TypeError, EOFError) as error:
+    except (pickle.UnpicklingError, RuntimeError, ValueError, KeyError, TypeError, AttributeError, EOFError) as error:
+        # torch's own words advise to run what the file holds
         raise DataError(
-            f"{files.checkpoint} is not a checkpoint of plain weights: {str(error).splitlines()[0]}",
-            "It may be damaged, or hold code; sordino does not run code out of a model file.",
+            f"{files.checkpoint} is not a checkpoint of plain weights ({type(error).__name__}).",
+            "It may be damaged, or hold code, and sordino runs no code out of a model file. Download it again.",
         ) from error
     settings = DEFAULTS | written | own
-    wrong = settings["encoder_model"] != "XLM-RoBERTa" or settings["pool"] not in POOLS
-    if wrong or "pretrained_model" not in settings:
-        asked = {key: settings.get(key) for key in ("encoder_model", "pool", "pretrained_model")}
-        raise DataError(f"{files.settings}: unsupported settings {asked}.", f"Pools: {', '.join(POOLS)}; XLM-RoBERTa.")
+    _check_settings(settings, files)
     return state, settings
+
+
+def _check_settings(settings: Mapping[str, Any], files: Files) -> None:
+    """Raise DataError for settings of another network than this one, or of other types."""
+    wrong = settings["encoder_model"] != "XLM-RoBERTa" or settings["pool"] not in POOLS
+    if wrong or not isinstance(settings.get("pretrained_model"), str):
+        asked = {key: settings.get(key) for key in ("encoder_model", "pool", "pretrained_model")}
+        problem = f"{files.settings}: unsupported settings {quoted(asked)}."
+        raise DataError(problem, f"Pools: {', '.join(POOLS)}; XLM-RoBERTa.")
+    layer = settings["layer"]
+    if layer != "mix" and (isinstance(layer, bool) or not isinstance(layer, int)):
+        raise DataError(f"{files.settings}: layer {quoted(layer, 60)} is neither a number nor 'mix'.")
 
 
 def _head(state: Mapping[str, Tensor], settings: Mapping[str, Any], files: Files) -> torch.nn.Sequential:
@@ -222,14 +248,15 @@ def _head(state: Mapping[str, Tensor], settings: Mapping[str, Any], files: Files
     return torch.nn.Sequential(*modules)
 
 
-def _activation(name: str, files: Files) -> torch.nn.Module:
+def _activation(name: object, files: Files) -> torch.nn.Module:
     import torch
 
-    known = {"tanh": torch.nn.Tanh, "sigmoid": torch.nn.Sigmoid}  # the original capitalises names and finds no ReLU
-    if name.lower() not in known:
-        raise DataError(f"{files.settings}: unknown activation {name!r}.", "Tanh and Sigmoid are supported.")
-    made: torch.nn.Module = known[name.lower()]()
-    return made
+    activations = {"tanh": torch.nn.Tanh, "sigmoid": torch.nn.Sigmoid}  # the original capitalises: it finds no ReLU
+    key = name.lower() if isinstance(name, str) else ""
+    if key not in activations:
+        raise DataError(f"{files.settings}: unknown activation {quoted(name, 60)}.", "Tanh and Sigmoid are supported.")
+    activation: torch.nn.Module = activations[key]()
+    return activation
 
 
 def _tensor(state: Mapping[str, Tensor], name: str, files: Files) -> Tensor:

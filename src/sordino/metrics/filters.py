@@ -6,7 +6,7 @@ The dear rules come last, and see only what the others have left.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from sacrebleu.metrics import CHRF
@@ -41,51 +41,63 @@ class Limits:
     device: str
 
 
-def reasons(said: Sequence[Translation], target: str, limits: Limits) -> dict[str, Reason]:
-    """Id -> why, for every translation that is to be left out; empty ones always are.
+def reasons(
+    translations: Sequence[Translation],
+    target: str,
+    limits: Limits,
+    control_tokens: Callable[[str], Sequence[str]] = lambda _: (),
+) -> dict[str, Reason]:
+    """Id -> why, for every translation that is to be left out; empty ones, and those with control tokens, always are.
 
+    control_tokens: of a text, those that a student would be taught to say in its middle (models/control_tokens.py).
     Raises DataError where a rule needs a reference or source text that a clip lacks.
     """
-    found: dict[str, Reason] = {}
-    for one in said:
+    verdicts: dict[str, Reason] = {}
+    for one in translations:
         if one.cut and limits.cut:
-            found[one.id] = "cut", None
+            verdicts[one.id] = "cut", None
         elif not one.text.strip():
-            found[one.id] = "empty", None
+            verdicts[one.id] = "empty", None
+        elif tokens := control_tokens(one.text):
+            verdicts[one.id] = "control", tokens[0]
     if limits.max_ratio is not None:
-        for one in _left(said, found):
+        for one in _rest(translations, verdicts):
             ratio = len(one.text.strip()) / len(one.reference.strip())
             if not 1 / limits.max_ratio <= ratio <= limits.max_ratio:
-                found[one.id] = "ratio", round(ratio, 4)
-    if limits.health and (left := _left(said, found)):
-        texts, references, sources = _columns(left)
-        for rule, ids in health.faults(texts, references, target, [one.id for one in left], sources).items():
+                verdicts[one.id] = "ratio", round(ratio, 4)
+    if limits.health and (rest := _rest(translations, verdicts)):
+        texts, references, sources = _columns(rest)
+        for rule, ids in health.faults(texts, references, target, [one.id for one in rest], sources).items():
             for name in ids:
-                found[name] = "health", f"{found[name][1]}, {rule}" if name in found else rule
+                verdicts[name] = "health", f"{verdicts[name][1]}, {rule}" if name in verdicts else rule
     if limits.min_chrf is not None:
         chrf = CHRF()
-        for one in _left(said, found):
+        for one in _rest(translations, verdicts):
             score = chrf.sentence_score(one.text, [one.reference]).score
             if score < limits.min_chrf:
-                found[one.id] = "chrf", round(score, 4)
-    if limits.min_comet is not None and (left := _left(said, found)):
+                verdicts[one.id] = "chrf", round(score, 4)
+    if limits.min_comet is not None and (rest := _rest(translations, verdicts)):
         metric = registry.get(limits.comet, limits.device)
-        texts, references, sources = _columns(left)
+        texts, references, sources = _columns(rest)
         segments = metric.score(texts, references, target, sources=sources, bootstrap=0).segments
-        for one, value in zip(left, segments or (), strict=True):
+        for one, value in zip(rest, segments or (), strict=True):
             if value < limits.min_comet:
-                found[one.id] = "comet", round(value, 6)
-    return found
+                verdicts[one.id] = "comet", round(value, 6)
+    return verdicts
 
 
-def _left(said: Sequence[Translation], found: dict[str, Reason]) -> list[Translation]:
+def _rest(translations: Sequence[Translation], verdicts: dict[str, Reason]) -> list[Translation]:
     """Those that no rule has found yet; their references are looked at, so they must be there."""
-    left = [one for one in said if one.id not in found]
-    if left:
-        check_pairs(*_columns(left)[:2])
-    return left
+    rest = [one for one in translations if one.id not in verdicts]
+    if rest:
+        check_pairs(*_columns(rest)[:2])
+    return rest
 
 
-def _columns(said: Sequence[Translation]) -> tuple[list[str], list[str], list[str | None]]:
+def _columns(translations: Sequence[Translation]) -> tuple[list[str], list[str], list[str | None]]:
     """Texts, references, sources."""
-    return [one.text for one in said], [one.reference for one in said], [one.source for one in said]
+    return (
+        [one.text for one in translations],
+        [one.reference for one in translations],
+        [one.source for one in translations],
+    )

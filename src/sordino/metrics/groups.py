@@ -12,15 +12,15 @@ MAX_GROUPS = 50  # a table that someone reads
 
 def deal(groups: Sequence[str | None]) -> dict[str, list[int]] | str:
     """Group -> indices of its clips, in order of appearance; or in words, why there is no table by group."""
-    found: dict[str, list[int]] = {}
+    members: dict[str, list[int]] = {}
     for index, group in enumerate(groups):
         if group is not None:
-            found.setdefault(group, []).append(index)
-    if not found:
+            members.setdefault(group, []).append(index)
+    if not members:
         return "the clips name no group (talk or speaker)"
-    large = {group: clips for group, clips in found.items() if len(clips) >= MIN_CLIPS}
+    large = {group: clips for group, clips in members.items() if len(clips) >= MIN_CLIPS}
     if not large:
-        return f"each of the {len(found)} groups is a single clip"
+        return f"each of the {len(members)} groups is a single clip"
     if len(large) > MAX_GROUPS:
         return f"there are {len(large)} groups, more than {MAX_GROUPS}"
     return large
@@ -35,11 +35,11 @@ def scores(
     groups: Mapping[str, Sequence[int]],
 ) -> dict[str, float]:
     """Corpus score of each group. `whole` is the score of all clips, whose segments are used where they suffice."""
-    found = {}
+    values = {}
     for group, clips in groups.items():
         if metric.is_mean and whole.segments is not None:
-            found[group] = sum(whole.segments[i] for i in clips) / len(clips)
+            values[group] = sum(whole.segments[i] for i in clips) / len(clips)
         else:
-            texts, wanted = [hypotheses[i] for i in clips], [references[i] for i in clips]
-            found[group] = metric.corpus(texts, wanted, target_lang)
-    return found
+            texts, their_references = [hypotheses[i] for i in clips], [references[i] for i in clips]
+            values[group] = metric.corpus(texts, their_references, target_lang)
+    return values

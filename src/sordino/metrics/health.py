@@ -113,28 +113,28 @@ def is_wrong_script(text: str, scripts: set[str]) -> bool:
 
 def is_odd_length(text: str, reference: str) -> bool:
     """Over LENGTH_RATIO times longer or shorter than the reference, in characters."""
-    said, meant = len(text.strip()), len(reference.strip())
-    return said > 0 and meant >= LENGTH_CHARACTERS and not meant / LENGTH_RATIO <= said <= meant * LENGTH_RATIO
+    length, usual = len(text.strip()), len(reference.strip())
+    return length > 0 and usual >= LENGTH_CHARACTERS and not usual / LENGTH_RATIO <= length <= usual * LENGTH_RATIO
 
 
 def words(text: str) -> list[str]:
     """Runs of letters, case folded."""
-    return [found.casefold() for found in WORD.findall(text)]
+    return [match.casefold() for match in WORD.findall(text)]
 
 
 def is_untranslated(text: str, source: str, reference: str) -> bool:
     """Most words are the source's, and are not words that the reference leaves as they are (names, numbers)."""
-    said = words(text)
+    own = words(text)
     copied = set(words(source)) - set(words(reference))
-    return len(said) >= COPIED_WORDS and sum(word in copied for word in said) > COPIED_SHARE * len(said)
+    return len(own) >= COPIED_WORDS and sum(word in copied for word in own) > COPIED_SHARE * len(own)
 
 
 def is_wrong_language(text: str, target: str) -> bool:
     """Function words of another language and none of the target's; False for targets without a list."""
     if target not in FUNCTION_WORDS:
         return False
-    said = words(text)
-    hits = {code: sum(word in FUNCTION_WORDS[code].split() for word in said) for code in FUNCTION_WORDS}
+    own = words(text)
+    hits = {code: sum(word in FUNCTION_WORDS[code].split() for word in own) for code in FUNCTION_WORDS}
     return hits.pop(target) == 0 and max(hits.values()) >= FOREIGN_WORDS
 
 
@@ -150,7 +150,7 @@ def faults(
     for what, column in (("clip ids", ids), ("source texts", sources or hypotheses)):
         if len(column) != len(hypotheses):
             raise DataError(f"{len(hypotheses)} translations came with {len(column)} {what}.", "Give one per clip.")
-    target = language_code(target_lang).replace("_", "-").split("-")[0]
+    target = language_code(target_lang)
     scripts = SCRIPTS.get(target, set())
     rules: dict[str, Callable[[str], bool]] = {
         "empty": lambda text: not text.strip(),
@@ -160,17 +160,17 @@ def faults(
         "script": lambda text: bool(scripts) and is_wrong_script(text, scripts),
         "language": lambda text: is_wrong_language(text, target),
     }
-    found: dict[str, list[str]] = {rule: [] for rule in [*rules, "length", "untranslated"]}
+    broken: dict[str, list[str]] = {rule: [] for rule in [*rules, "length", "untranslated"]}
     spoken = sources or [None] * len(ids)
     for name, text, reference, source in zip(ids, hypotheses, references, spoken, strict=True):
         for rule, is_faulty in rules.items():
             if is_faulty(text) and not is_faulty(reference):
-                found[rule].append(name)
+                broken[rule].append(name)
         if is_odd_length(text, reference):
-            found["length"].append(name)
+            broken["length"].append(name)
         if source and is_untranslated(text, source, reference):
-            found["untranslated"].append(name)
-    return found
+            broken["untranslated"].append(name)
+    return broken
 
 
 def check(
@@ -181,9 +181,9 @@ def check(
     sources: Sequence[str | None] | None = None,
 ) -> Health:
     """Count the faults of one system's outputs. Raises DataError as `faults` does."""
-    found = faults(hypotheses, references, target_lang, ids, sources)
+    broken = faults(hypotheses, references, target_lang, ids, sources)
     return Health(
         segments=len(hypotheses),
-        counts={rule: len(names) for rule, names in found.items()},
-        examples={rule: tuple(names[:EXAMPLES]) for rule, names in found.items()},
+        counts={rule: len(names) for rule, names in broken.items()},
+        examples={rule: tuple(names[:EXAMPLES]) for rule, names in broken.items()},
     )

@@ -41,8 +41,8 @@ def utilities(candidates: Sequence[str]) -> list[float]:
 
 def choose(candidates: Sequence[str]) -> int:
     """Place of the candidate of the highest expected utility, the first of equals."""
-    found = utilities(candidates)
-    return found.index(max(found))
+    values = utilities(candidates)
+    return values.index(max(values))
 
 
 def _statistics(one: Sequence[Counter[Any]], other: Sequence[Counter[Any]]) -> tuple[list[int], list[int]]:
@@ -51,7 +51,7 @@ def _statistics(one: Sequence[Counter[Any]], other: Sequence[Counter[Any]]) -> t
     back: list[int] = []
     for mine, theirs in zip(one, other, strict=True):
         _, reference, match = _chrf()._get_match_statistics(mine, theirs)
-        said = sum(mine.values())
-        forth += [said if reference else 0, reference, match]
-        back += [reference if said else 0, said, match]
+        length = sum(mine.values())
+        forth += [length if reference else 0, reference, match]
+        back += [reference if length else 0, length, match]
     return forth, back

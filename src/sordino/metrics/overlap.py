@@ -40,13 +40,12 @@ WORD_ORDERS = {"chrf": 0, "chrf++": 2}  # orders of word n-grams beside the six 
 
 def bleu_tokenizer(target_lang: str) -> str:
     """sacreBLEU's tokenizer for a language name or code: 'zh', 'Chinese', 'zh-CN' -> 'zh'; else '13a'."""
-    wanted = _wanted_tokenizer(target_lang)
-    return wanted if all(map(find_spec, NEEDED_BY.get(wanted, ()))) else DEFAULT_TOKENIZER
+    tokenizer = _own_tokenizer(target_lang)
+    return tokenizer if all(map(find_spec, NEEDED_BY.get(tokenizer, ()))) else DEFAULT_TOKENIZER
 
 
-def _wanted_tokenizer(target_lang: str) -> str:
-    code = language_code(target_lang).replace("_", "-").split("-")[0]
-    return BLEU_TOKENIZERS.get(code, DEFAULT_TOKENIZER)
+def _own_tokenizer(target_lang: str) -> str:
+    return BLEU_TOKENIZERS.get(language_code(target_lang), DEFAULT_TOKENIZER)
 
 
 @lru_cache(maxsize=8)
@@ -163,10 +162,10 @@ class Overlap:
 
     def _warning(self, target_lang: str) -> str:
         """What a signature must add where the language's own tokenizer is not installed."""
-        wanted = _wanted_tokenizer(target_lang)
-        if self.name != "bleu" or bleu_tokenizer(target_lang) == wanted:
+        tokenizer = _own_tokenizer(target_lang)
+        if self.name != "bleu" or bleu_tokenizer(target_lang) == tokenizer:
             return ""
-        return f"|note:{wanted}-not-installed"
+        return f"|note:{tokenizer}-not-installed"
 
     def _segments(self, scorer: Any, rows: list[list[int]]) -> tuple[float, ...]:
         if self.name != "bleu":

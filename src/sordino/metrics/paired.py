@@ -68,12 +68,12 @@ def compare(
     signature = f"{scorer.get_signature().format()}|bs:{resamples}|ar:{SHUFFLES * resamples}|seed:{SEED}"
     if list(baseline) == list(hypotheses):
         return Paired(1.0, 1.0, signature)
-    found = {}
+    p_values = {}
     for test, code in TESTS.items():
         named = [("baseline", list(baseline)), ("system", list(hypotheses))]
         paired = PairedTest(named, {metric: scorer}, None, test_type=code, n_samples=trials[test])
         paired._seed = SEED  # whatever SACREBLEU_SEED says
         _, results = paired()
         (scores,) = (row for name, row in results.items() if name != "System")
-        found[test] = float(scores[1].p_value)
-    return Paired(found["bootstrap"], found["randomisation"], signature)
+        p_values[test] = float(scores[1].p_value)
+    return Paired(p_values["bootstrap"], p_values["randomisation"], signature)

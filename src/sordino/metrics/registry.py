@@ -6,10 +6,9 @@ COMET takes a model after a colon: 'comet:wmt20-comet-da', 'comet:DIRECTORY'.
 
 from __future__ import annotations
 
-import difflib
 import importlib
 
-from sordino.errors import RecipeError
+from sordino.errors import RecipeError, near_match
 from sordino.metrics.base import Metric
 
 METRICS = {
@@ -34,8 +33,8 @@ def canonical(name: str) -> str:
         raise RecipeError(
             f"'{name}' is no metric.", f"Models are given as in comet:DIRECTORY, of {WITH_MODEL[0]} only."
         )
-    near = difflib.get_close_matches(key, [*METRICS, *ALIASES], n=1, cutoff=0.5)
-    hint = f"Did you mean '{ALIASES.get(near[0], near[0])}'? " if near else ""
+    near = near_match(key, [*METRICS, *ALIASES])
+    hint = f"Did you mean '{ALIASES.get(near, near)}'? " if near else ""
     raise RecipeError(f"there is no metric '{name}'.", f"{hint}Metrics: {', '.join(METRICS)}.")
 
 
@@ -47,5 +46,5 @@ def get(name: str, device: str = "auto") -> Metric:
     key, _, model = canonical(name).partition(":")
     module, attribute = METRICS[key].split(":")
     metric = getattr(importlib.import_module(module), attribute)
-    found: Metric = metric.of(model, device) if key in WITH_MODEL else metric
-    return found
+    chosen: Metric = metric.of(model, device) if key in WITH_MODEL else metric
+    return chosen

@@ -17,13 +17,18 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from sordino.errors import ArtifactError
+from sordino.checkpoint.finite import refuse_nonfinite
+from sordino.errors import ArtifactError, reason
+from sordino.models.config_file import ADAPTER_CONFIG as CONFIG
+from sordino.models.config_file import ADAPTER_WEIGHTS as WEIGHTS
+from sordino.models.embedded import PLAIN
 from sordino.models.nf4 import is_quantized
 from sordino.models.speech import SpeechModel
+from sordino.runtime import foreign
+from sordino.runtime.foreign import Types
+from sordino.runtime.terminal import quoted
 
 NAME = "default"  # peft's name of the adapter inside a model; not part of what is stored
-WEIGHTS = "adapter_model.safetensors"
-CONFIG = "adapter_config.json"
 
 AdapterScope = Literal["all", "decoder"]
 
@@ -73,16 +78,19 @@ def attach(speech: SpeechModel, options: LoraOptions, seed: int) -> Any:
 def save(peft_model: Any, directory: Path, base: str) -> None:
     """Write adapter_model.safetensors and adapter_config.json, which names `base` as its base model.
 
-    Equal adapters give equal bytes.
+    Equal adapters give equal bytes. Raises FamilyError for weights that are no numbers.
     """
     from safetensors.torch import save_file
 
     directory.mkdir(parents=True, exist_ok=True)
     tensors = {name: t.detach().cpu().contiguous() for name, t in sorted(_tensors(peft_model).items())}
+    refuse_nonfinite(directory, tensors.items())
     save_file(tensors, directory / WEIGHTS, metadata={"format": "pt"})
     config = copy.deepcopy(peft_model.peft_config[NAME])
     config.base_model_name_or_path = base
     config.inference_mode = True
+    model_class = type(peft_model.get_base_model())  # by which AutoPeftModel finds the class of the base
+    config.auto_mapping = {"base_model_class": model_class.__name__, "parent_library": model_class.__module__}
     config.save_pretrained(str(directory))
     stored = json.loads((directory / CONFIG).read_text(encoding="utf-8"))
     text = json.dumps(stored, indent=2, ensure_ascii=False, sort_keys=True)
@@ -93,7 +101,8 @@ def load(speech: SpeechModel, directory: Path, *, trainable: bool = False) -> An
     """Put a stored adapter into the model -> PeftModel, in evaluation mode.
 
     Raises ArtifactError for a damaged adapter, one that lacks weights or holds others than its configuration
-    says, and one whose layers or sizes are not this model's; the model is then as it was.
+    says, and one whose layers or sizes are not this model's, FamilyError for weights that are no numbers; the model is
+    then as it was.
     """
     from peft import LoraConfig
     from safetensors import SafetensorError
@@ -103,11 +112,15 @@ def load(speech: SpeechModel, directory: Path, *, trainable: bool = False) -> An
     for file in (CONFIG, WEIGHTS):
         if not (directory / file).is_file():
             raise ArtifactError(f"{directory} holds no {file}, so it is not an adapter.")
+    _check_config(directory)
     try:
         config = LoraConfig.from_pretrained(str(directory))
         stored = load_file(directory / WEIGHTS)
-    except (SafetensorError, OSError, ValueError, TypeError) as error:
-        raise ArtifactError(f"the adapter in {directory} is damaged ({error}).", "Copy or train it again.") from error
+    except (SafetensorError, OSError, ValueError, TypeError, AttributeError, KeyError) as error:
+        raise ArtifactError(
+            f"the adapter in {directory} is damaged ({reason(error)}).", "Copy or train it again."
+        ) from error
+    refuse_nonfinite(directory, stored.items())
     config.target_modules = _resolve(speech, config.target_modules, directory)
     config.inference_mode = not trainable
     _check(stored, _expected(speech, config), directory)
@@ -119,6 +132,22 @@ def load(speech: SpeechModel, directory: Path, *, trainable: bool = False) -> An
             tensor.copy_(stored[name])
     peft_model.eval()
     return peft_model
+
+
+def _check_config(directory: Path) -> None:
+    """Raise ArtifactError for an adapter that is more than A and B, and for numbers that peft would fail on later."""
+    file, again = directory / CONFIG, "Copy or train it again."
+    number = (int, float)
+    types: dict[str, Types] = {
+        "peft_type": str, "r": int, "lora_alpha": number, "lora_dropout": number, "target_modules": (list, str),
+    }  # fmt: skip
+    config = foreign.read_json(file, raises=ArtifactError, remedy=again, required=types)
+    other = sorted(name for name, usual in PLAIN.items() if name in config and config[name] not in usual)
+    if other:
+        problem = f"{file}: {other[0]} is {quoted(config[other[0]], 60)}, and adapters of that kind are not read here."
+        raise ArtifactError(problem, "Train one with qlora, or merge it with peft (merge_and_unload).")
+    if config["r"] < 1 or not 0 <= config["lora_dropout"] < 1:
+        raise ArtifactError(f"{file}: r or lora_dropout is out of range.", again)
 
 
 def merge(speech: SpeechModel) -> None:
@@ -187,7 +216,7 @@ def _resolve(speech: SpeechModel, names: Any, directory: Path) -> list[str]:
     if not isinstance(names, (list, set, tuple)) or not names:
         raise ArtifactError(f"{directory / CONFIG} does not list its target_modules.", "List them by name.")
     linear = targets(speech, "all")
-    found: set[str] = set()
+    layers: set[str] = set()
     for name in sorted(names):
         matches = [layer for layer in linear if layer == name or layer.endswith(f".{name}")]
         if not matches:
@@ -195,8 +224,8 @@ def _resolve(speech: SpeechModel, names: Any, directory: Path) -> list[str]:
                 f"the adapter in {directory} sits on {name}, which this model does not have.",
                 "Use the model that the adapter was trained on, with the same layers kept.",
             )
-        found.update(matches)
-    return sorted(found)
+        layers.update(matches)
+    return sorted(layers)
 
 
 def _expected(speech: SpeechModel, config: Any) -> dict[str, tuple[int, ...]]:

@@ -7,11 +7,16 @@ padding `labels[:, :prompt_length]` masks the wrong tokens.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
+from sordino.data.checks import check_texts
+from sordino.data.clip import Clip
+from sordino.errors import DataError
+from sordino.models.control_tokens import control_tokens
 from sordino.models.family import AudioInputs
 from sordino.models.features import EncodedClip
 from sordino.models.speech import SpeechModel, pad_left
@@ -41,6 +46,23 @@ class AnswerBatch:
     def answers(self) -> Tensor:
         """Answer tokens of all rows, one row after the other: (K,)."""
         return self.labels[self.labels != IGNORED]
+
+
+def answers_of(
+    speech: SpeechModel, clips: Sequence[Clip], style: str, texts: Sequence[str] | None = None
+) -> list[list[int]]:
+    """Ids of every clip's answer. texts: instead of the clips' own target texts.
+
+    Raises DataError that names the clips whose texts hold control tokens of this model.
+    """
+    if texts is not None:
+        clips = [replace(clip, target_text=text) for clip, text in zip(clips, texts, strict=True)]
+    try:
+        return [speech.answer_ids(clip.target_text or "", style) for clip in clips]
+    except DataError as error:
+        bad = check_texts(clips, partial(control_tokens, speech.processor.tokenizer))
+        more = f" (and {len(bad) - 1} clips more)" if len(bad) > 1 else ""
+        raise DataError(f"{bad[0].id}: {bad[0].problem.removesuffix('.')}{more}.", error.remedy) from None
 
 
 def answer_batch(

@@ -7,20 +7,20 @@ import torch
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
-def default_device(wanted: str = "auto") -> torch.device:
+def default_device(device: str = "auto") -> torch.device:
     """'auto' takes the accelerator torch reports, else the CPU."""
-    if wanted != "auto":
-        return torch.device(wanted)
+    if device != "auto":
+        return torch.device(device)
     accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     return torch.device(accelerator.type) if accelerator is not None else torch.device("cpu")
 
 
-def default_dtype(wanted: str, device: torch.device) -> torch.dtype:
+def default_dtype(dtype: str, device: torch.device) -> torch.dtype:
     """'auto' is bfloat16 on an accelerator and float32 on a CPU.
 
     Not every CPU multiplies bfloat16 fast (with AVX2 alone it is about five times slower than float32), and
     one rule for all of them keeps a recipe's results the same from machine to machine.
     """
-    if wanted != "auto":
-        return DTYPES[wanted]
+    if dtype != "auto":
+        return DTYPES[dtype]
     return torch.float32 if device.type == "cpu" else torch.bfloat16

@@ -7,7 +7,6 @@ are the same however a weight is read, so that a loaded model and a copy from fi
 from __future__ import annotations
 
 import math
-import os
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -75,7 +74,7 @@ class Merged(Checkpoint):
 
 def belongs(family: Family, config: Mapping[str, Any], directory: Path) -> bool:
     """Whether an adapter is a part of this model. Raises FamilyError where its files are missing."""
-    if not family.adapter_flag or not config.get(family.adapter_flag, True):
+    if not registry.owns_adapter(config):
         return False
     missing = [name for name in (CONFIG, WEIGHTS) if not (directory / name).is_file()]
     if missing:
@@ -151,5 +150,5 @@ def without_adapter(checkpoint: Checkpoint | None, path: str) -> Iterator[str]:
     with tempfile.TemporaryDirectory() as links:
         for file in checkpoint.directory.iterdir():
             if file.name not in (CONFIG, WEIGHTS):
-                os.symlink(file.resolve(), Path(links) / file.name)
+                (Path(links) / file.name).symlink_to(file.resolve())
         yield links

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
@@ -78,11 +79,10 @@ class Stack:
     """A list of layers: where it is, and what of the configuration must follow when layers go.
 
     config: dotted name of the sub-config, "" for the whole. lists: its attributes with one item a layer. removable:
-    (sub-config, count) -> layers that may go at all. resize: (sub-config, old indices that stay) -> the other
-    attributes that follow, with their values then; it changes nothing, and with all indices gives what a view puts
-    back. fits: (sub-config, indices that stay) -> why they cannot stay without the others, or nothing. counted:
-    attribute of the module around the list that holds the number of layers too. whole: why no layer may go, where that
-    is so.
+    (sub-config, count) -> layers that may go at all. resize: (sub-config, old indices that stay) -> the attributes that
+    follow as well, with their values then; it changes nothing, and with all indices gives what a view puts back. fits:
+    (sub-config, indices that stay) -> why they cannot stay without the others, or nothing. counted: attribute of the
+    module around the list that holds the number of layers too. whole: why no layer may go, where that is so.
     """
 
     path: str
@@ -108,12 +108,14 @@ class Decoder:
 
     logits: (model, normed hidden states) -> logits, with the scaling and soft-capping that the model was trained with.
     scaling: of a model, what transformers' generation leaves its logits undivided by; it matters where one samples.
+    forget: takes out of a model what a generation leaves in it.
     beside: (model, ids with the pad token in place of audio (B, S)) -> what it wants beside the embeddings, by name.
     """
 
     line: str | None = None
     logits: Callable[[Any, Tensor], Tensor] = head_logits
     scaling: Callable[[Any], float] = lambda model: 1.0
+    forget: Callable[[Any], None] = lambda model: None
     beside: Callable[[Any, Tensor], Mapping[str, Tensor]] = lambda model, ids: {}
 
 
@@ -126,6 +128,9 @@ class Chat:
     answers_end_with: Mapping[str, str]  # prompt style -> stop token of training answers
     takes_system: bool  # whether a system prompt may stand beside audio
     takes_example: bool = True  # whether a text turn and its answer may stand before the question
+    # prompt -> content of the system turn that a stock user's conversation must begin with, where that may be the chat
+    # template's default; None where it may not
+    default_system: Callable[[Prompt], Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -219,6 +224,17 @@ def _renamed(name: str, prefixes: Iterable[tuple[str, str]]) -> str:
 
 
 @dataclass(frozen=True)
+class Wrapping:
+    """A configuration around the model's own in config.json, as engines want it.
+
+    key: where the model's own lies there; around: what stands beside it.
+    """
+
+    key: str
+    around: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
 class Family:
     """One audio LLM architecture, as transformers implements it.
 
@@ -228,6 +244,8 @@ class Family:
     check: (config.json, its path) -> raises FamilyError for a checkpoint of this type in a layout that is not read.
     adapter_flag: field of config.json that says whether a LoRA adapter belongs to the weights and lies beside them.
     ready: what a loaded model of the transformers class needs before it takes embeddings.
+    stock_call: Python, for model cards: makes `inputs` with the stock `processor`, of the rendered `prompt` and `wave` at
+    `rate`, or of `instruction` and recording.wav. '' where the stock processor needs packages that sordino does not.
     """
 
     model_type: str  # config.json's
@@ -242,7 +260,9 @@ class Family:
     tiny: Callable[[str, int, int, int], None]
     check: Callable[[Mapping[str, Any], str], None] = lambda config, path: None
     adapter_flag: str = ""
+    wrapping: Wrapping | None = None
     ready: Callable[[Any], None] = lambda model: None
+    stock_call: str = ""
 
     def gguf_name(self, name: str) -> str | None:
         """llama.cpp's name for a decoder's tensor, by its name in the model or in a checkpoint; None for another's."""
@@ -259,6 +279,13 @@ class Family:
             module, _, kind = inner.rpartition(".")
             return f"blk.{index}.{gguf.names[module]}.{kind}" if module in gguf.names else None
         return gguf.outside.get(live.removeprefix(decoder)) if live.startswith(decoder) else None
+
+    def core(self, config: Any) -> Any:
+        """The model's own configuration, of config.json or of an object that holds it; sub-configs are those of it."""
+        if self.wrapping is None:
+            return config
+        get = config.get if isinstance(config, Mapping) else partial(getattr, config)
+        return get(self.wrapping.key, None) or config
 
     @property
     def scopes(self) -> tuple[Scope, ...]:

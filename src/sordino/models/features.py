@@ -28,8 +28,8 @@ from sordino.data.audio import Waveform, load_clip
 from sordino.data.clip import SAMPLE_RATE, Clip
 from sordino.errors import DataError
 from sordino.models.speech import SpeechModel
+from sordino.runtime.executor import parallel_map
 from sordino.runtime.progress import bar
-from sordino.runtime.threads import each
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def encoder_hash(speech: SpeechModel) -> str:
     family = speech.family
     digest = hashlib.sha256(f"{family.model_type} {speech.device.type} {speech.dtype}".encode())
     for part in family.audio.cached_parts:
-        for name, tensor in speech.part(part).state_dict().items():
+        for name, tensor in speech.tensors_of(part).items():
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
             digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:24]
@@ -123,16 +123,16 @@ class Features:
 
     def encode_all(self, clips: Sequence[Clip], prompt: str, label: str = "encoding audio") -> list[EncodedClip]:
         """Features of many clips, in order, with a progress bar. Raises DataError for the first that cannot be read."""
-        found = []
+        clips_encoded = []
         with bar(label, len(clips)) as advance:
             for encoded in self.encode_each(clips, prompt):
-                found.append(encoded)
+                clips_encoded.append(encoded)
                 advance(1)
-        return found
+        return clips_encoded
 
     def encode_each(self, clips: Sequence[Clip], prompt: str) -> Iterator[EncodedClip]:
         """As `hear`, in order; on a CPU several clips at once, each in one thread."""
-        yield from each(self.speech.device, lambda clip: self.encode(clip, prompt), clips)
+        yield from parallel_map(self.speech.device, lambda clip: self.encode(clip, prompt), clips)
 
     def _file(self, clip: Clip) -> Path | None:
         """Where a clip's features are kept: named by its place in the audio file, that file's size and its age."""

@@ -68,7 +68,7 @@ def open_processor(path: str, revision: str | None, extractor: str, samples_per_
     import transformers
 
     from sordino.models import registry
-    from sordino.models.stored import PROCESSOR_FILES
+    from sordino.models.registry import PROCESSOR_FILES
 
     directory = Path(path)
     if registry.is_hub_id(path):

@@ -167,6 +167,7 @@ GEMMA4_UNIFIED = Family(
         stop_tokens=(gemma.TURN_END, gemma.END),
         answers_end_with={"chat": gemma.TURN_END, "base": gemma.END},
         takes_system=True,
+        default_system=lambda prompt: prompt.system,
     ),
     tensors=Tensors(
         saved={

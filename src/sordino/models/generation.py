@@ -59,15 +59,15 @@ def translate(
     advance: Callable[[int], None] = lambda _: None,
 ) -> list[Hypothesis]:
     """Hypotheses in the order of `encoded`."""
-    found: dict[int, Hypothesis] = {}
+    hypotheses: dict[int, Hypothesis] = {}
     for batch in batches(encoded, options.batch_size):
         start = time.perf_counter()
         rows = generate(speech, [encoded[i] for i in batch], options.max_new_tokens)
         share = (time.perf_counter() - start) / len(batch)
         for i, ids in zip(batch, rows, strict=True):
-            found[i] = Hypothesis(encoded[i].clip.id, speech.decode(ids), len(ids), share)
+            hypotheses[i] = Hypothesis(encoded[i].clip.id, speech.decode(ids), len(ids), share)
         advance(len(batch))
-    return [found[i] for i in range(len(encoded))]
+    return [hypotheses[i] for i in range(len(encoded))]
 
 
 class EpsilonSampling:
@@ -137,6 +137,7 @@ def generate(
         out = speech.model.generate(**given, logits_processor=shaping)
     finally:
         speech.model.generation_config = stored
+        speech.family.decoder.forget(speech.model)
     return [cut(row, stops) for row in out.tolist()]
 
 

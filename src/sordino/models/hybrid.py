@@ -11,14 +11,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from sordino.checkpoint.finite import refuse_nonfinite
 from sordino.checkpoint.gguf import read_header
-from sordino.errors import FamilyError
-from sordino.models import devices, llama_cpp, registry
+from sordino.checkpoint.reading import ENCODER_STEM, STEM, Checkpoint, names_of
+from sordino.errors import FamilyError, is_out_of_memory, reason
+from sordino.models import devices, llama_cpp, prompts, registry, stored
 from sordino.models.family import Family
 from sordino.models.llama_cpp import GgufDecoder
 from sordino.models.speech import SpeechModel, module_at
 
-DECODER_FILE = "decoder.gguf"
+DECODER_FILE = "decoder.gguf"  # as it is written
 EMBEDDING = "token_embd.weight"
 
 
@@ -68,27 +70,36 @@ def load(
 
     require_gguf()
     llama_cpp.Library.get()
+    directory = Path(path)
     family = registry.family_of(path)
     where = torch.device(device) if str(device) != "auto" else devices.default_device()
     floating = dtype if isinstance(dtype, torch.dtype) else devices.default_dtype(dtype, where)
-    file = Path(path) / DECODER_FILE
+    file = directory / registry.read_config(path)["quantization_config"]["file"]
     if not file.is_file():
-        raise FamilyError(f"{path} lacks {DECODER_FILE}, its decoder.", "Copy or export the model again.")
+        raise FamilyError(f"{path} lacks {file.name}, its decoder.", "Copy or export the model again.")
     processor = registry.load_processor(family, path)
-    config = transformers.AutoConfig.from_pretrained(path)
-    options: dict[str, Any] = {"dtype": floating, "device_map": {"": str(where)}, "use_safetensors": True}
+    whole = stored.skeleton(family, directory)
+    config = whole.config
+    options: dict[str, Any] = {"dtype": floating, "device_map": {"": str(where)}}
     if attention:
         options["attn_implementation"] = attention
+    model_class = getattr(transformers, family.model_class)
+    weights = _encoder(directory)
     try:
-        model, report = getattr(transformers, family.model_class).from_pretrained(
-            path, config=_without_decoder(config, family), output_loading_info=True, **options
+        small = _without_decoder(config, family)
+        model, report = model_class.from_pretrained(
+            None, config=small, state_dict=weights, output_loading_info=True, **options
         )
-    except Exception as error:  # safetensors and transformers raise many types for damaged files
-        raise FamilyError(f"the weights in {path} do not load: {error}.", "Copy or export the model again.") from error
+    except Exception as error:  # transformers raises many types for odd weights
+        if is_out_of_memory(error):
+            raise
+        problem = f"the weights in {path} do not load ({reason(error)})."
+        raise FamilyError(problem, "Copy or export the model again.") from error
     outside = tuple(family.parts[part] for part in ("decoder", "embeddings", "head"))
     missing = sorted(key for key in report["missing_keys"] if not key.startswith(outside))
     if missing:
         raise FamilyError(f"{path} lacks {len(missing)} weights, {missing[0]} among them.", "Export the model again.")
+    refuse_nonfinite(path, model.state_dict().items())
     model.eval().requires_grad_(False)
     decoder = GgufDecoder(file, where)
     if decoder.vocabulary != config.get_text_config().vocab_size:
@@ -96,8 +107,17 @@ def load(
     scale = float(getattr(model.get_input_embeddings(), "scalar_embed_scale", 1))
     model.set_input_embeddings(Rows(file, floating, where, scale))
     module_at(model, family.parts["decoder"]).norm = nn.Identity()
-    model.config = config
-    return SpeechModel(family, model, processor, path, decoder)
+    model.config, model.generation_config = config, whole.generation_config
+    speech = SpeechModel(family, model, processor, path, decoder)
+    prompts.check_placeholder(speech)
+    return speech
+
+
+def _encoder(directory: Path) -> dict[str, Tensor]:
+    """What torch runs of it, by the names in the files."""
+    old = any((directory / name).is_file() for name in names_of(STEM))  # as exports called it once
+    checkpoint = Checkpoint.open(directory, STEM if old else ENCODER_STEM)
+    return {name: checkpoint.read(name) for name in checkpoint.tensors}
 
 
 def _without_decoder(config: Any, family: Family) -> Any:

@@ -70,16 +70,16 @@ class Library:
 
 def quantize(rows: NDArray[np.float32], kind: int, row_bytes: int) -> NDArray[np.uint8]:
     """(R, C) -> (R, row_bytes), in ggml's type of this number, as llama.cpp's own tool writes it without imatrix."""
-    function = Library.get().api.llama_cpp._lib.ggml_quantize_chunk  # libllama's dependency, so found through it
+    function = Library.get().api.llama_cpp._lib.ggml_quantize_chunk  # libllama's dependency, so blocks through it
     function.restype = ctypes.c_size_t
     number = ctypes.c_int64
     function.argtypes = [ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, number, number, number, ctypes.c_void_p]
     rows = np.ascontiguousarray(rows)
-    found = np.empty((len(rows), row_bytes), np.uint8)
-    written = function(kind, rows.ctypes.data, found.ctypes.data, 0, *rows.shape, None)
-    if written != found.nbytes:
-        raise RuntimeError(f"ggml wrote {written} bytes of {rows.shape}, and not {found.nbytes}")
-    return found
+    blocks = np.empty((len(rows), row_bytes), np.uint8)
+    written = function(kind, rows.ctypes.data, blocks.ctypes.data, 0, *rows.shape, None)
+    if written != blocks.nbytes:
+        raise RuntimeError(f"ggml wrote {written} bytes of {rows.shape}, and not {blocks.nbytes}")
+    return blocks
 
 
 class GgufDecoder:
@@ -112,16 +112,16 @@ class GgufDecoder:
         self.suppressed = list(suppressed)
         rows = [np.ascontiguousarray(p.detach().to("cpu", torch.float32).numpy()) for p in prompts]
         self._make_room(max(map(len, rows)) + max_new_tokens, len(rows))
-        found: list[list[int]] = [[] for _ in rows]
+        ids: list[list[int]] = [[] for _ in rows]
         latest = self._read(rows)
         for step in range(max_new_tokens):
             live = [i for i, token in latest.items() if token not in stops]
             for i in live:
-                found[i].append(latest[i])
+                ids[i].append(latest[i])
             if not live or step + 1 == max_new_tokens:
                 break
             latest = self._step([(i, latest[i], len(rows[i]) + step) for i in live])
-        return found
+        return ids
 
     def _make_room(self, tokens: int, sequences: int) -> None:
         """Empty caches for at least so many sequences of so many tokens; threads as torch has them."""
@@ -181,12 +181,12 @@ class GgufDecoder:
         code = api.llama_decode(self.context, batch)
         if code != 0:
             raise RuntimeError(f"llama.cpp failed with {code}: {self.library.complaint}")
-        found = {}
+        chosen = {}
         for k, (sequence, _, asked) in enumerate(places):
             if asked:
                 logits = np.ctypeslib.as_array(api.llama_get_logits_ith(self.context, k), (self.vocabulary,))
                 if self.suppressed:
                     logits = logits.copy()
                     logits[self.suppressed] = -np.inf
-                found[sequence] = int(logits.argmax())
-        return found
+                chosen[sequence] = int(logits.argmax())
+        return chosen

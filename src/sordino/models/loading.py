@@ -8,15 +8,14 @@ from typing import Any, Literal
 
 import torch
 
-from sordino.config.records import read_stage
-from sordino.errors import ArtifactError, FamilyError
-from sordino.models import adapters, embedded, hybrid, nf4, registry
+from sordino.checkpoint.finite import refuse_nonfinite
+from sordino.errors import FamilyError, explain_os_error, is_out_of_memory, reason
+from sordino.models import adapter_base, adapters, config_file, embedded, hybrid, nf4, prompts, registry, stored
 from sordino.models.devices import default_device, default_dtype
+from sordino.models.family import Family
 from sordino.models.speech import SpeechModel, module_at
-from sordino.models.stored import check_names, local
-from sordino.runtime import files
 
-ADAPTER_CONFIG = "adapter_config.json"
+ADAPTER_CONFIG = config_file.ADAPTER_CONFIG
 
 
 def open_model(path: str, **options: Any) -> SpeechModel:
@@ -26,7 +25,7 @@ def open_model(path: str, **options: Any) -> SpeechModel:
     Raises FamilyError for anything that is no model.
     """
     directory = Path(path)
-    if (directory / "config.json").is_file() or not (directory / ADAPTER_CONFIG).is_file():
+    if (directory / registry.CONFIG).is_file() or not (directory / ADAPTER_CONFIG).is_file():
         if directory.is_dir() and not (directory / "config.json").is_file():
             inside = sorted(p.parent.name for p in directory.glob("*/config.json"))
             if inside:
@@ -35,15 +34,9 @@ def open_model(path: str, **options: Any) -> SpeechModel:
                     f"Give one, e.g. {directory / inside[0]}.",
                 )
         return hybrid.load(path, **options) if registry.is_gguf(path) else load_checkpoint(path, **options)
-    config = files.read_json(directory / ADAPTER_CONFIG)
-    base = str(config.get("base_model_name_or_path") or "")
-    if not Path(base).is_absolute() and (directory / base).is_dir():  # a model of the same run
-        base = str(directory / base)
-    stage = read_stage(directory)
-    if stage is None:
-        raise ArtifactError(
-            f"{directory} holds an adapter that sordino did not finish.", "Merge it, or run qlora again."
-        )
+    stage = adapter_base.stage_of(directory)
+    base = adapter_base.base_of(directory)
+    adapter_base.refuse_other(directory, base, options.get("revision"))
     speech = load_checkpoint(base, **adapters.base_options(stage["section"]), **options)
     adapters.load(speech, directory)
     speech.path = path
@@ -64,13 +57,14 @@ def load_checkpoint(
 
     quantize="nf4" quantizes the linear layers while loading (bitsandbytes, double quantization), but for the head and
     the parts in `kept`.
-    Raises FamilyError for an unknown family, weights that do not load and a model whose decoder is not transformers',
-    ArtifactError for damaged shards, by name.
+    Raises FamilyError for an unknown family, weights that do not load or are no numbers, an adapter beside them, and a
+    model whose decoder is not transformers'; ArtifactError for damaged shards, by name.
     """
     import transformers
 
     family = registry.family_of(path, revision)
-    if registry.is_gguf(path):
+    directory = stored.local(path, revision)
+    if registry.is_gguf(str(directory)):
         raise FamilyError(
             f"{path} holds a decoder for llama.cpp, which translates and does nothing else.",
             "Train, rank, prune, merge or export the 16-bit model it was made from.",
@@ -81,48 +75,68 @@ def load_checkpoint(
     options: dict[str, Any] = {"dtype": floating, "use_safetensors": True, "device_map": {"": str(where)}}
     if attention:
         options["attn_implementation"] = attention
-    if revision:
-        options["revision"] = revision
-    checkpoint = None
-    if family.adapter_flag or not registry.is_hub_id(path):
-        checkpoint = embedded.open_checkpoint(family, local(path, revision))
+    checkpoint = embedded.open_checkpoint(family, directory)
     if quantize and isinstance(checkpoint, embedded.Merged):
         raise FamilyError(
             f"{path} holds an adapter beside its weights, which is not merged into 4-bit ones.",
             "Write it merged first (export.formats: [bf16]), and give that.",
         )
-    processor = registry.load_processor(family, path, revision)
+    stored.refuse_other_weights(family, directory, checkpoint)
+    processor = registry.load_processor(family, str(directory))
     if quantize == "nf4":
         options["quantization_config"] = nf4.nf4_config(family, floating, kept)
     try:
-        with embedded.without_adapter(checkpoint, path) as place:
+        with embedded.without_adapter(checkpoint, str(directory)) as place:
             model, report = model_class.from_pretrained(place, output_loading_info=True, **options)
     except FamilyError:
         raise
     except Exception as error:  # safetensors and transformers raise many types for damaged files
-        if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        if is_out_of_memory(error) or explain_os_error(error) is not None:
             raise
         raise FamilyError(
-            f"the weights in {path} do not load: {type(error).__name__}: {error}.",
+            f"the weights in {path} do not load: {type(error).__name__}: {reason(error)}.",
             "Copy or make the model again.",
         ) from error
-    check_names(
+    stored.check_names(
         path,
         missing=report["missing_keys"],
-        unexpected=report["unexpected_keys"],
+        unexpected=[name for name in report["unexpected_keys"] if not name.startswith(family.tensors.ignored)],
         mismatched=[f"'{key[0]}'" for key in report["mismatched_keys"]],
     )
-    if checkpoint:
-        embedded.put_in(family, model, checkpoint)
+    embedded.put_in(family, model, checkpoint)
     model.eval()
     family.ready(model)
     still = {name for name, _ in model.named_modules() if not family.tensors.runs(name)}
     for part in (*family.tensors.fixed, *still):  # the class freezes the fixed ones, and loading undoes that
         module_at(model, part).requires_grad_(False)
     if quantize or getattr(model, "is_quantized", False):
-        if nf4.is_packed(model):
-            nf4.unpack(model)
-        nf4.set_compute_dtype(model, floating)
-        if quantize:
-            nf4.check_nf4(family, model, kept)
-    return SpeechModel(family, model, processor, path)
+        _prepare_quantized(family, model, floating, quantize, kept)
+    speech = SpeechModel(family, model, processor, path)
+    _refuse_nonfinite(speech, floating)
+    prompts.check_placeholder(speech)
+    return speech
+
+
+def _prepare_quantized(
+    family: Family, model: Any, floating: torch.dtype, quantize: str | None, kept: Sequence[str]
+) -> None:
+    """Let a quantized model compute in `floating`. Raises FamilyError for layers that are not quantized as asked."""
+    if nf4.is_packed(model):
+        nf4.unpack(model)
+    four_bit = set(nf4.quantized_linears(model))
+    if model.device.type == "cpu" and torch.backends.cpu.get_cpu_capability().startswith("AVX512"):
+        nf4.refuse_split_blocks({n: layer for n, layer in nf4.linears(family, model).items() if n in four_bit})
+    nf4.set_compute_dtype(model, floating)
+    if quantize:
+        nf4.check_nf4(family, model, kept)
+
+
+def _refuse_nonfinite(speech: SpeechModel, floating: torch.dtype) -> None:
+    saved_name = speech.family.tensors.saved_name
+    tensors = ((saved_name(name), tensor) for name, tensor in speech.model.state_dict().items())
+    try:
+        refuse_nonfinite(speech.path, tensors)
+    except FamilyError as error:
+        if floating == torch.float16:  # which ends at 65,504
+            raise FamilyError(error.problem, "Take bfloat16 or float32, unless the model is damaged.") from None
+        raise

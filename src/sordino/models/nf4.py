@@ -9,7 +9,7 @@ What is written is written before the first forward pass, which turns biases int
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from sordino.errors import FamilyError
 from sordino.models.family import Family
-from sordino.runtime.threads import each
+from sordino.runtime.executor import parallel_map
 
 BLOCK, NESTED_BLOCK = 64, 256  # weights that share a scale; scales that share one in turn
 PIECE = 2**20  # weights packed at once: a multiple of BLOCK
@@ -52,9 +52,23 @@ def quantized_linears(model: nn.Module) -> list[str]:
 
 def linears(family: Family, model: nn.Module, kept: Sequence[str] = ()) -> dict[str, nn.Linear]:
     """The linear layers that `nf4_config` means, by name, quantized or not."""
-    left = tuple(family.parts[part] for part in ("head", *kept) if part in family.parts)
+    kept_paths = tuple(family.parts[part] for part in ("head", *kept) if part in family.parts)
     every = {name: m for name, m in model.named_modules() if isinstance(m, nn.Linear)}
-    return {name: m for name, m in every.items() if not any(f"{name}.".startswith(f"{part}.") for part in left)}
+    return {name: m for name, m in every.items() if not any(f"{name}.".startswith(f"{part}.") for part in kept_paths)}
+
+
+def refuse_split_blocks(layers: Mapping[str, nn.Linear]) -> None:
+    """Raise FamilyError for rows that are no whole blocks.
+
+    bitsandbytes 0.50 reads such layers wrongly, without a word, on processors with AVX-512.
+    """
+    for name, layer in layers.items():
+        if layer.in_features % BLOCK:
+            raise FamilyError(
+                f"{name} has rows of {layer.in_features} weights, which are no whole blocks of {BLOCK}: bitsandbytes "
+                "reads them wrongly on some processors.",
+                "Take another format than nf4, or no quantization.",
+            )
 
 
 def nf4_tensors(weight: Tensor) -> dict[str, Tensor]:
@@ -68,7 +82,7 @@ def nf4_tensors(weight: Tensor) -> dict[str, Tensor]:
         packed, state = quantize_4bit(piece, blocksize=BLOCK, compress_statistics=False, quant_type="nf4")
         return packed, state
 
-    pieces = list(each(weight.device, pack, torch.split(weight.reshape(-1), PIECE)))
+    pieces = list(parallel_map(weight.device, pack, torch.split(weight.reshape(-1), PIECE)))
     absmax = torch.cat([state.absmax for _, state in pieces])
     offset = absmax.mean()
     scales, nested = quantize_blockwise(absmax - offset, blocksize=NESTED_BLOCK)

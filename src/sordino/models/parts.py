@@ -12,7 +12,7 @@ from sordino.models import registry
 # decoder once the audio tower is out.
 PARTS = {
     "adapter": re.compile(r"\blora_"),
-    "projector": re.compile(r"projector|\bembed_audio\b|\baudio_adapter\b"),
+    "projector": re.compile(r"projector|\baudio_tower\.proj\d?\.|\bembed_audio\b|\baudio_adapter\b"),
     "audio_encoder": re.compile(
         r"\baudio_tower\b|^(?:model\.)?encoder\.|\baudio_encoder\b|\baudio_model\b|\bspeech_encoder\b"
     ),
@@ -22,6 +22,7 @@ PARTS = {
     "decoder": re.compile(r"\blayers\.\d+\.|^blk\.\d+\.|\bper_layer_model_projection\b"),
 }
 
+HEAD = "lm_head.weight"  # in the state dict of transformers' models
 LAYER = re.compile(r"\b(?:layers|blk)\.(\d+)\.")  # of either stack
 
 
@@ -38,7 +39,15 @@ def is_counter(name: str) -> bool:
 def is_tied(config: Mapping[str, Any]) -> bool:
     """Whether head and embedding are one tensor: the model's flag, which transformers 5 goes by, else the text model's,
     else what its family has."""
-    inner = config.get("text_config") or {}
     model_type = str(config.get("model_type"))
-    usual = model_type in registry.FAMILIES and registry.get(model_type).tensors.tied
+    family = registry.get(model_type) if model_type in {*registry.FAMILIES, *registry.ALIASES} else None
+    config = family.core(config) if family else config
+    inner, usual = config.get("text_config") or {}, family is not None and family.tensors.tied
     return bool(config.get("tie_word_embeddings", inner.get("tie_word_embeddings", usual)))
+
+
+def decoder_layers(config: Mapping[str, Any]) -> int | None:
+    """Decoder layers by any model's config.json, of a family or not; None where it does not say."""
+    text = config.get("text_config")
+    layers = (text if isinstance(text, Mapping) else config).get("num_hidden_layers")
+    return layers if isinstance(layers, int) else None

@@ -207,6 +207,7 @@ QWEN2_AUDIO = Family(
         stop_tokens=("<|im_end|>", "<|endoftext|>"),
         answers_end_with={"chat": "<|im_end|>", "base": "<|endoftext|>"},
         takes_system=True,
+        default_system=lambda prompt: prompt.system,
     ),
     tensors=Tensors(
         saved={
@@ -239,4 +240,5 @@ QWEN2_AUDIO = Family(
     ),
     load_processor=load_processor,
     tiny=tiny,
+    stock_call='inputs = processor(text=prompt, audio=[wave], sampling_rate=rate, return_tensors="pt")',
 )

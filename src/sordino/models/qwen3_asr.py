@@ -83,13 +83,18 @@ def render(processor: Any, prompt: Prompt) -> str:
     if prompt.example is not None:
         raise FamilyError("Qwen3-ASR models take no example: their chat has no place for a text turn.", "Leave it out.")
     asked = prompt.instruction.endswith(ANSWER)
-    context = "\n".join(filter(None, (prompt.system, None if asked else prompt.instruction)))
     turns = [
-        {"role": "system", "content": [{"type": "text", "text": context}]},
+        {"role": "system", "content": [{"type": "text", "text": context(prompt)}]},
         {"role": "user", "content": [{"type": "audio", "audio": "clip"}]},
     ]
     text: str = processor.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
     return text + prompt.instruction if asked else text
+
+
+def context(prompt: Prompt) -> str:
+    """What the system turn holds: the system prompt, and the instruction unless the answer begins with it."""
+    asked = prompt.instruction.endswith(ANSWER)
+    return "\n".join(filter(None, (prompt.system, None if asked else prompt.instruction)))
 
 
 def prepare(processor: Any, clips: Sequence[Waveform], prompts: Sequence[str]) -> AudioInputs:
@@ -251,6 +256,7 @@ QWEN3_ASR = Family(
         answers_end_with={"chat": "<|im_end|>"},
         takes_system=True,
         takes_example=False,
+        default_system=context,
     ),
     tensors=Tensors(
         saved={},
@@ -285,5 +291,6 @@ QWEN3_ASR = Family(
     ),
     load_processor=load_processor,
     tiny=tiny,
+    stock_call='inputs = processor(text=prompt, audio=[wave], sampling_rate=rate, return_tensors="pt")',
     check=check,
 )

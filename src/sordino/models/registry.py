@@ -7,26 +7,38 @@ from __future__ import annotations
 
 import functools
 import importlib
-import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sordino.errors import FamilyError
+from sordino.errors import FamilyError, reason
+from sordino.models import config_file
 from sordino.models.family import Family, Scope
 
+CONFIG = config_file.NAME
 FAMILIES = {
     "gemma4": "sordino.models.gemma4:GEMMA4",
     "gemma4_unified": "sordino.models.gemma4_unified:GEMMA4_UNIFIED",
     "granite_speech": "sordino.models.granite_speech:GRANITE_SPEECH",
     "qwen2_audio": "sordino.models.qwen2_audio:QWEN2_AUDIO",
+    "qwen2_5_omni": "sordino.models.qwen2_5_omni:QWEN2_5_OMNI",
     "qwen3_asr": "sordino.models.qwen3_asr:QWEN3_ASR",
     "voxtral": "sordino.models.voxtral:VOXTRAL",
 }
+# beside the weights: what a processor is loaded from, whatever version of transformers wrote it
+PROCESSOR_FILES = (
+    "processor_config.json", "preprocessor_config.json", "tokenizer*", "special_tokens_map.json", "added_tokens.json",
+    "vocab.json", "merges.txt", "tekken.json", "chat_template*", "additional_chat_templates/*",
+)  # fmt: skip
+
+# other names of the same, as bare configurations have them
+ALIASES = {"qwen2_5_omni_thinker": "qwen2_5_omni"}
 
 
 def get(model_type: str) -> Family:
     """The family of a config.json's model_type. Raises FamilyError for one that sordino does not know."""
+    model_type = ALIASES.get(model_type, model_type)
     if model_type not in FAMILIES:
         raise FamilyError(
             f"models of type '{model_type}' are not supported; supported: {', '.join(sorted(FAMILIES))}.",
@@ -45,7 +57,7 @@ def of_config(config: Mapping[str, Any], path: str = "config.json") -> Family:
     model_type = config.get("model_type")
     if not isinstance(model_type, str):
         raise FamilyError(f"{path} names no model_type.", "Give a transformers model.")
-    if model_type not in FAMILIES and "auto_map" in config:
+    if model_type not in {*FAMILIES, *ALIASES} and "auto_map" in config:
         raise FamilyError(
             f"{path}: models of type '{model_type}' bring code of their own (auto_map), which is never run.",
             f"Use a checkpoint in transformers' own layout; supported: {', '.join(sorted(FAMILIES))}.",
@@ -56,17 +68,24 @@ def of_config(config: Mapping[str, Any], path: str = "config.json") -> Family:
 
 
 def read_config(path: str) -> dict[str, Any]:
-    """config.json of a local model directory. Raises FamilyError where there is none or it is not JSON."""
-    file = Path(path) / "config.json"
-    if not Path(path).is_dir():
+    """config.json of a local model directory. Raises FamilyError where there is none, or it cannot be one, and where
+    an adapter lies beside it."""
+    directory = Path(path)
+    if not directory.is_dir():
         raise FamilyError(f"there is no model directory {path}.", "Give a directory that holds config.json.")
-    if not file.is_file():
+    if not os.path.lexists(directory / config_file.NAME):
         raise FamilyError(f"{path} holds no config.json, so it is not a model directory.")
-    try:
-        config: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise FamilyError(f"{file} is not valid JSON ({error}).", "Copy the model again.") from error
+    config = config_file.read(directory)
+    if not owns_adapter(config):
+        config_file.refuse_adapter_beside(directory)
     return config
+
+
+def owns_adapter(config: Mapping[str, Any]) -> bool:
+    """Whether an adapter is a part of this model, and lies in its directory."""
+    model_type = str(config.get("model_type"))
+    flag = get(model_type).adapter_flag if model_type in FAMILIES else ""
+    return bool(flag and config.get(flag, True))
 
 
 def is_hub_id(path: str) -> bool:
@@ -84,17 +103,8 @@ def family_of(path: str, revision: str | None = None) -> Family:
         config, _ = PreTrainedConfig.get_config_dict(path, revision=revision)
     except (OSError, ValueError) as error:
         raise not_fetched(path, error) from error
+    config_file.check(config, path)
     return of_config(config, path)
-
-
-def local_config(path: str, revision: str | None = None) -> Any | None:
-    """The config of a local directory, or of a Hub id that has been fetched before; None where it is not here."""
-    from transformers import AutoConfig
-
-    try:
-        return AutoConfig.from_pretrained(path, revision=revision, local_files_only=True)
-    except (OSError, ValueError):
-        return None  # loading the model will say what is wrong
 
 
 def layer_count(config: Any, scope: Scope) -> int:
@@ -112,8 +122,8 @@ def is_gguf(path: str) -> bool:
     """Whether a local directory's decoder is a GGUF file (formats/gguf.py)."""
     if is_hub_id(path):
         return False
-    quantization = read_config(path).get("quantization_config")
-    return isinstance(quantization, dict) and quantization.get("quant_method") == "gguf"
+    quantization = read_config(path).get("quantization_config") or {}
+    return quantization.get("quant_method") == config_file.GGUF
 
 
 def not_fetched(path: str, error: Exception) -> FamilyError:
@@ -126,12 +136,23 @@ def not_fetched(path: str, error: Exception) -> FamilyError:
 
 def load_processor(family: Family, path: str, revision: str | None = None) -> Any:
     """A model's processor. Raises FamilyError where its files, or config.json, are missing or wrong."""
+    if not is_hub_id(path):
+        _check_processor_files(Path(path))
     try:
         return family.load_processor(path, revision)
     except FamilyError:
         raise
     except Exception as error:  # transformers checks config.json on the way, with error types of its own
         raise FamilyError(
-            f"the processor in {path} does not load ({' '.join(str(error).split())}).",
+            f"the processor in {path} does not load ({reason(error)}).",
             "Copy config.json and the processor and tokenizer files of the original model beside the weights.",
         ) from error
+
+
+def _check_processor_files(directory: Path) -> None:
+    """Raise FamilyError for a file that transformers would pass over for its class's default."""
+    for file in (file for pattern in PROCESSOR_FILES for file in directory.glob(pattern)):
+        if not file.is_file():
+            raise FamilyError(f"{file} is no regular file.", "Copy it again from the original model.")
+        if file.suffix == ".jinja" and not file.read_bytes().strip():
+            raise FamilyError(f"{file} is empty.", "Copy it again from the original model.")

@@ -15,9 +15,10 @@ from sordino.errors import FamilyError
 from sordino.models import registry
 from sordino.models.family import Family, Table
 from sordino.models.parts import is_tied, part_of
+from sordino.runtime.terminal import quoted
 
 Kind = Literal["linear", "head", "embedding", "other"]
-TABLE = re.compile(r"\bembed_\w+\.weight$|_emb\.weight$")  # matrices of which rows are looked up
+TABLE = re.compile(r"\bembed_\w+\.weight$|_emb\.weight$|_eos_token\.weight$")  # matrices of which rows are looked up
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,7 @@ def model(
         raise FamilyError(
             f"the shapes of '{family.model_type}' models are not written down.", "Inspect the weights themselves."
         )
+    config = family.core(config)
     dims = _dims(family, config)
     changed = {"V": vocabulary, "decoder_layers": decoder_layers, "encoder_layers": encoder_layers}
     dims |= {name: value for name, value in changed.items() if value is not None}
@@ -134,7 +136,7 @@ def count(tensors: Iterable[Shape]) -> int:
 def layer_counts(config: Mapping[str, Any]) -> dict[str, int]:
     """Scope -> number of layers by config.json. Raises FamilyError."""
     family = registry.of_config(config)
-    return {scope: _dims(family, config)[f"{scope}_layers"] for scope in family.stacks}
+    return {scope: _dims(family, family.core(config))[f"{scope}_layers"] for scope in family.stacks}
 
 
 def _dims(family: Family, config: Mapping[str, Any]) -> dict[str, int]:
@@ -147,10 +149,11 @@ def _dims(family: Family, config: Mapping[str, Any]) -> dict[str, int]:
         if value is None:
             value = default
         if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-            raise FamilyError(f"config.json: {section}.{key} is {value!r:.60} and not a size.", "Copy the model again.")
+            problem = f"config.json: {section}.{key} is {quoted(value, 60)} and not a size."
+            raise FamilyError(problem, "Copy the model again.")
+        if not value and default != 0 and not name.endswith("_layers"):  # 0 by default: what a model may lack
+            raise FamilyError(f"config.json: {section}.{key} is 0.", "Copy the model again.")
         dims[name] = value
-    if not dims["heads"]:
-        raise FamilyError("config.json: text_config.num_attention_heads is 0.", "Copy the model again.")
     head = dims["head_dim"] or dims["H"] // dims["heads"]
     dims |= {"head_dim": head, "Q": dims["heads"] * head, "K": dims["kv_heads"] * head}
     dims |= family.tensors.letters(config, dims)

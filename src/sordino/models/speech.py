@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from sordino.models import control_tokens
 from sordino.models.family import AudioInputs, Family, Scope
 
 
@@ -53,6 +54,13 @@ class SpeechModel:
         """A named part: encoder, projector, decoder, embeddings, head."""
         return module_at(self.model, self.family.parts[name])
 
+    def tensors_of(self, name: str) -> dict[str, Tensor]:
+        """Weights and buffers of a part, without those of other parts that lie inside it."""
+        path = f"{self.family.parts[name]}."
+        inside = tuple(f"{part.removeprefix(path)}." for part in self.family.parts.values() if part.startswith(path))
+        tensors = self.part(name).state_dict(keep_vars=True)
+        return {inner: tensor for inner, tensor in tensors.items() if not inner.startswith(inside)}
+
     def layers(self, scope: Scope) -> nn.ModuleList:
         layers = module_at(self.model, self.family.stacks[scope].path)
         assert isinstance(layers, nn.ModuleList)
@@ -66,9 +74,14 @@ class SpeechModel:
         return self.family.audio.placeholder(self.model.config)
 
     def stop_ids(self) -> list[int]:
+        """Ids that end an answer, in decoding, training, and what is written for others: the family's stop tokens, and
+        the ends of sequence in the checkpoint's generation config."""
         tokenizer = self.processor.tokenizer
         ids = [tokenizer.convert_tokens_to_ids(token) for token in self.family.chat.stop_tokens]
-        return [i for i in ids if isinstance(i, int) and i != getattr(tokenizer, "unk_token_id", None)]
+        ids = [i for i in ids if isinstance(i, int) and i != getattr(tokenizer, "unk_token_id", None)]
+        ends = getattr(getattr(self.model, "generation_config", None), "eos_token_id", None)
+        ends = [ends] if isinstance(ends, int) else ends or []
+        return list(dict.fromkeys([*ids, *map(int, ends)]))
 
     def suppressed_ids(self) -> list[int]:
         """Ids that greedy decoding never takes: `suppress_tokens` of the checkpoint's generation config."""
@@ -84,10 +97,13 @@ class SpeechModel:
         return int(pad) if pad is not None else self.stop_ids()[0]
 
     def answer_ids(self, text: str, style: str = "chat") -> list[int]:
-        """Token ids the model should produce: the text and the token that ends an answer in this style."""
+        """Token ids the model should produce: the text and the token that ends an answer in this style.
+
+        Raises DataError for a text with a control token in it.
+        """
         tokenizer = self.processor.tokenizer
         end = tokenizer.convert_tokens_to_ids(self.family.chat.answers_end_with[style])
-        return [*tokenizer.encode(text, add_special_tokens=False), end]
+        return [*control_tokens.encode(tokenizer, text), end]
 
     def decode(self, ids: Sequence[int]) -> str:
         text: str = self.processor.tokenizer.decode(ids, skip_special_tokens=True)

@@ -10,8 +10,8 @@ left after surgery knows where it came from.
 
 from __future__ import annotations
 
+import os
 import re
-import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,25 +19,26 @@ from typing import Any
 
 import torch
 
+from sordino.checkpoint.finite import refuse_nonfinite
 from sordino.checkpoint.reading import Checkpoint
 from sordino.checkpoint.writing import FLOATING, Planned, Writer
-from sordino.errors import FamilyError
+from sordino.errors import FamilyError, reason
 from sordino.models import embedded, registry, saving
+from sordino.models.family import Family
+from sordino.models.registry import PROCESSOR_FILES
 from sordino.models.speech import SpeechModel
-from sordino.runtime.progress import byte_bar
+from sordino.runtime import foreign
+from sordino.runtime.progress import byte_bar, note
+from sordino.runtime.terminal import quoted
 
-# beside the weights: what a processor is loaded from, whatever version of transformers wrote it
-PROCESSOR_FILES = (
-    "processor_config.json", "preprocessor_config.json", "tokenizer*", "special_tokens_map.json", "added_tokens.json",
-    "vocab.json", "merges.txt", "tekken.json", "chat_template*", "additional_chat_templates/*",
-)  # fmt: skip
 GENERATION = "generation_config.json"
+NAMED_ALIKE = ("bitsandbytes", "compressed-tensors")  # quantizations that keep a weight's name, or add to it
+NOT_FETCHED = "consolidated*.safetensors"  # the same weights once more, as some makers write them
 
 
 @dataclass(frozen=True)
 class Stored:
-    """speech: on the meta device, without a processor; checkpoint: its weights; name_of: id of a meta tensor -> name
-    in the checkpoint."""
+    """speech: on the meta device; checkpoint: its weights; name_of: id of a meta tensor -> name in the checkpoint."""
 
     speech: SpeechModel
     checkpoint: Checkpoint
@@ -50,21 +51,35 @@ class Stored:
             names.setdefault(id(tensor), name)  # a tied weight once
         return {self.speech.family.tensors.saved_name(name): self.name_of[key] for key, name in names.items()}
 
+    @property
+    def ignored(self) -> dict[str, tuple[int, int]]:
+        """Prefix of weights that the family leaves aside -> how many there are, and their bytes."""
+        aside = {}
+        for prefix in self.speech.family.tensors.ignored:
+            sizes = [tensor.bytes for name, tensor in self.checkpoint.tensors.items() if name.startswith(prefix)]
+            if sizes:
+                aside[prefix] = len(sizes), sum(sizes)
+        return aside
+
+    def read(self, name: str, rows: tuple[int, int] | None = None) -> torch.Tensor:
+        """A tensor, or some of its rows, by its name in the checkpoint. Raises FamilyError for NaN and infinity."""
+        tensor = self.checkpoint.read(name, rows)
+        refuse_nonfinite(self.checkpoint.directory, [(name, tensor)])
+        return tensor
+
     def describe(self, directory: Path, quantization: Any = None) -> None:
-        """Write what lies beside the weights: config.json, the generation config, and the processor's files as they
-        are. quantization: what config.json says of it, an object of transformers or a mapping."""
+        """Write what lies beside the weights: config.json, how to generate, the processor's files and the terms of use.
+
+        quantization: what config.json says of it, an object of transformers or a mapping.
+        """
         model = self.speech.model
         model.config.dtype = "bfloat16"
         model.config.architectures = [type(model).__name__]
         if quantization is not None:
             model.config.quantization_config = quantization
         model.config.save_pretrained(str(directory))
-        saving.complete_config(directory, model)
         copy_processor(self.checkpoint.directory, directory)
-        if (self.checkpoint.directory / GENERATION).is_file():
-            shutil.copyfile(self.checkpoint.directory / GENERATION, directory / GENERATION)
-        else:
-            model.generation_config.save_pretrained(str(directory))
+        saving.complete(self.speech, directory)
 
     def write_16bit(self, directory: Path, label: str) -> None:
         """Write the model in bfloat16, a tensor at a time; stock `from_pretrained` loads it."""
@@ -72,6 +87,9 @@ class Stored:
         planned = {name: planned_16bit(self.checkpoint, source) for name, source in sources.items()}
         self.describe(directory)
         total = sum(tensors[source].bytes for source in sources.values())
+        if self.ignored:
+            aside = (f"{p.rstrip('.')} ({n} weights, {size / 1e9:.2f} GB)" for p, (n, size) in self.ignored.items())
+            note(f"  left out: {', '.join(aside)}")
         with Writer(directory, planned) as out, byte_bar(label, total) as advance:
             for name in sorted(planned):  # as they lie in the files
                 out.copy(name, self.checkpoint, sources[name])
@@ -88,53 +106,99 @@ def open_model(path: str, revision: str | None = None) -> Stored:
     """Look at a 16- or 32-bit model directory or Hub id, whose files are fetched.
 
     Raises ArtifactError, naming the file, for shards that are damaged or not of one model, and FamilyError for an
-    unknown family, a quantized model, a missing processor, and weights other than config.json promises.
+    unknown family, a quantized model, a processor that does not load, and weights other than config.json promises.
     """
-    import transformers
-
     directory = local(path, revision)
     family = registry.family_of(str(directory))
-    if "quantization_config" in registry.read_config(str(directory)):
+    if registry.read_config(str(directory)).get("quantization_config"):
         raise FamilyError(f"{path} is quantized already.", "Give the 16-bit model that it was made from.")
     checkpoint = embedded.open_checkpoint(family, directory)
     if not any((directory / name).is_file() for name in PROCESSOR_FILES[:2]):
         raise FamilyError(
             f"{path} holds no {PROCESSOR_FILES[0]}.", "Copy the processor and tokenizer files of the original model."
         )
+    speech = SpeechModel(family, skeleton(family, directory), None, path)
+    if family.adapter_flag:
+        setattr(speech.model.config, family.adapter_flag, False)  # merged as it is read
+    matched = _matched(speech, checkpoint)
+    speech.processor = registry.load_processor(family, str(directory))
+    return Stored(speech, checkpoint, matched)
+
+
+def skeleton(family: Family, directory: Path) -> Any:
+    """The model that a directory's config.json describes, on torch's meta device: nothing is allocated.
+
+    Raises FamilyError for a config.json or a generation config that transformers does not take.
+    """
+    import transformers
+
     model_class = getattr(transformers, family.model_class)
+    file = directory / registry.CONFIG
     try:
         config = model_class.config_class.from_pretrained(str(directory))
         with torch.device("meta"):
             model = model_class(config)
-    except Exception as error:  # transformers checks config.json with error types of its own
-        raise FamilyError(
-            f"{directory / 'config.json'} does not describe a model ({' '.join(str(error).split())}).",
-            "Copy the model again.",
-        ) from error
-    if family.adapter_flag:
-        setattr(model.config, family.adapter_flag, False)  # merged as it is read
-    speech = SpeechModel(family, model, None, path)
-    return Stored(speech, checkpoint, _matched(speech, checkpoint))
+        file = directory / GENERATION
+        if os.path.lexists(file):
+            _check_generation(
+                foreign.read_json(file, raises=FamilyError, remedy="Copy the model again.", finite=False), file
+            )
+            model.generation_config = transformers.GenerationConfig.from_pretrained(str(directory))
+    except FamilyError:
+        raise
+    except Exception as error:  # transformers checks both with error types of its own
+        raise FamilyError(f"{file} does not describe a model ({reason(error)}).", "Copy the model again.") from error
+    return model
+
+
+def _check_generation(config: Mapping[str, Any], file: Path) -> None:
+    """Raise FamilyError for token ids that are none. -1 is no id, as some have it."""
+    for name, least in (("bos_token_id", -1), ("pad_token_id", -1), ("eos_token_id", 0), ("suppress_tokens", 0)):
+        ids = config.get(name)
+        each = ids if isinstance(ids, list) else [] if ids is None else [ids]
+        if any(type(i) is not int or i < least for i in each):
+            raise FamilyError(f"{file}: {name} cannot be {quoted(ids, 60)}.", "Copy the model again.")
+
+
+def refuse_other_weights(family: Family, directory: Path, checkpoint: Checkpoint) -> None:
+    """Raise FamilyError, before anything is allocated, where a checkpoint lacks weights that its config.json promises.
+
+    Of a quantized one only the names are compared, and only where it is known how they are stored.
+    """
+    speech = SpeechModel(family, skeleton(family, directory), None, str(directory))
+    quantization = registry.read_config(str(directory)).get("quantization_config")
+    if not quantization:
+        _matched(speech, checkpoint)
+    elif quantization.get("quant_method") in NAMED_ALIKE:
+        stored_names = {family.tensors.live_name(name.removesuffix("_packed")) for name in checkpoint.tensors}
+        expected = speech.model.state_dict(keep_vars=True)
+        tied = {id(tensor) for name, tensor in expected.items() if name in stored_names}
+        missing = [name for name, tensor in expected.items() if id(tensor) not in tied]
+        check_names(directory, missing=map(family.tensors.saved_name, missing), unexpected=[], mismatched=[])
 
 
 def _matched(speech: SpeechModel, checkpoint: Checkpoint) -> dict[int, str]:
     """id of each of the model's tensors -> its name in the checkpoint. Raises FamilyError where the two do not fit."""
     path, family = checkpoint.directory, speech.family
     names = {family.tensors.live_name(name): name for name in checkpoint.tensors}
-    wanted = speech.model.state_dict(keep_vars=True)
-    found = {id(tensor): names[name] for name, tensor in wanted.items() if name in names}
+    expected = speech.model.state_dict(keep_vars=True)
+    matched = {id(tensor): names[name] for name, tensor in expected.items() if name in names}
     unused = re.compile("|".join(ignored_by_class(speech.model)) or r"(?!)")
     check_names(
         path,
-        missing=[family.tensors.saved_name(name) for name, tensor in wanted.items() if id(tensor) not in found],
-        unexpected=[names[name] for name in names.keys() - wanted.keys() if not unused.search(name)],
+        missing=[family.tensors.saved_name(name) for name, tensor in expected.items() if id(tensor) not in matched],
+        unexpected=[
+            names[name]
+            for name in names.keys() - expected.keys()
+            if not unused.search(name) and not name.startswith(family.tensors.ignored)
+        ],
         mismatched=[
             f"'{names[name]}' of {checkpoint.file_of[names[name]].name}"
-            for name, tensor in wanted.items()
+            for name, tensor in expected.items()
             if name in names and checkpoint.tensors[names[name]].shape != tuple(tensor.shape)
         ],
     )
-    return found
+    return matched
 
 
 def ignored_by_class(model: Any) -> list[str]:
@@ -152,22 +216,17 @@ def local(path: str, revision: str | None = None) -> Path:
         return Path(path)
     from huggingface_hub import snapshot_download
 
-    weights = ("*.safetensors", "*.safetensors.index.json", "config.json", embedded.CONFIG)
-    patterns = [*weights, GENERATION, *PROCESSOR_FILES]
+    weights = ("*.safetensors", "*.safetensors.index.json", registry.CONFIG, embedded.CONFIG)
+    patterns = [*weights, GENERATION, *PROCESSOR_FILES, *saving.TERMS]
     try:
-        return Path(snapshot_download(path, revision=revision, allow_patterns=patterns))
+        return Path(snapshot_download(path, revision=revision, allow_patterns=patterns, ignore_patterns=[NOT_FETCHED]))
     except (OSError, ValueError) as error:
         raise registry.not_fetched(path, error) from error
 
 
 def copy_processor(source: Path, directory: Path) -> None:
-    """Copy the files that a processor is loaded from, byte for byte."""
-    for pattern in PROCESSOR_FILES:
-        for file in source.glob(pattern):
-            if file.is_file():
-                target = directory / file.relative_to(source)
-                target.parent.mkdir(exist_ok=True)
-                shutil.copyfile(file, target)
+    """Copy the files that a processor is loaded from, byte for byte, and the terms of use beside them."""
+    saving.copy_files(source, directory, (*PROCESSOR_FILES, *saving.TERMS))
 
 
 def check_names(

@@ -277,4 +277,7 @@ VOXTRAL = Family(
     ),
     load_processor=load_processor,
     tiny=tiny,
+    stock_call="""\
+content = [{"type": "audio", "path": "recording.wav"}, {"type": "text", "text": instruction}]
+inputs = processor.apply_chat_template([{"role": "user", "content": content}])""",
 )

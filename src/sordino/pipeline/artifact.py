@@ -14,6 +14,7 @@ out of date.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import platform
@@ -29,12 +30,15 @@ from pathlib import Path
 from typing import Any
 
 from sordino.config import migrations
-from sordino.config.records import STAGE_FILE, changed_settings, read_stage
-from sordino.errors import ArtifactError
+from sordino.config.records import REQUESTED, STAGE_FILE, changed_settings, fingerprints, read_stage
+from sordino.errors import ArtifactError, SordinoError, explain_os_error, is_out_of_memory
+from sordino.pipeline import leftovers
+from sordino.pipeline.leftovers import REQUEST_FILE, STATE_DIR, old_of, partial_of
 from sordino.runtime import files
+from sordino.runtime.progress import note
 
-REQUEST_FILE = ".request.json"
-STATE_DIR = ".state"  # resume points; not part of the finished artefact
+REFUSED = "refused"  # key of a request whose work ended with a mistake of the user's: what it was
+WITHOUT_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 VERSIONED = (
     "sordino",
     "torch",
@@ -50,10 +54,14 @@ VERSIONED = (
 
 @dataclass(frozen=True)
 class Parent:
-    """Something a stage was made from. path is relative to the run directory where it lies inside."""
+    """Something a stage was made from. path is relative to the run directory where it lies inside.
+
+    former: what earlier versions would have recorded for the same thing; counts as the hash.
+    """
 
     path: str
     hash: str
+    former: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, str]:
         return {"path": self.path, "hash": self.hash}
@@ -61,7 +69,7 @@ class Parent:
 
 def differences(directory: Path, stage: Mapping[str, Any]) -> dict[str, str]:
     """File -> 'missing', 'changed' or 'not of this stage', for all that is not as its stage.json says; sorted."""
-    now, then = outputs(directory), stage["outputs"]
+    now, then = fingerprints(directory), stage["outputs"]
     return {
         name: "missing" if name not in now else "changed" if name in then else "not of this stage"
         for name in sorted({*now, *then})
@@ -69,36 +77,24 @@ def differences(directory: Path, stage: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
-def outputs(directory: Path) -> dict[str, str]:
-    """Relative path -> fingerprint of every file that is part of the artefact."""
-    paths = sorted(p for p in directory.rglob("*") if p.is_file())
-    relative = ((p.relative_to(directory), p) for p in paths)
-    return {
-        r.as_posix(): files.fingerprint_file(p)
-        for r, p in relative
-        if r.name != STAGE_FILE and not r.parts[0].startswith(".")
-    }
-
-
 def fingerprint(path: Path) -> str:
     """Hash of a directory's model or data files, or of one file."""
     if path.is_file():
         return files.fingerprint_file(path)
-    return files.combined(outputs(path))
+    return files.combined(fingerprints(path))
 
 
 def why_stale(directory: Path, section: Mapping[str, Any], parents: Sequence[Parent]) -> str | None:
     """Why the stage must run, in words; None where the finished artefact is of this section and these parents."""
     stage = read_stage(directory)
     if stage is None:
-        return "was interrupted" if partial_of(directory).exists() else "not run yet"
+        return _why_unfinished(partial_of(directory))
     changed = changed_settings(stage.get("stage"), stage["section"], section)
     if changed:
         return "settings changed: " + ", ".join(changed)
-    before = {p["path"]: p["hash"] for p in stage["parents"]}
-    now = {p.path: p.hash for p in parents}
-    if before != now:
-        return "made from other inputs: " + ", ".join(sorted(k for k in {*before, *now} if before.get(k) != now.get(k)))
+    others = other_parents(stage["parents"], parents)
+    if others:
+        return f"made from other inputs: {', '.join(others)}"
     missing = next((name for name in stage["outputs"] if not (directory / name).is_file()), None)
     return f"{missing} is missing" if missing else None
 
@@ -114,25 +110,32 @@ def why_not_resumed(
 
     resumable: settings that may differ. stage: whose work it is; without it only equal records are taken for equal.
     """
-    file = partial_of(directory) / REQUEST_FILE
-    if not partial_of(directory).exists():
-        return None
-    if not file.is_file():
+    partial = partial_of(directory)
+    file = partial / REQUEST_FILE
+    if leftovers.foreign(partial) is not None:
         return "is not unfinished work of sordino's"
-    old = migrations.migrated(files.read_json(file), stage, file)
+    if not file.is_file():  # killed before anything was written, or while it was being removed
+        return "is being removed" if (partial / leftovers.DISCARDED).exists() else None
+    old = migrations.migrated(files.read_json(file, REQUESTED), stage, file)
     changed = changed_settings(stage, old["section"], section, resumable)
     if changed:
         return f"was started with other settings: {', '.join(changed)}"
-    return None if old["parents"] == [p.to_json() for p in parents] else "was started with other inputs"
+    return "was started with other inputs" if other_parents(old["parents"], parents) else None
 
 
-def partial_of(directory: Path) -> Path:
-    return directory.with_name(directory.name + ".partial")
+def other_parents(recorded: Sequence[Mapping[str, str]], parents: Sequence[Parent]) -> list[str]:
+    """Paths of the parents that a record has otherwise, or not at all, and of those that it has and now are not."""
+    before = {parent["path"]: parent["hash"] for parent in recorded}
+    now = {parent.path: (parent.hash, *parent.former) for parent in parents}
+    return sorted(path for path in {*before, *now} if before.get(path) not in now.get(path, ()))
 
 
-def old_of(directory: Path) -> Path:
-    """Where the former result waits while the new one takes its place."""
-    return directory.with_name(f".{directory.name}.old")
+def _why_unfinished(partial: Path) -> str:
+    if not partial.exists():
+        return "not run yet"
+    file = partial / REQUEST_FILE
+    refused = file.is_file() and REFUSED in files.read_json(file, REQUESTED)
+    return "was refused the last time" if refused else "was interrupted"
 
 
 @contextmanager
@@ -147,7 +150,8 @@ def building(
 
     facts: what stage.json says beside; `stage` is whose work this is. Yields (partial directory, further facts to
     record). A partial directory of the same section and parents, settings named in `resumable` aside, is kept for
-    resuming; any other is removed first. The finished directory is replaced only at the end.
+    resuming; any other is removed first. The finished directory is replaced only at the end. Nobody else works in the
+    partial directory meanwhile. Raises ArtifactError where somebody does, and where strangers' files are in the way.
     """
     partial = partial_of(directory)
     request = {
@@ -155,18 +159,46 @@ def building(
         "section": dict(section),
         "parents": [p.to_json() for p in parents],
     }
-    if why_not_resumed(directory, section, parents, resumable, facts.get("stage")):
-        shutil.rmtree(partial)
-    partial.mkdir(parents=True, exist_ok=True)
-    (partial / STAGE_FILE).unlink(missing_ok=True)
-    files.write_json(partial / REQUEST_FILE, request)
-    extra: dict[str, Any] = {}
-    start = time.perf_counter()
-    yield partial, extra
-    for torn in partial.rglob(".*.tmp"):  # of a write that a kill cut short
-        torn.unlink()
-    prints = outputs(partial)
-    stage = {
+    with _explained(partial):
+        leftovers.refuse_foreign(directory)
+        if why_not_resumed(directory, section, parents, resumable, facts.get("stage")):
+            leftovers.discard(partial)
+        with locked(partial):
+            (partial / STAGE_FILE).unlink(missing_ok=True)
+            files.write_json(partial / REQUEST_FILE, request)
+            leftovers.clear_torn(partial)
+            extra: dict[str, Any] = {}
+            start = time.perf_counter()
+            try:
+                yield partial, extra
+            except SordinoError as error:
+                with suppress(OSError):
+                    files.write_json(partial / REQUEST_FILE, request | {REFUSED: error.problem})
+                raise
+            leftovers.clear_torn(partial)
+            finish(partial, directory, _record(partial, request, facts, extra, start))
+
+
+@contextmanager
+def _explained(partial: Path) -> Iterator[None]:
+    """Raise errors of the machine as ArtifactError that says where."""
+    try:
+        yield
+    except SordinoError:
+        raise
+    except Exception as error:
+        told = None if is_out_of_memory(error) else explain_os_error(error, partial)
+        if told is None:
+            raise
+        raise told from error
+
+
+def _record(
+    partial: Path, request: Mapping[str, Any], facts: Mapping[str, Any], extra: Mapping[str, Any], start: float
+) -> dict[str, Any]:
+    """What stage.json says. start: of the work, in the seconds of time.perf_counter."""
+    prints = fingerprints(partial)
+    return {
         **request,
         **facts,
         "versions": versions(),
@@ -178,29 +210,43 @@ def building(
         "hash": files.combined(prints),
         "complete": True,
     }
-    finish(partial, directory, stage)
 
 
 @contextmanager
-def locked(run: Path) -> Iterator[None]:
-    """Keep a run directory to this process; the lock goes with the process, however that ends.
+def locked(directory: Path) -> Iterator[None]:
+    """Keep a directory to this process; the lock goes with the process, however that ends.
 
-    Raises ArtifactError where another process works in it.
+    Raises ArtifactError where another process works in it. On a file system without locks, a warning must do.
     """
-    run.mkdir(parents=True, exist_ok=True)
-    handle = os.open(run, os.O_RDONLY)  # the directory itself is locked: no file to leave behind
+    directory.mkdir(parents=True, exist_ok=True)
+    handle = os.open(directory, os.O_RDONLY)  # the directory itself is locked: no file to leave behind
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise ArtifactError(f"another sordino is working in {run}.", "Wait for it, or set a name.") from error
+            raise ArtifactError(f"another sordino is working in {directory}.", "Wait for it, or set a name.") from error
+        except OSError as error:
+            if error.errno not in WITHOUT_LOCKS:
+                raise
+            _warn_of_no_locks(handle, directory)
         yield
     finally:
         os.close(handle)
 
 
+def _warn_of_no_locks(handle: int, directory: Path) -> None:
+    device = os.fstat(handle).st_dev
+    if device not in _without_locks:
+        _without_locks.add(device)
+        note(f"the file system of {directory} has no locks: let no second sordino work there at the same time")
+
+
+_without_locks: set[int] = set()  # numbers of file systems that were warned of
+
+
 def finish(partial: Path, directory: Path, stage: Mapping[str, Any]) -> None:
     """Flush every file, write stage.json last, rename into place; the resume state goes after that, not before."""
+    files.readable(partial)
     for file in partial.rglob("*"):
         if file.is_file():
             with file.open("rb") as data:
@@ -210,25 +256,27 @@ def finish(partial: Path, directory: Path, stage: Mapping[str, Any]) -> None:
 
 
 def _put_in_place(partial: Path, directory: Path) -> None:
-    old = old_of(directory)
-    if directory.exists():
-        shutil.rmtree(old, ignore_errors=True)
-        directory.rename(old)
+    leftovers.refuse_foreign(directory)
+    if os.path.lexists(directory):
+        leftovers.discard(old_of(directory))
+        directory.rename(old_of(directory))
     partial.rename(directory)
     _clear(directory)
 
 
 def _clear(directory: Path) -> None:
-    """Remove what a finished stage no longer needs."""
+    """Remove what a finished stage no longer needs; what cannot be removed now is tried again by the next start."""
     (directory / REQUEST_FILE).unlink(missing_ok=True)
     shutil.rmtree(directory / STATE_DIR, ignore_errors=True)
-    shutil.rmtree(old_of(directory), ignore_errors=True)
+    if leftovers.foreign(old_of(directory)) is None:
+        with suppress(OSError):
+            leftovers.discard(old_of(directory))
 
 
 def settle(directory: Path) -> None:
     """Finish what a kill interrupted while a finished stage was put into place; nothing is run again for it.
 
-    Raises ArtifactError where another process is just doing so.
+    Raises ArtifactError where another process is just doing so, or strangers' files are in the way.
     """
     partial, old = partial_of(directory), old_of(directory)
     whole = read_stage(partial) is not None
@@ -237,7 +285,7 @@ def settle(directory: Path) -> None:
     with locked(directory.parent):
         if whole:  # stage.json is written last: nothing but the renames was missing
             _put_in_place(partial, directory)
-        elif not directory.exists() and old.exists():
+        elif not os.path.lexists(directory) and read_stage(old) is not None:
             old.rename(directory)
         if read_stage(directory) is not None:
             _clear(directory)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 
@@ -12,15 +11,21 @@ from sordino.config.schema import MixSection, TrainSection
 from sordino.data import manifest
 from sordino.data.clip import Clip
 from sordino.models import saving
+from sordino.models.answers import answers_of
 from sordino.models.features import Features
 from sordino.models.speech import SpeechModel
-from sordino.pipeline.job import DATA, PSEUDO, Job
+from sordino.pipeline.device import device_of
+from sordino.pipeline.stage import Job
 from sordino.runtime import files
 from sordino.training.collate import Example
-from sordino.training.trainer import Trained, train
+from sordino.training.trainer import Trained, freeze, train, weight_dtype
 
-# a resume point goes on with others of these: the steps are the same
-RESUMABLE = ("accumulate", "gradient_checkpointing", "checkpoint_steps")
+
+def load_to_train(job: Job, key: str, section: TrainSection) -> SpeechModel:
+    """A model of the chain in the type that it is trained in, with the section's parts frozen."""
+    speech = job.load(key, dtype=weight_dtype(section, device_of(job.recipe.device)))
+    freeze(speech, section)
+    return speech
 
 
 def fit(
@@ -28,10 +33,10 @@ def fit(
 ) -> Trained:
     """Train `speech` in place on clips with target texts; resumes; records losses; writes log.jsonl."""
     prompt = job.prompt(speech)
-    cached = [speech.part(name) for name in speech.family.audio.cached_parts]
-    frozen = not any(p.requires_grad for part in cached for p in part.parameters())
-    features = Features(speech, job.cache) if frozen else None
-    dev_clips = manifest.read(job.run_dir / DATA / "dev.jsonl") if (job.run_dir / DATA / "dev.jsonl").exists() else []
+    cached = speech.family.audio.cached_parts
+    frozen = not any(tensor.requires_grad for part in cached for tensor in speech.tensors_of(part).values())
+    features = Features(speech, job.layout.cache) if frozen else None
+    dev_clips = job.clips("dev") if job.layout.manifest("dev").exists() else []
     result = train(
         speech,
         examples(job, speech, clips, features, prompt),
@@ -56,7 +61,7 @@ def examples(
 ) -> list[Example]:
     """Clips with target texts -> training examples; encoded beforehand where the audio tower is frozen."""
     style = job.recipe.prompt.style
-    answers = [speech.answer_ids(clip.target_text or "", style) for clip in clips]
+    answers = answers_of(speech, clips, style)
     if features is None or not clips:
         return [Example(clip, answer) for clip, answer in zip(clips, answers, strict=True)]
     unique = {(c.audio, c.start, c.seconds): c for c in clips}
@@ -69,16 +74,16 @@ def examples(
 
 def mixed(job: Job, mix: MixSection) -> list[Clip]:
     """The student's training clips: authentic and teacher's pairs without duplicates, repeated, plus extra ones."""
-    found: list[Clip] = []
+    pairs: list[Clip] = []
     if mix.authentic:
-        found += manifest.read(job.run_dir / DATA / "train.jsonl")
+        pairs += job.clips("train")
     if mix.pseudo:
-        found += manifest.read(job.run_dir / PSEUDO / "train.jsonl")
-    unique = list({(c.audio, c.start, c.target_text): c for c in found}.values())
-    counts = {"in_domain_pairs": len(found), "without_duplicates": len(unique)}
+        pairs += manifest.read(job.layout.pseudo_manifest)
+    unique = list({(c.audio, c.start, c.target_text): c for c in pairs}.values())
+    counts = {"in_domain_pairs": len(pairs), "without_duplicates": len(unique)}
     clips = unique * mix.oversample
     if mix.extra:
-        pool = manifest.read(job.run_dir / DATA / "extra.jsonl")
+        pool = job.clips("extra")
         extra = random.Random(job.recipe.seed).sample(pool, min(mix.extra, len(pool)))
         clips += extra
         counts["extra"] = len(extra)
@@ -86,7 +91,8 @@ def mixed(job: Job, mix: MixSection) -> list[Clip]:
     return clips
 
 
-def save_16bit(speech: SpeechModel, directory: Path) -> None:
-    """Write the checkpoint in bfloat16, whatever type it was trained in: nothing is stored wider than needed."""
+def save(job: Job, speech: SpeechModel) -> None:
+    """Write the stage's model in bfloat16, whatever type it was trained in: nothing is stored wider than needed."""
     speech.model.to(torch.bfloat16)
-    saving.save(speech, directory)
+    saving.save(speech, job.out)
+    job.describe(job.out)

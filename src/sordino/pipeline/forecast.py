@@ -11,18 +11,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sordino.config import chain
 from sordino.config.schema import Recipe, TrainSection
+from sordino.formats.registry import MIXED
 from sordino.layouts import gguf, tables
 from sordino.measure import predict
 from sordino.measure.inefficiencies import WEIGHTS
 from sordino.measure.size import read_json
-from sordino.models import devices, registry, shapes
+from sordino.models import registry, shapes
 from sordino.pipeline import token_selection
-from sordino.pipeline.job import export_source, qlora_start, systems, teacher_key, trim_source
-from sordino.pruning import search
+from sordino.pipeline.device import device_type
+from sordino.pruning.layer import parse_layer
 
 RANK_BATCH_BYTES = 96 * 2**20  # rank.memory_mb's default is a quarter of the model, but not less
-QUANTISED = ("adapter", "nf4")  # systems that are held in nf4 while translating
 LAYOUT_OF = {"w4a16-gptq": "w4a16"}  # formats that are stored as another one is
 
 
@@ -50,8 +51,8 @@ def config_of(recipe: Recipe, file: Path | None = None) -> dict[str, Any] | None
         return registry.read_config(recipe.model) if Path(recipe.model).is_dir() else None
     from huggingface_hub import try_to_load_from_cache
 
-    found = try_to_load_from_cache(recipe.model, "config.json", revision=recipe.revision)
-    return read_json(Path(found), required=True) if isinstance(found, str) else None
+    cached = try_to_load_from_cache(recipe.model, "config.json", revision=recipe.revision)
+    return read_json(Path(cached), required=True) if isinstance(cached, str) else None
 
 
 def forecast(recipe: Recipe, config: Mapping[str, Any], device: str | None = None) -> dict[str, Forecast]:
@@ -75,67 +76,60 @@ class _Stages:
 
     def __init__(self, recipe: Recipe, config: Mapping[str, Any], device: str) -> None:
         self.recipe = recipe
-        device = devices.default_device().type if device == "auto" else device
-        self.cpu = device == "cpu"
+        self.cpu = (device_type(device) if device == "auto" else device) == "cpu"
         wide = recipe.dtype == "float32" or (recipe.dtype == "auto" and self.cpu)
         self.width = 4 if wide else 2  # bytes a weight outside training
         self.base = shapes.model(config)
-        left = _left(recipe, self.base)
-        self.pruned = shapes.model(config, **left)
-        self.trimmed = self.pruned
+        layers = _layers_after_pruning(recipe, self.base)
+        pruned = shapes.model(config, **layers)
+        self.shapes = {chain.BASE: self.base, chain.PRUNED: pruned}  # of the models whose shape is not their start's
         if recipe.trim:
-            of = self.model(trim_source(recipe)).dims
+            of = self.model(chain.start_of(recipe, chain.TRIMMED)).dims
             rows = min(token_selection.rows_left(recipe) or of["V"], of["V"])
-            left = {name: of[name] for name in left}
-            self.trimmed = shapes.model(config, **left, vocabulary=rows)
+            layers = {name: of[name] for name in layers}
+            self.shapes[chain.TRIMMED] = shapes.model(config, **layers, vocabulary=rows)
         self.first_removed = shapes.model(config, decoder_layers=self.base.dims["decoder_layers"] - 1)
         self.beside = _beside(recipe.model)
         seconds = (recipe.data.max_seconds if recipe.data else None) or self.base.window_seconds
         self.seconds = min(seconds, self.base.window_seconds)
 
     def model(self, key: str) -> shapes.Model:
-        if key in ("base", "teacher"):
-            return self.base
-        if key in ("pruned", "student"):
-            return self.pruned
-        if key in ("adapter", "merged"):
-            return self.model(qlora_start(self.recipe))
-        if key == "trimmed":
-            return self.trimmed
-        return self.model(export_source(self.recipe))
+        """Of a model of the chain; of chain.EXPORTS.key, what is exported."""
+        return next(self.shapes[step] for step in chain.ancestry(self.recipe, key) if step in self.shapes)
 
     def all(self) -> dict[str, Forecast]:
         recipe = self.recipe
-        found: dict[str, Forecast] = {}
+        pruned = self.shapes[chain.PRUNED]
+        stages: dict[str, Forecast] = {}
         if recipe.finetune:
-            found["finetune"] = self.full(self.base, self.base, recipe.finetune)
+            stages["finetune"] = self.full(self.base, self.base, recipe.finetune)
         if recipe.rank:
-            weights = predict.weights_bytes(self.model(teacher_key(recipe)), width=self.width)
+            weights = predict.weights_bytes(self.model(chain.ranked_model(recipe)), width=self.width)
             room = recipe.rank.memory_mb * 2**20 if recipe.rank.memory_mb else max(weights // 4, RANK_BATCH_BYTES)
-            found["rank"] = Forecast(memory=weights + room)
+            stages["rank"] = Forecast(memory=weights + room)
         if recipe.prune:
-            made = predict.exporting(self.pruned, "bf16")
-            found["prune"] = Forecast(self.disk(self.pruned), made, self.use(self.pruned))
+            made = predict.exporting(pruned, "bf16")
+            stages["prune"] = Forecast(self.disk(pruned), made, self.use(pruned))
         if recipe.pseudolabel:
             section = recipe.pseudolabel
-            found["pseudolabel"] = Forecast(memory=self.use(self.base, section.batch_size, section.max_new_tokens))
+            stages["pseudolabel"] = Forecast(memory=self.use(self.base, section.batch_size, section.max_new_tokens))
         if recipe.distil:
-            start = self.pruned if recipe.distil.heal == "once" else self.first_removed
-            found["distil"] = self.full(start, self.pruned, recipe.distil)
+            start = pruned if recipe.distil.heal == "once" else self.first_removed
+            stages["distil"] = self.full(start, pruned, recipe.distil)
         if recipe.qlora:
-            found["qlora"] = self.qlora()
+            stages["qlora"] = self.qlora()
         if recipe.merge:
-            model = self.model("merged")
-            found["merge"] = Forecast(self.disk(model), 4 * model.parameters, self.use(model))
+            model = self.model(chain.MERGED)
+            stages["merge"] = Forecast(self.disk(model), 4 * model.parameters, self.use(model))
         if recipe.trim:
-            found["trim"] = Forecast(self.disk(self.trimmed), use=self.use(self.trimmed))
+            trimmed = self.shapes[chain.TRIMMED]
+            stages["trim"] = Forecast(self.disk(trimmed), use=self.use(trimmed))
         if recipe.export:
-            found["export"] = self.export()
+            stages["export"] = self.export()
         if recipe.translate:
-            keys = recipe.translate.systems or tuple(systems(recipe))
-            uses = [self.use(self.model(key), key=key) for key in keys]
-            found["translate"] = Forecast(memory=max(uses, default=None))
-        return found
+            uses = [self.use(self.model(key), key=key) for key in chain.scored(recipe)]
+            stages["translate"] = Forecast(memory=max(uses, default=None))
+        return stages
 
     def full(self, start: shapes.Model, end: shapes.Model, section: TrainSection) -> Forecast:
         memory = predict.full_training(
@@ -151,7 +145,7 @@ class _Stages:
     def qlora(self) -> Forecast:
         section = self.recipe.qlora
         assert section
-        model = self.model("adapter")
+        model = self.model(chain.ADAPTER)
         adapter = predict.Adapter(section.rank, section.scope == "decoder", section.quantize == "nf4")
         memory = predict.adapter_training(
             model,
@@ -162,7 +156,7 @@ class _Stages:
             checkpointing=section.gradient_checkpointing,
         )
         size = tables.safetensors_bytes(tables.stored(self.lora(model), "float32"))
-        use = self.use(model, key="adapter")
+        use = self.use(model, key=chain.ADAPTER)
         return Forecast(size, memory.peak, use, predict.resume_point(memory), memory.to_json())
 
     def lora(self, model: shapes.Model) -> tuple[shapes.Shape, ...]:
@@ -172,18 +166,18 @@ class _Stages:
 
     def export(self) -> Forecast:
         assert self.recipe.export
-        model = self.model(export_source(self.recipe))
+        model = self.model(chain.EXPORTS.key)
         formats = [str(name) for name in self.recipe.export.formats]
         layout = {name: LAYOUT_OF.get(name, name) for name in formats}
-        if any(name not in (*tables.TITLES, "mixed") for name in layout.values()):
+        if any(name not in (*tables.TITLES, MIXED) for name in layout.values()):
             return Forecast()
-        size = sum(self.mixed(model) if name == "mixed" else self.disk(model, layout[name]) for name in formats)
+        size = sum(self.mixed(model) if name == MIXED else self.disk(model, layout[name]) for name in formats)
         made = [self.making(model, name) for name in formats]
         uses = [self.use(model, key=name) for name in formats]
         return Forecast(size, max(made, default=None), max(uses, default=None))
 
     def making(self, model: shapes.Model, name: str) -> int:
-        if name == "mixed":
+        if name == MIXED:
             loaded = predict.weights_bytes(model, width=self.width)  # to measure what its parts are worth
             return loaded + max(loaded // 4, RANK_BATCH_BYTES)
         made = predict.exporting(model, name, width=self.width)
@@ -199,9 +193,10 @@ class _Stages:
         return min(limit + self.beside, self.disk(model))
 
     def quantized(self, key: str) -> bool:
-        if key == "adapter":
+        """Whether a system is held in nf4 while translating."""
+        if key == chain.ADAPTER:
             return self.recipe.qlora is not None and self.recipe.qlora.quantize == "nf4"
-        return key in QUANTISED
+        return key == "nf4"
 
     def disk(self, model: shapes.Model, layout: str = "bf16") -> int:
         return tables.disk_bytes(tables.stored(model.tensors, layout)) + self.beside
@@ -211,7 +206,7 @@ class _Stages:
         model: shapes.Model,
         clips: int | None = None,
         new_tokens: int | None = None,
-        key: str = "base",
+        key: str = chain.BASE,
     ) -> int:
         section = self.recipe.translate
         clips = clips or (section.batch_size if section else 16)
@@ -221,7 +216,7 @@ class _Stages:
         peak = predict.translating(model, batch, new_tokens, width=self.width, quantized=quantized).peak
         if key in gguf.FORMATS:
             peak += predict.hybrid_bytes(model, key, width=self.width) - self.width * model.parameters
-        if key == "adapter" and self.recipe.qlora:
+        if key == chain.ADAPTER and self.recipe.qlora:
             peak += 4 * shapes.count(self.lora(model))
         return peak
 
@@ -234,11 +229,11 @@ class _Stages:
         return "float32" if self.cpu else "bfloat16-mixed"
 
 
-def _left(recipe: Recipe, base: shapes.Model) -> dict[str, int]:
-    """Layers left after pruning. Where a ranking may take them from either stack, the smaller encoder layers go."""
+def _layers_after_pruning(recipe: Recipe, base: shapes.Model) -> dict[str, int]:
+    """Layers that stay. Where a ranking may take them from either stack, the smaller encoder layers go."""
     decoder, encoder = base.dims["decoder_layers"], base.dims["encoder_layers"]
     if recipe.prune and recipe.rank:
-        layers = [search.parse_layer(text) for text in recipe.rank.layers]
+        layers = [parse_layer(text) for text in recipe.rank.layers]
         count = recipe.prune.remove or (len(layers) if recipe.rank.method == "explicit" else recipe.rank.remove)
         if recipe.rank.method == "explicit":
             decoder -= sum(layer.scope == "decoder" for layer in layers[:count])

@@ -9,30 +9,30 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sordino.config import records
+from sordino.config import chain
 from sordino.config.schema import Recipe, SensitivitySection
 from sordino.errors import ArtifactError
 from sordino.formats import bf16, packed
 from sordino.layouts import tables
-from sordino.models import registry, shapes, stored
+from sordino.models import registry, shapes
+from sordino.models.answers import answers_of
 from sordino.models.features import Features
 from sordino.pipeline import artifact
 from sordino.pipeline.forecast import budget_bytes, config_of
-from sordino.pipeline.job import RANKING, Job, base_parent, directory_of, qlora_start, trim_source
-from sordino.pruning import layers
-from sordino.pruning.scoring import position
-from sordino.pruning.search import Layer, parse_layer
+from sordino.pipeline.parents import model_hash
+from sordino.pipeline.stage import Job
+from sordino.pruning.layer import Layer, kept
+from sordino.pruning.ranking import Ranking
+from sordino.pruning.removal import write_without
 from sordino.pruning.speculative import default_memory
 from sordino.quantization import allocation, mixture, sensitivity
 from sordino.quantization.sensitivity import Change, Cost, Sensitivity
+from sordino.report.lines import bits_line
 from sordino.runtime import files
 from sordino.runtime.progress import bar, note
-
-MIXED = "mixed"  # the format's name
 
 
 class MixedPrecision:
@@ -40,7 +40,8 @@ class MixedPrecision:
 
     def __init__(self, job: Job, key: str, section: SensitivitySection) -> None:
         self.job, self.key, self.section = job, key, section
-        self.model = shapes.model(registry.read_config(job.path(key)))
+        self.source = job.model(key)
+        self.model = shapes.model(registry.read_config(self.source.path))
         spare = self.model.dims["decoder_layers"] - 1  # one layer stays
         self.order = ranked_next(job, key)[:spare] if section.drop else []
         self.costs: dict[Change, Cost] = {}
@@ -50,17 +51,15 @@ class MixedPrecision:
         job = self.job
         clips = job.select_clips("export.sensitivity", self.section.clips)
         changes = mixture.changes(self.model, len(self.order))
-        file = job.cache / "sensitivity" / f"{self._identity([clip.id for clip in clips])}.jsonl"
+        file = job.layout.cache / "sensitivity" / f"{self._identity([clip.id for clip in clips])}.jsonl"
         file.parent.mkdir(parents=True, exist_ok=True)
         self.costs = {cost.change: cost for cost in map(Cost.from_json, files.read_jsonl(file))}
         if all(change in self.costs for change in changes):
             return
-        speech = job.load(self.key)
-        if job.recipe.attention == "flash_attention_2":  # forced passes need masks of their own
-            speech.model.set_attn_implementation("sdpa")
+        speech = job.load(self.key, own_masks=True)
         prompt = job.prompt(speech)
-        encoded = Features(speech, job.cache).encode_all(clips, prompt, "encoding the select clips")
-        answers = [speech.answer_ids(clip.target_text or "", job.recipe.prompt.style) for clip in clips]
+        encoded = Features(speech, job.layout.cache).encode_all(clips, prompt, "encoding the select clips")
+        answers = answers_of(speech, clips, job.recipe.prompt.style)
         features = Features(speech, None)  # a rounded encoder's are of no use to anything else
         asker = Sensitivity(
             speech,
@@ -83,9 +82,8 @@ class MixedPrecision:
     def _identity(self, clips: list[str]) -> str:
         """Of everything that the costs depend on."""
         recipe = self.job.recipe
-        made = records.read_stage(self.job.run_dir / directory_of(self.key)) if self.key != "base" else None
         facts = {
-            "model": made["hash"] if made else base_parent(recipe).hash,
+            "model": model_hash(recipe, self.key),
             "asked": repr((recipe.prompt, recipe.source, recipe.target)),
             "order": [str(layer) for layer in self.order],
             "measure": self.section.measure,
@@ -103,24 +101,22 @@ class MixedPrecision:
     def write(self, choice: allocation.Choice, directory: Path, limit: int) -> dict[str, Any]:
         """Write the chosen model; what was chosen, for its audit. Raises ArtifactError for a file above the limit."""
         gone = self.order[: choice.dropped]
-        left = [i for i in range(self.model.dims["decoder_layers"]) if Layer("decoder", i) not in gone]
-        source, model = self.job.path(self.key), self.model
+        staying = kept(self.model.dims["decoder_layers"], "decoder", gone)
+        source, model = self.source.path, self.model
         shorter = self.job.state / "dropped"
         if gone:
             shutil.rmtree(shorter, ignore_errors=True)
-            model_on_disk = stored.open_model(source, self.job.recipe.revision if self.key == "base" else None)
-            layers.prune(model_on_disk.speech, "decoder", left)
             shorter.mkdir()
-            model_on_disk.write_16bit(shorter, "copying what is left")
+            write_without(source, self.source.revision, gone, shorter)
             source, model = str(shorter), shapes.model(registry.read_config(str(shorter)))
-        bits = mixture.by_name(model, choice.bits, left)
+        bits = mixture.by_name(model, choice.bits, staying)
         if bits:
             packed.write(source, directory, bits)
         else:  # a budget that leaves everything as it is, but for dropped layers
             bf16.write(source, directory)
         shutil.rmtree(shorter, ignore_errors=True)
         predicted = tables.safetensors_bytes(tables.mixed(model.tensors, bits))
-        note(f"  bits: {described(choice.bits)}" + (f"; without {', '.join(map(str, gone))}" if gone else ""))
+        note(f"  bits: {bits_line(choice.bits)}" + (f"; without {', '.join(map(str, gone))}" if gone else ""))
         return {
             "budget_bytes": limit,
             "predicted_bytes": predicted,
@@ -133,28 +129,16 @@ class MixedPrecision:
         }
 
 
-def described(bits: Mapping[str, int]) -> str:
-    """'2 bits decoder.1.mlp; 3 bits encoder.0 encoder.4; ...'."""
-    widths = sorted(set(bits.values()))
-    return "; ".join(f"{width} bits {' '.join(part for part in bits if bits[part] == width)}" for width in widths)
-
-
 def ranked_next(job: Job, key: str) -> list[Layer]:
     """Decoder layers that the ranking would remove next from this model, by their index in it."""
     recipe = job.recipe
     if not recipe.rank:
         return []
-    order = [parse_layer(text) for text in files.read_json(job.run_dir / RANKING / "ranking.json")["order"]]
-    start = trim_source(recipe) if key == "trimmed" else key
-    start = qlora_start(recipe) if start == "merged" else start
-    count = (recipe.prune.remove or len(order)) if recipe.prune and start in ("pruned", "student") else 0
-    gone, found = order[:count], []
-    for layer in order[count:]:
-        index = position(gone, layer)
-        if layer.scope != "decoder" or index is None:  # an encoder layer's turn: what comes after it must wait
-            break
-        found.append(Layer("decoder", index))
-    return found
+    ranking = Ranking.read(job.layout.ranking)
+    removed: list[Layer] = []
+    if recipe.prune and chain.PRUNED in chain.ancestry(recipe, key):
+        removed = ranking.removal_order(recipe.prune.remove)
+    return ranking.next_decoder_layers(len(removed))
 
 
 def limit_of(recipe: Recipe, gigabytes: float | None, ratio: float | None) -> int:

@@ -1,12 +1,15 @@
-"""What is refused before anything runs: mistakes that a later stage would find, perhaps after hours of training."""
+"""What is refused before anything runs: mistakes that a later stage would find, perhaps after hours of training.
+
+No torch where the recipe does not ask for an accelerator: a plan is made in a moment.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
-from sordino.config import records
+from sordino.config import chain, records
+from sordino.config.run_layout import RunLayout
 from sordino.config.schema import Recipe
 from sordino.data import manifest
 from sordino.data.clip import Clip
@@ -14,40 +17,49 @@ from sordino.errors import DataError, FamilyError, RecipeError
 from sordino.formats import registry as formats
 from sordino.metrics import comet_files
 from sordino.metrics import registry as metrics
-from sordino.models import registry
-from sordino.pipeline.job import DATA, device_of
-from sordino.pruning import search
+from sordino.models import registry, shapes
+from sordino.pipeline.device import device_type
+from sordino.pipeline.forecast import config_of
+from sordino.pruning.layer import parse_layer, refuse_removals, stacks_of
 
 
 def refuse(recipe: Recipe) -> None:
     """Raise SordinoError for a device, packages, layers, metrics and texts that are not there, and a
     tokenizer that cannot be trimmed."""
-    device_of(recipe.device)
+    device_type(recipe.device)
     for name in recipe.export.formats if recipe.export else ():
         formats.require(name)
+    for system in chain.scored(recipe) if recipe.translate else ():
+        try:
+            formats.require_to_translate(system)
+        except FamilyError as error:
+            remedy = f"{error.remedy} Or leave {system} out of translate.systems."
+            raise FamilyError(error.problem, remedy) from None
     refuse_layers(recipe)
     refuse_tokenizer(recipe)
-    for _, where, metric in metrics_of(recipe):
+    for _, setting, metric in metrics_of(recipe):
         word, _, model = metrics.canonical(metric).partition(":")
-        if where != "evaluate.metrics" and word not in metrics.WITH_MODEL:
-            raise RecipeError(f"{where}: '{metric}' is no COMET.", "Write comet, or comet:MODEL.")
+        if setting != "evaluate.metrics" and word not in metrics.WITH_MODEL:
+            raise RecipeError(f"{setting}: '{metric}' is no COMET.", "Write comet, or comet:MODEL.")
         if model:
             comet_files.local(model)
-    if records.read_stage(recipe.directory / DATA) is not None:
-        refuse_sources(recipe, lambda split: manifest.read(recipe.directory / DATA / f"{split}.jsonl"))
+    layout = RunLayout(recipe.directory)
+    if records.read_stage(layout.data) is not None:
+        refuse_sources(recipe, lambda split: manifest.read(layout.manifest(split)))
 
 
 def refuse_layers(recipe: Recipe) -> None:
     """Raise RecipeError for layers and parts that are named wrongly, or that the base model does not have or cannot do
-    without; FamilyError for a format that its family has not."""
-    order = [search.parse_layer(text) for text in recipe.rank.layers] if recipe.rank else []
-    config = registry.local_config(recipe.model, recipe.revision)
-    if config is None:
+    without; FamilyError for a model of no supported family, or a format that its family has not."""
+    order = [parse_layer(text) for text in recipe.rank.layers] if recipe.rank else []
+    config = config_of(recipe)
+    if config is None:  # of a model that is not here yet: loading will say
         return
-    family = registry.get(str(config.model_type))
-    search.refuse_removals(family, config, order)
+    family = registry.of_config(config, recipe.model)
+    if shapes.known(config):
+        refuse_removals(family, config, shapes.layer_counts(config), order)
     if recipe.rank and recipe.rank.method != "explicit":
-        search.stacks_of(family, recipe.rank.scope)
+        stacks_of(family, recipe.rank.scope)
     for name in ("finetune", "distil", "qlora"):
         section = getattr(recipe, name)
         for part in section.freeze if section else ():
@@ -74,25 +86,25 @@ def refuse_tokenizer(recipe: Recipe) -> None:
 
 def metrics_of(recipe: Recipe) -> list[tuple[str, str, str]]:
     """(split, setting, name) of every metric that the recipe will compute."""
-    found = []
+    rows = []
     if recipe.evaluate and recipe.translate:
-        found += [(str(recipe.translate.split), "evaluate.metrics", name) for name in recipe.evaluate.metrics]
+        rows += [(str(recipe.translate.split), "evaluate.metrics", name) for name in recipe.evaluate.metrics]
     if recipe.pseudolabel and recipe.pseudolabel.filter.min_comet is not None:
-        found.append(("train", "pseudolabel.filter.comet", recipe.pseudolabel.filter.comet))
-    return found
+        rows.append(("train", "pseudolabel.filter.comet", recipe.pseudolabel.filter.comet))
+    return rows
 
 
 def refuse_sources(recipe: Recipe, read: Callable[[str], Sequence[Clip]]) -> None:
     """Raise DataError where a metric needs source texts that the clips of its split lack. read: split -> clips."""
-    for split, where, name in metrics_of(recipe):
-        metric: Any = metrics.get(name)
-        if not metric.needs_sources:
+    for split, setting, name in metrics_of(recipe):
+        learned = metrics.canonical(name).partition(":")[0] in metrics.WITH_MODEL  # the others count what is written
+        if not learned or not metrics.get(name).needs_sources:
             continue
         clips = read(split)
         lacking = [clip.id for clip in clips if not (clip.source_text or "").strip()]
         if lacking:
             raise DataError(
-                f"{where}: {name} needs source texts, and {len(lacking)} of {len(clips)} {split} clips have none, "
+                f"{setting}: {name} needs source texts, and {len(lacking)} of {len(clips)} {split} clips have none, "
                 f"{lacking[0]} among them.",
                 "Give the corpus a source_text column, or leave the metric out.",
             )

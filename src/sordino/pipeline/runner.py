@@ -8,21 +8,22 @@ sweep: smaller forms of them, bytes against quality
 
 from __future__ import annotations
 
-import difflib
-import errno
 import functools
 import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from sordino.config import records
+from sordino.config.run_layout import CACHE
 from sordino.config.schema import Recipe
-from sordino.errors import ArtifactError, RecipeError, SordinoError, is_out_of_memory
-from sordino.pipeline import artifact, preflight
+from sordino.errors import RecipeError, SordinoError, near_match
+from sordino.models import registry
+from sordino.pipeline import artifact, leftovers, machine, preflight
+from sordino.pipeline.device import device_of
 from sordino.pipeline.forecast import Forecast, forecast
-from sordino.pipeline.job import Job, Stage, device_of, parents_of, resolved
+from sordino.pipeline.parents import parents_of
+from sordino.pipeline.stage import Job, Stage
 from sordino.runtime.progress import note
 
 # in the order in which they run; a stage file defines STAGE
@@ -33,7 +34,7 @@ STAGES = (
 
 
 @functools.cache
-def pipeline() -> tuple[Stage, ...]:
+def pipeline() -> tuple[Stage[Any], ...]:
     """Every stage. Imported when asked for, since stages stand above what runs them."""
     return tuple(importlib.import_module(f"sordino.stages.{name}").STAGE for name in STAGES)
 
@@ -70,8 +71,10 @@ def plan(recipe: Recipe, config: Mapping[str, Any] | None = None, device: str | 
     config: of the base model, for the forecasts (`forecast.config_of`); device: of the forecasts, cuda or cpu.
     """
     preflight.refuse(recipe)
-    ahead = forecast(recipe, config, device) if config else {}
-    found: list[Planned] = []
+    # a family whose shapes nobody has written down is planned without a forecast
+    described = config is not None and registry.of_config(config).tensors.tables
+    ahead = forecast(recipe, config, device) if config and described else {}
+    lines: list[Planned] = []
     renewed: set[str] = set()
     for stage, settings in stages_of(recipe):
         directory = recipe.directory / stage.directory
@@ -85,13 +88,13 @@ def plan(recipe: Recipe, config: Mapping[str, Any] | None = None, device: str | 
         done = records.read_stage(directory)
         size = sum(f.stat().st_size for f in directory.rglob("*") if f.is_file()) if directory.is_dir() else 0
         seconds = done["seconds"] if done else None
-        found.append(Planned(stage.name, stage.directory, why, size, seconds, ahead.get(stage.name)))
-    return found
+        lines.append(Planned(stage.name, stage.directory, why, size, seconds, ahead.get(stage.name)))
+    return lines
 
 
-def stages_of(recipe: Recipe) -> list[tuple[Stage, dict[str, Any]]]:
+def stages_of(recipe: Recipe) -> list[tuple[Stage[Any], dict[str, Any]]]:
     """The stages a recipe asks for, with the settings each depends on."""
-    pairs = ((stage, resolved(stage, recipe)) for stage in pipeline())
+    pairs = ((stage, stage.settings(recipe)) for stage in pipeline())
     return [(stage, settings) for stage, settings in pairs if settings is not None]
 
 
@@ -100,8 +103,8 @@ def run(recipe: Recipe, options: Mapping[str, Any] | None = None) -> list[str]:
     preflight.refuse(recipe)
     settle(recipe)
     ran = []
-    for stage, _ in stages_of(recipe):
-        if run_stage(stage, recipe, options or {}):
+    for stage, settings in stages_of(recipe):
+        if run_stage(stage, settings, recipe, options or {}):
             ran.append(stage.name)
     return ran
 
@@ -109,11 +112,12 @@ def run(recipe: Recipe, options: Mapping[str, Any] | None = None) -> list[str]:
 def run_one(name: str, recipe: Recipe, options: Mapping[str, Any]) -> bool:
     """Run one stage by name. Raises RecipeError where the recipe lacks it, ArtifactError where a parent is missing."""
     stage = by_name(name)
-    if resolved(stage, recipe) is None:
+    settings = stage.settings(recipe)
+    if settings is None:
         raise RecipeError(f"this recipe has no {name} section.", f"Add `{name}:` to it.")
     preflight.refuse(recipe)
     settle(recipe)
-    return run_stage(stage, recipe, options)
+    return run_stage(stage, settings, recipe, options)
 
 
 def settle(recipe: Recipe) -> None:
@@ -122,13 +126,11 @@ def settle(recipe: Recipe) -> None:
         artifact.settle(recipe.directory / stage.directory)
 
 
-def run_stage(stage: Stage, recipe: Recipe, options: Mapping[str, Any]) -> bool:
-    """Run a stage if it is not done. Returns whether it ran.
+def run_stage(stage: Stage[Any], settings: Mapping[str, Any], recipe: Recipe, options: Mapping[str, Any]) -> bool:
+    """Run a stage if it is not done. settings: that it depends on. Returns whether it ran.
 
     Raises ArtifactError where disk or memory is full, keeping progress.
     """
-    settings = resolved(stage, recipe)
-    assert settings is not None
     directory = recipe.directory / stage.directory
     parents = parents_of(stage, recipe)
     why = artifact.why_stale(directory, settings, parents)
@@ -139,68 +141,28 @@ def run_stage(stage: Stage, recipe: Recipe, options: Mapping[str, Any]) -> bool:
     device = str(device_of(recipe.device))
     facts = {"stage": stage.name, "recipe": recipe.name, "seed": recipe.seed, "device": device}
     try:
-        with (
-            artifact.locked(recipe.directory),
-            artifact.building(directory, settings, parents, facts, stage.resumable) as (out, extra),
-        ):
-            stage.run(Job(recipe, out, extra, options))
+        with artifact.locked(recipe.directory):
+            leftovers.clear_cache(recipe.directory / CACHE)
+            with artifact.building(directory, settings, parents, facts, stage.resumable) as (out, extra):
+                stage.run(Job(recipe, out, extra, options), stage.section(recipe))
+    except SordinoError:
+        raise
     except Exception as error:
-        said = None if isinstance(error, SordinoError) else explained(error, stage, settings, directory, device)
-        if said is None:
+        told = machine.explained(error, stage, settings, directory, device)
+        if told is None:
             raise
-        raise said from error
+        raise told from error
     return True
 
 
-def explained(
-    error: Exception, stage: Stage, settings: Mapping[str, Any], directory: Path, device: str
-) -> ArtifactError | None:
-    """What the user can do about an error of the machine; None for any other error."""
-    if is_out_of_memory(error):
-        return short_of_memory(stage, settings, device)
-    if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EROFS):
-        return ArtifactError(f"{error.filename}: {error.strerror}.", "Change its rights, or `out`.")
-    # libraries wrap a full disk in errors of their own
-    if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left on device" in str(error):
-        return ArtifactError(
-            f"the disk is full while writing {artifact.partial_of(directory)}.",
-            "Free some space (the run's cache/ can go) and run the same command again: it goes on from there.",
-        )
-    return None
-
-
-def short_of_memory(stage: Stage, settings: Mapping[str, Any], device: str) -> ArtifactError:
-    """Names the settings of this stage that take less memory for the same result."""
-    name, ways = stage.name, []
-    if settings.get("accumulate", settings.get("batch_size")) != settings.get("batch_size"):
-        now = f"{settings['accumulate']}, batch_size {settings['batch_size']}"
-        ways.append(f"raise {name}.accumulate (now {now}): fewer clips at once, the same steps")
-    elif "accumulate" not in settings and settings.get("batch_size", 1) > 1:
-        ways.append(f"lower {name}.batch_size (now {settings['batch_size']})")
-    if settings.get("gradient_checkpointing") is False:
-        ways.append(f"set {name}.gradient_checkpointing=true")
-    if "memory_mb" in settings:
-        now = settings["memory_mb"] or "a quarter of the model"
-        ways.append(f"lower {name}.memory_mb (now {now})")
-    if "precision" in settings and settings["precision"] != "bfloat16":
-        ways.append(f"set {name}.precision=bfloat16 (other results, from the start)")
-    ways.append("take a device with more memory")
-    # translate has none: its speeds are of one batch size
-    kept = "What is done is kept." if stage.resumable else "The stage begins again with other settings."
-    return ArtifactError(
-        f"{name}: the memory of {device} is not enough.",
-        f"What helps: {'; or '.join(ways)}. {kept} `sordino plan` says what a stage takes.",
-    )
-
-
-def by_name(name: str) -> Stage:
+def by_name(name: str) -> Stage[Any]:
     """Raises RecipeError for an unknown stage, with the near match."""
     for stage in pipeline():
         if stage.name == name:
             return stage
     names = [stage.name for stage in pipeline()]
-    near = difflib.get_close_matches(name, names, 1)
-    raise RecipeError(f"there is no stage '{name}'.", f"Did you mean {near[0]}?" if near else f"There are: {names}.")
+    near = near_match(name, names)
+    raise RecipeError(f"there is no stage '{name}'.", f"Did you mean {near}?" if near else f"There are: {names}.")
 
 
 def check(recipe: Recipe) -> list[str]:
@@ -211,6 +173,6 @@ def check(recipe: Recipe) -> list[str]:
         done = records.read_stage(directory)
         if done is None:
             continue
-        found = artifact.differences(directory, done)
-        problems += [f"{directory / name}: {state}" for name, state in found.items()]
+        differences = artifact.differences(directory, done)
+        problems += [f"{directory / name}: {state}" for name, state in differences.items()]
     return problems

@@ -1,7 +1,7 @@
-"""What speculative scoring works on: batches of prompts with drafts, KV caches, and the pool of rows decoded together.
+"""What speculative scoring works on: batches of prompts with drafts, KV caches, and rows that are decoded together.
 
-Shapes as in speculative.py: B clips of a batch, P tokens that all prompts begin with, W width of the rest of the prompts
-with their drafts (left padded), R rows of the pool, Q columns of one of its steps, C columns of the key-value store
+Shapes as in speculative.py: B clips of a batch, P tokens that all prompts begin with, W width of the rest of the
+prompts with their drafts (left padded), R rows of the pool, Q columns of one of its steps, C columns of the KV cache
 (P + W and what was decoded), H hidden size.
 """
 
@@ -107,21 +107,21 @@ class Batch:
         )
 
 
-def guess(ids: Sequence[int], known: Sequence[Sequence[int]], most: int) -> list[int]:
+def guess(ids: Sequence[int], texts: Sequence[Sequence[int]], most: int) -> list[int]:
     """How a translation that begins with `ids` may go on, after other translations of the same clip.
 
     One that begins the same is followed; else one with the same last tokens, at the place closest to where they stand
     here (prompt lookup, Saxena 2023).
     """
     n = len(ids)
-    for text in known:
+    for text in texts:
         if len(text) > n and list(text[:n]) == list(ids):
             return list(text[n : n + most])
     for length in (3, 2, 1):
         if length > n:
             continue
         tail, best = list(ids[n - length :]), None
-        for text in known:
+        for text in texts:
             for end in range(length, len(text)):
                 if list(text[end - length : end]) == tail and (best is None or abs(end - n) < best[0]):
                     best = abs(end - n), list(text[end : end + most])
@@ -142,11 +142,11 @@ class Row:
 class DecodePool:
     """Rows of several candidates and batches being decoded together, with their keys and values.
 
-    known: other translations of a clip, which steps are guessed from.
+    texts: other translations of a clip, which steps are guessed from.
     """
 
-    def __init__(self, speech: SpeechModel, known: Mapping[int, Sequence[Sequence[int]]]) -> None:
-        self.speech, self.known = speech, known
+    def __init__(self, speech: SpeechModel, texts: Mapping[int, Sequence[Sequence[int]]]) -> None:
+        self.speech, self.texts = speech, texts
         self.rows: list[Row] = []
         self.columns = 0  # P + W of the widest batch
         self.store = KVCache()
@@ -166,9 +166,9 @@ class DecodePool:
         own: KVCache,
         layers: int,
     ) -> None:
-        """Take over (row, accepted tokens, next token) of a candidate; keys and values come from the shared prefix layers and its own.
+        """Take over (row, accepted tokens, next token) of a candidate.
 
-        clips: of the batch's rows.
+        clips: of the batch's rows; shared, own: keys and values of the layers below the candidate's, and above it.
         """
         if not rows:
             return
@@ -211,7 +211,7 @@ class DecodePool:
         """(R, Q): each row's last token and what is guessed to follow it; limit: tokens of a translation."""
         self._settle()
         for row in self.rows:
-            row.ahead = guess(row.ids, self.known.get(row.clip, ()), min(GUESSES, limit - len(row.ids)))
+            row.ahead = guess(row.ids, self.texts.get(row.clip, ()), min(GUESSES, limit - len(row.ids)))
         width = max(len(row.ahead) for row in self.rows)
         rows = [[row.ids[-1], *row.ahead, *[0] * (width - len(row.ahead))] for row in self.rows]
         return torch.tensor(rows, device=self.speech.device)

@@ -13,44 +13,10 @@ from typing import Any
 
 from torch import nn
 
-from sordino.errors import RecipeError
-from sordino.models.family import Family, Scope, Stack
+from sordino.models.family import Scope, Stack
 from sordino.models.registry import sub_config
 from sordino.models.speech import SpeechModel, module_at
-
-
-def check_keep(keep: Sequence[int], total: int, scope: Scope) -> list[int]:
-    """Sorted copy of the layers to keep. Raises RecipeError for an index out of range, twice, or an empty list."""
-    wrong = [i for i in keep if not 0 <= i < total]
-    if wrong:
-        raise RecipeError(
-            f"{scope} layer {wrong[0]} is out of range: this model has {scope} layers 0 to {total - 1}.",
-            "Name layers by their index in the unpruned model.",
-        )
-    if len(set(keep)) != len(keep):
-        raise RecipeError(f"a {scope} layer is named twice in {list(keep)}.")
-    if not keep:
-        raise RecipeError(f"no {scope} layer would be left.", "Remove fewer layers.")
-    return sorted(keep)
-
-
-def check_removable(family: Family, scope: Scope, config: Any, total: int, keep: Sequence[int]) -> None:
-    """Raise RecipeError where layers go that the family cannot do without. config: the stack's sub-config."""
-    whole = family.stacks[scope].whole
-    if whole and len(keep) < total:
-        raise RecipeError(f"no {scope} layer can be removed from a {family.model_type} model: {whole}.")
-    protected = sorted(set(range(total)) - {*family.stacks[scope].removable(config, total), *keep})
-    if protected:
-        raise RecipeError(
-            f"{scope} layer {protected[0]} cannot be removed from a {family.model_type} model.",
-            "Leave it out of the layers to remove.",
-        )
-    problem = family.stacks[scope].fits(config, keep)
-    if problem:
-        raise RecipeError(
-            f"these {scope} layers cannot be removed from a {family.model_type} model: {problem}.",
-            "Name others, or leave the list whole.",
-        )
+from sordino.pruning.layer import check_keep, check_removable
 
 
 def _configs(speech: SpeechModel, scope: Scope) -> list[Any]:

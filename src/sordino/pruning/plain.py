@@ -1,7 +1,7 @@
-"""Scoring candidates the slow way: views of the model and plain batched generation, for families without a decoder line.
+"""Scoring candidates the slow way, for families without a decoder line: views and plain batched generation.
 
-Offers what `speculative.SpeculativeDecoder` offers, so that the search above it is the same. One batch at a time: a view
-changes the model while it lasts.
+Offers what `speculative.SpeculativeDecoder` offers, so that the search above it is the same. One batch at a time, since
+a view changes the model while it lasts.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Judges candidates for removal: the model, the select clips and a criterion, put together fast.
+"""Scores candidates for removal: the model, the select clips and a criterion, put together fast.
 
-Translations go through `speculative`: clips are encoded once, candidates share prefix layers, drafts are the current model's own
-translations. What has been translated is remembered (and handed to `remember`, so that a killed search loses at most
-one batch), which serves resuming, the next round's drafts and the next stage of a race alike.
+Translations go through `speculative`: clips are encoded once, candidates share prefix layers, drafts are the current
+model's own translations. What has been translated is remembered (and handed to `remember`, so that a killed search
+loses at most one batch), which serves resuming, the next round's drafts and the next stage of a race alike.
 
 Several target languages are ranked together: each brings its prompt and references, and a candidate's score is the
 mean of its scores.
@@ -27,18 +27,9 @@ from sordino.models.features import EncodedClip
 from sordino.models.speech import SpeechModel
 from sordino.pruning import criteria
 from sordino.pruning.engines import Engine, open_engine
-from sordino.pruning.search import (
-    Layer,
-    Trial,
-    renumbered,
-    rungs,
-    schedule,
-    screened_in,
-    screening_clips,
-    survivors,
-    without,
-)
-from sordino.runtime.threads import each, workers_on
+from sordino.pruning.layer import Layer, renumbered
+from sordino.pruning.search import Trial, rungs, schedule, screened_in, screening_clips, survivors, without
+from sordino.runtime.executor import Threads, parallel_map
 
 RESAMPLES = 1000
 KNOWN_TEXTS = 16  # other translations of a clip that guesses are looked up in
@@ -78,15 +69,17 @@ class ClipScorer:
         terms: ScoringOptions,
         reencode: Callable[[EncodedClip], EncodedClip],
         *,
-        found: Mapping[Key, list[int]] | None = None,
+        translations: Mapping[Key, list[int]] | None = None,
         remember: Callable[[Sequence[tuple[Key, list[int]]]], None] = lambda _: None,
         advance: Advance = lambda _: None,
     ) -> None:
         """reencode: encodes a clip with the audio encoder as it then is, for candidates of the encoder."""
         self.speech, self.tasks, self.terms, self.reencode = speech, tasks, terms, reencode
-        self.found: dict[Key, list[int]] = {}
-        self.texts: dict[int, dict[tuple[int, ...], int]] = {}  # of each item: text -> layers that were out, as found
-        self._add((found or {}).items())
+        self.translations: dict[Key, list[int]] = {}
+        self.texts: dict[
+            int, dict[tuple[int, ...], int]
+        ] = {}  # of each item: text -> layers that were out, as they came
+        self._add((translations or {}).items())
         self.remember, self.advance = remember, advance
         self.clips = len(tasks[0].encoded)
         self.encoded = [h for task in tasks for h in task.encoded]
@@ -102,7 +95,7 @@ class ClipScorer:
             self._translate(removed, candidates, clips)
             for candidate in candidates:
                 gone = out_of(removed, candidate)
-                texts = tuple(self.speech.decode(self.found[gone, item]) for item in self._items(0, clips))
+                texts = tuple(self.speech.decode(self.translations[gone, item]) for item in self._items(0, clips))
                 yield self._finish(Trial(number, candidate, 0.0, clips, hypotheses=texts))
             return
         if self.terms.criterion in criteria.FORCED:
@@ -187,7 +180,7 @@ class ClipScorer:
     def _groups(
         self, removed: Sequence[Layer], candidates: Sequence[Layer | None]
     ) -> Iterator[tuple[list[Layer], list[Layer | None], Sequence[EncodedClip]]]:
-        """Candidates that can share prefix layers: all of the decoder; each of the encoder by itself, as its own model."""
+        """Candidates that share prefix layers: all of the decoder; each of the encoder by itself, as its own model."""
         together = [c for c in candidates if c is None or c.scope == "decoder"]
         if together:
             yield list(removed), together, self._encoded(removed)
@@ -197,7 +190,7 @@ class ClipScorer:
                 yield gone, [None], self._encoded(gone)
 
     def _translate(self, removed: Sequence[Layer], candidates: Sequence[Layer | None], clips: int) -> None:
-        """Fill `found` with the greedy ids of every candidate on the first `clips` clips."""
+        """Fill `translations` with the greedy ids of every candidate on the first `clips` clips."""
         for gone, group, encoded in self._groups(removed, candidates):
             with without(self.speech, gone):
                 workers = self._workers()
@@ -209,8 +202,12 @@ class ClipScorer:
                     known = {item: self._known(gone, item) for item in items}
                     drafts = {item: texts[0] for item, texts in known.items()}
                     groups = engine.groups(encoded, items, drafts, len(group), workers)
-                    new = [g for g in groups if any((out_of(gone, c), i) not in self.found for c in group for i in g)]
-                    done = each(
+                    new = [
+                        g
+                        for g in groups
+                        if any((out_of(gone, c), i) not in self.translations for c in group for i in g)
+                    ]
+                    done = parallel_map(
                         self.speech.device,
                         lambda part: engine.translate(encoded, part, list(named), known),  # noqa: B023 (used here)
                         new,
@@ -225,7 +222,7 @@ class ClipScorer:
     def _add(self, rows: Iterable[tuple[Key, list[int]]]) -> None:
         """Take in translations, and keep apart the texts of a clip that differ."""
         for (gone, item), ids in rows:
-            self.found[gone, item] = ids
+            self.translations[gone, item] = ids
             self.texts.setdefault(item, {}).setdefault(tuple(ids), len(gone))
 
     def _known(self, gone: Sequence[Layer], item: int) -> list[Sequence[int]]:
@@ -241,7 +238,7 @@ class ClipScorer:
     def _draft(self, gone: Sequence[Layer], item: int) -> list[int]:
         """The translation by the model closest to this one; before there is any, the reference, as a guess."""
         for last in range(len(gone), -1, -1):
-            ids = self.found.get((out_of(gone[:last], None), item))
+            ids = self.translations.get((out_of(gone[:last], None), item))
             if ids is not None:
                 return ids
         return list(self.answers[item][:-1][: self.terms.max_new_tokens])
@@ -251,7 +248,7 @@ class ClipScorer:
     ) -> dict[Layer | None, list[float]]:
         """Loss or divergence of each candidate per item, summed over the answer's tokens."""
         items = self._items(0, clips)
-        found: dict[Layer | None, dict[int, float]] = {c: {} for c in candidates}
+        translations: dict[Layer | None, dict[int, float]] = {c: {} for c in candidates}
         answers = {i: self.answers[i] for i in items}
         device, workers = self.speech.device, self._workers()
         whole = open_engine(self.speech, 0, self.terms.memory // workers)
@@ -266,14 +263,14 @@ class ClipScorer:
                 lot = batches[first : first + workers]
                 before: list[list[Tensor]] = [[] for _ in lot]
                 if criterion == "kl":
-                    before = list(each(device, partial(self._logits, whole), lot, workers))
+                    before = list(parallel_map(device, partial(self._logits, whole), lot, workers))
                 with without(self.speech, gone):
-                    results = each(device, values, zip(lot, before, strict=True), workers)
+                    results = parallel_map(device, values, zip(lot, before, strict=True), workers)
                     for batch, rows in zip(lot, results, strict=True):
                         for name, row in zip(names, rows, strict=True):
-                            found[name] |= dict(zip(batch, row, strict=True))
+                            translations[name] |= dict(zip(batch, row, strict=True))
                         self.advance(len(batch) * len(names))
-        return {c: [found[c][i] for i in items] for c in candidates}
+        return {c: [translations[c][i] for i in items] for c in candidates}
 
     def _logits(self, engine: Engine, batch: Sequence[int]) -> list[Tensor]:
         """The whole model's logits at the answers of a batch."""
@@ -312,7 +309,7 @@ class ClipScorer:
         """How many batches are worked on at once. Plain generation goes through views, one at a time."""
         if not self.speech.family.decoder.line:
             return 1
-        return workers_on(self.speech.device, self.terms.memory // LEAST_MEMORY)
+        return Threads.on(self.speech.device, self.terms.memory // LEAST_MEMORY).workers
 
     def _states(
         self, removed: Sequence[Layer], candidates: Sequence[Layer | None], clips: int
@@ -351,9 +348,9 @@ def work(pool: int, remove: int, clips: int, racing: bool) -> int:
     if not racing:
         return clips * (1 + sum(rounds))
     total, before = clips, 0
-    for number, left in enumerate(rounds, 1):
-        field, before = survivors(left), 0
-        total += left * screening_clips(clips) if field < left and screened_in(number) == number else 0
+    for number, remaining in enumerate(rounds, 1):
+        field, before = survivors(remaining), 0
+        total += remaining * screening_clips(clips) if field < remaining and screened_in(number) == number else 0
         for size, part in schedule(field, clips):
             total, before = total + size * (part - before), part
     return total + clips - before

@@ -24,30 +24,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sordino.errors import RecipeError
-from sordino.models.family import Family, Scope
-from sordino.models.registry import layer_count, sub_config
+from sordino.models.registry import sub_config
 from sordino.models.speech import SpeechModel
-from sordino.pruning.layers import check_keep, check_removable, only
+from sordino.pruning.layer import SCOPES, Layer, kept, stacks_of
+from sordino.pruning.layers import only
 
-SCOPES: dict[str, tuple[Scope, ...]] = {
-    "decoder": ("decoder",),
-    "encoder": ("encoder",),
-    "both": ("decoder", "encoder"),
-}
 SCREEN_SHARE = 12  # racing screens on a twelfth of the clips
 SCREENED_FOR = 4  # rounds, then anew
 SCREENED = 3  # and lets a third of the candidates through, but no fewer than these
-
-
-@dataclass(frozen=True, order=True)
-class Layer:
-    """A layer by its index in the unpruned model."""
-
-    scope: Scope
-    index: int
-
-    def __str__(self) -> str:
-        return f"{self.scope}.{self.index}"
 
 
 @dataclass(frozen=True)
@@ -124,14 +108,6 @@ class Removal:
     runner_up_probability: float
 
 
-def parse_layer(text: str) -> Layer:
-    """'12' or 'decoder.12' or 'encoder.3'. Raises RecipeError."""
-    scope, _, index = text.rpartition(".")
-    if scope not in ("", "decoder", "encoder") or not index.isdigit():
-        raise RecipeError(f"'{text}' names no layer.", "Write decoder.12, encoder.3, or 12 for a decoder layer.")
-    return Layer("encoder" if scope == "encoder" else "decoder", int(index))
-
-
 def candidates(speech: SpeechModel, scope: str, protect_first: int, protect_last: int) -> list[Layer]:
     """The layers of a scope that may be removed. Raises RecipeError where the protection leaves none."""
     layers: list[Layer] = []
@@ -144,23 +120,6 @@ def candidates(speech: SpeechModel, scope: str, protect_first: int, protect_last
     return layers
 
 
-def stacks_of(family: Family, scope: str) -> list[Scope]:
-    """The layer lists that a scope means. Raises RecipeError for the encoder of a model that has none."""
-    lacking = [each for each in SCOPES[scope] if each not in family.stacks]
-    if lacking:
-        raise RecipeError(
-            f"rank.scope: a {family.model_type} model has no {lacking[0]} layers.", "Use rank.scope: decoder."
-        )
-    for each in SCOPES[scope]:
-        if family.stacks[each].whole:
-            raise RecipeError(
-                f"rank.scope: no {each} layer can be removed from a {family.model_type} model: "
-                f"{family.stacks[each].whole}.",
-                "Leave rank: and prune: out.",
-            )
-    return list(SCOPES[scope])
-
-
 def middle(speech: SpeechModel, scope: str, remove: int) -> list[Layer]:
     """A block of `remove` layers around the middle of each list of the scope (the paper's 12-19 of 32 for 8)."""
     block: list[Layer] = []
@@ -171,35 +130,6 @@ def middle(speech: SpeechModel, scope: str, remove: int) -> list[Layer]:
         first = (total - remove) // 2
         block += [Layer(each, i) for i in range(first, first + remove)]
     return block
-
-
-def renumbered(layer: Layer, removed: Sequence[Layer]) -> Layer:
-    """A layer by its present index, once the layers in `removed` (by their old index) are gone."""
-    return Layer(layer.scope, layer.index - sum(r.scope == layer.scope and r.index < layer.index for r in removed))
-
-
-def kept(total: int, scope: Scope, removed: Sequence[Layer]) -> list[int]:
-    """Indices of a scope's `total` layers that stay; none where the model has no such stack.
-
-    Raises RecipeError: out of range, twice, or none left.
-    """
-    gone = [layer.index for layer in removed if layer.scope == scope]
-    if total == 0:
-        if gone:
-            raise RecipeError(f"{scope} layer {gone[0]}: this model has no {scope} layers.", "Name other layers.")
-        return []
-    if gone:
-        check_keep(gone, total, scope)
-    return check_keep([i for i in range(total) if i not in gone], total, scope)
-
-
-def refuse_removals(family: Family, config: Any, removed: Sequence[Layer]) -> None:
-    """Raise RecipeError for layers that a model with this config does not have or cannot do without."""
-    for scope in SCOPES["both"]:
-        stack, total = family.stacks.get(scope), layer_count(config, scope)
-        left = kept(total, scope, removed)
-        if stack:
-            check_removable(family, scope, sub_config(config, stack.config), total, left)
 
 
 def allows(speech: SpeechModel, removed: Sequence[Layer]) -> bool:
@@ -225,14 +155,14 @@ def search(
     pool: Sequence[Layer],
     remove: int,
     scorer: CandidateScorer,
-    known: Sequence[Trial],
+    earlier: Sequence[Trial],
     record: Callable[[Trial], None],
     racing: bool = False,
     allowed: Callable[[Sequence[Layer]], bool] = lambda removed: True,
 ) -> list[Removal]:
     """The removals, in order.
 
-    known: trials of an earlier, interrupted search, which are not run again; record: called with every new trial.
+    earlier: trials of an earlier, interrupted search, which are not run again; record: called with every new trial.
     allowed: whether layers may be out together. Raises RecipeError where more layers are to go than there are
     candidates, and for a race where some may not go alone: its screening takes them all.
     """
@@ -240,18 +170,18 @@ def search(
         raise RecipeError(f"rank.remove: {remove} layers, but only {len(pool)} are candidates.", "Remove fewer.")
     if racing and not all(allowed([layer]) for layer in pool):
         raise RecipeError("rank.search: not all of these layers may go alone, which a race needs.", "Use exact.")
-    runner = Runner(scorer, pool, {(t.round, t.layer, t.clips): t for t in known}, record)
+    runner = Runner(scorer, pool, {(t.round, t.layer, t.clips): t for t in earlier}, record)
     runner.score(0, [], [None], scorer.clips)
     removals: list[Removal] = []
     for number in range(1, remove + 1):
         gone = [r.layer for r in removals]
-        left = [layer for layer in pool if layer not in gone and allowed([*gone, layer])]
-        if not left:
+        remaining = [layer for layer in pool if layer not in gone and allowed([*gone, layer])]
+        if not remaining:
             raise RecipeError(f"rank.remove: after {len(gone)} layers no other may go.", "Remove fewer.")
         if racing:
-            removals.append(runner.race(number, gone, left))
+            removals.append(runner.race(number, gone, remaining))
         else:
-            removals.append(decide(runner.score(number, gone, left, scorer.clips), scorer))
+            removals.append(decide(runner.score(number, gone, remaining, scorer.clips), scorer))
     if racing and removals:
         last = removals[-1]
         whole = runner.score(remove, [r.layer for r in removals[:-1]], [last.layer], scorer.clips)
@@ -280,29 +210,29 @@ def decide(results: Sequence[Trial], scorer: CandidateScorer) -> Removal:
 
 @dataclass
 class Runner:
-    """Runs what is not known yet."""
+    """Runs the trials that have not been run yet."""
 
     scorer: CandidateScorer
     pool: Sequence[Layer]
-    known: dict[tuple[int, Layer | None, int], Trial]
+    trials: dict[tuple[int, Layer | None, int], Trial]
     record: Callable[[Trial], None]
     screened: dict[int, dict[Layer, float]] = field(
         default_factory=dict
     )  # divergences, by the round they were found in
 
     def score(self, number: int, removed: Sequence[Layer], layers: Sequence[Layer | None], clips: int) -> list[Trial]:
-        """Trials of all `layers` on so many clips, known or new."""
-        new = [layer for layer in layers if (number, layer, clips) not in self.known]
+        """Trials of all `layers` on so many clips, run now or earlier."""
+        new = [layer for layer in layers if (number, layer, clips) not in self.trials]
         if new:
             for trial in self.scorer.trials(number, removed, new, clips):
-                self.known[number, trial.layer, clips] = trial
+                self.trials[number, trial.layer, clips] = trial
                 self.record(trial)
-        return [self.known[number, layer, clips] for layer in layers]
+        return [self.trials[number, layer, clips] for layer in layers]
 
-    def race(self, number: int, removed: Sequence[Layer], left: Sequence[Layer]) -> Removal:
+    def race(self, number: int, removed: Sequence[Layer], remaining: Sequence[Layer]) -> Removal:
         """Screen, then halve on growing parts of the clips until one is left."""
         sign = 1 if self.scorer.higher_is_better else -1
-        field = list(left)
+        field = list(remaining)
         if survivors(len(field)) < len(field):
             costs = self._screen(number, removed)
             field = _first(field, [costs[layer] for layer in field], survivors(len(field)))

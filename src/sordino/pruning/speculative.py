@@ -12,9 +12,9 @@ A candidate is the current model without one of its decoder layers. What makes i
   the rows of candidate n are passed by. Where a row may go on as another translation of the clip does, several tokens
   are guessed and verified in one step.
 
-Nothing is copied: layers are the model's own modules, and what candidates do not change is taken from the shared prefix. In
-float32 the tokens are those of plain decoding; in bfloat16 other batch shapes round differently, so that a choice
-between two nearly equal tokens may fall the other way.
+Nothing is copied: layers are the model's own modules, and what candidates do not change is taken from the shared
+prefix. In float32 the tokens are those of plain decoding; in bfloat16 other batch shapes round differently, so that a
+choice between two nearly equal tokens may fall the other way.
 
 Shapes: B clips of a batch, P tokens that all prompts begin with, W width of the rest of the prompts with their drafts
 (left padded), R rows of the pool, L layers of the current model, H hidden size.
@@ -82,13 +82,13 @@ class SpeculativeDecoder:
         """Clips of similar length together, as many as half the memory holds. drafts: forced on each, if any."""
         inputs = self.layers * self.hidden_size * self.speech.dtype.itemsize
         per_column = inputs + 2 * self.line.cache_bytes()  # the shared prefix's and a candidate's own
-        found: list[list[int]] = [[]]
+        parts: list[list[int]] = [[]]
         for width, clip in sorted((_width(encoded, drafts, clip), clip) for clip in clips):
-            cost = (len(found[-1]) + 1) * width * per_column
-            if found[-1] and cost > self.memory // 2:
-                found.append([])
-            found[-1].append(clip)
-        return [batch for batch in found if batch]
+            cost = (len(parts[-1]) + 1) * width * per_column
+            if parts[-1] and cost > self.memory // 2:
+                parts.append([])
+            parts[-1].append(clip)
+        return [batch for batch in parts if batch]
 
     def groups(
         self,
@@ -121,13 +121,13 @@ class SpeculativeDecoder:
     ) -> list[list[int]]:
         """The clips by length, cut into `least` shares of equal width or as many more as the workers have in common."""
         count = -(-least // workers) * workers
-        found: list[list[int]] = [[] for _ in range(count)]
+        shares: list[list[int]] = [[] for _ in range(count)]
         order = sorted((_width(encoded, drafts, clip), clip) for clip in clips)
         total, done = sum(width for width, _ in order), 0
         for width, clip in order:
-            found[(done + width // 2) * count // total].append(clip)
+            shares[(done + width // 2) * count // total].append(clip)
             done += width
-        return [share for share in found if share]
+        return [share for share in shares if share]
 
     @torch.inference_mode()
     def translate(

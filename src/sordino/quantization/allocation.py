@@ -65,11 +65,11 @@ def choose(parts: Mapping[str, Sequence[Option]], budget: int, fixed: int = 0, d
     """
     best: Choice | None = None
     for count in range(len(drops) + 1):
-        left, rest = _without(parts, fixed, drops[:count])
-        found = _solve(list(left.values()), budget - rest)
-        if found is None:
+        remaining, rest = _without(parts, fixed, drops[:count])
+        chosen = _solve(list(remaining.values()), budget - rest)
+        if chosen is None:
             continue
-        taken = {name: options[i] for (name, options), i in zip(left.items(), found, strict=True)}
+        taken = {name: options[i] for (name, options), i in zip(remaining.items(), chosen, strict=True)}
         cost = sum(option.cost for option in taken.values()) + (drops[count - 1].cost if count else 0.0)
         if best is None or _units(cost) < _units(best.cost):
             size = rest + sum(option.bytes for option in taken.values())
@@ -86,7 +86,10 @@ def choose(parts: Mapping[str, Sequence[Option]], budget: int, fixed: int = 0, d
 def smallest(parts: Mapping[str, Sequence[Option]], fixed: int = 0, drops: Sequence[Drop] = ()) -> int:
     """Bytes below which there is no choice."""
     cases = (_without(parts, fixed, drops[:count]) for count in range(len(drops) + 1))
-    return min(rest + sum(min(option.bytes for option in options) for options in left.values()) for left, rest in cases)
+    return min(
+        rest + sum(min(option.bytes for option in options) for options in remaining.values())
+        for remaining, rest in cases
+    )
 
 
 def _without(
@@ -94,8 +97,8 @@ def _without(
 ) -> tuple[dict[str, Sequence[Option]], int]:
     """Parts and fixed bytes that are left."""
     gone = {part for drop in drops for part in drop.parts}
-    left = {name: options for name, options in parts.items() if name not in gone}
-    return left, fixed - sum(drop.bytes for drop in drops)
+    remaining = {name: options for name, options in parts.items() if name not in gone}
+    return remaining, fixed - sum(drop.bytes for drop in drops)
 
 
 def _units(cost: float) -> int:
@@ -111,14 +114,14 @@ def _solve(parts: Sequence[Sequence[Option]], room: int) -> list[int] | None:
     relaxed = [_Relaxed(ordered[i:]) for i in range(len(ordered) + 1)]
     if relaxed[0].least > room:
         return None
-    known = relaxed[0].rounded_down(room)
-    slack = 1 + abs(known) * 1e-9 + relaxed[0].rounding  # of the bounds, which are computed in floating point
+    bound = relaxed[0].rounded_down(room)
+    slack = 1 + abs(bound) * 1e-9 + relaxed[0].rounding  # of the bounds, which are computed in floating point
     size, cost = np.zeros(1, np.int64), np.zeros(1, np.int64)
     trail: list[tuple[Ints, Ints]] = []
     for (sizes, costs), rest in zip(ordered, relaxed[1:], strict=True):
         sums = (size[:, None] + sizes[None, :]).ravel(), (cost[:, None] + costs[None, :]).ravel()
         kept = np.flatnonzero(sums[0] + rest.least <= room)
-        kept = kept[sums[1][kept] + rest.bound(room - sums[0][kept]) <= known + slack]
+        kept = kept[sums[1][kept] + rest.bound(room - sums[0][kept]) <= bound + slack]
         kept = kept[np.lexsort((sums[1][kept], sums[0][kept]))]
         ranked = sums[1][kept]
         before = np.minimum.accumulate(ranked)
@@ -128,11 +131,11 @@ def _solve(parts: Sequence[Sequence[Option]], room: int) -> list[int] | None:
         size, cost = sums[0][kept], sums[1][kept]
         trail.append((kept // len(sizes), kept % len(sizes)))
     at = int(np.argmin(cost)) if len(cost) else 0
-    found = [0] * len(parts)
+    options_taken = [0] * len(parts)
     for part, (parents, options) in zip(reversed(order), reversed(trail), strict=True):
-        found[part] = int(options[at])
+        options_taken[part] = int(options[at])
         at = int(parents[at])
-    return found
+    return options_taken
 
 
 class _Relaxed:
@@ -172,14 +175,14 @@ class _Relaxed:
 
 def _hull(sizes: Ints, costs: Ints) -> list[tuple[int, int]]:
     """(bytes, cost) on the lower convex hull from the smallest option to the cheapest, bytes rising, costs falling."""
-    found: list[tuple[int, int]] = []
+    hull: list[tuple[int, int]] = []
     for size, cost in sorted(zip(sizes.tolist(), costs.tolist(), strict=True)):
-        if found and cost >= found[-1][1]:
+        if hull and cost >= hull[-1][1]:
             continue
-        while len(found) > 1:
-            (a, x), (b, y) = found[-2:]
+        while len(hull) > 1:
+            (a, x), (b, y) = hull[-2:]
             if (y - x) * (size - b) < (cost - y) * (b - a):  # steeper before than after: convex
                 break
-            found.pop()
-        found.append((size, cost))
-    return found
+            hull.pop()
+        hull.append((size, cost))
+    return hull

@@ -60,25 +60,25 @@ def round_columns(weight: Tensor, hessian: Tensor, scheme: Scheme, damping: floa
         raise ValueError(f"groups of {scheme.group} do not divide {columns} columns")
     if not bool(torch.isfinite(hessian).all()):
         raise ValueError("inputs that are not finite")
-    left = weight.float().clone()
+    remaining = weight.float().clone()
     diagonal = hessian.diagonal()
-    _, scale = fit(left.view(rows, -1, scheme.group), scheme, diagonal.view(-1, scheme.group))
+    _, scale = fit(remaining.view(rows, -1, scheme.group), scheme, diagonal.view(-1, scheme.group))
     order = diagonal.argsort(descending=True, stable=True)
-    left, steps = left[:, order], scale.float().repeat_interleave(scheme.group, 1)[:, order]
+    remaining, steps = remaining[:, order], scale.float().repeat_interleave(scheme.group, 1)[:, order]
     factor = _inverse_factor(hessian[order][:, order], damping)
     codes = torch.empty(rows, columns, dtype=torch.int8, device=weight.device)
     for start in range(0, columns, BLOCK):
         end = min(start + BLOCK, columns)
         errors = torch.empty(rows, end - start, device=weight.device)
         for i in range(start, end):
-            q = (left[:, i] / steps[:, i]).round_().clamp_(scheme.low, -scheme.low - 1)
+            q = (remaining[:, i] / steps[:, i]).round_().clamp_(scheme.low, -scheme.low - 1)
             codes[:, i] = q
-            errors[:, i - start] = (left[:, i] - q * steps[:, i]) / factor[i, i]
-            left[:, i:end] -= errors[:, i - start, None] * factor[i, i:end]
-        left[:, end:] -= errors @ factor[start:end, end:]
-    found = torch.empty_like(codes)
-    found[:, order] = codes
-    return Rounded(found, scale, scheme)
+            errors[:, i - start] = (remaining[:, i] - q * steps[:, i]) / factor[i, i]
+            remaining[:, i:end] -= errors[:, i - start, None] * factor[i, i:end]
+        remaining[:, end:] -= errors @ factor[start:end, end:]
+    ordered = torch.empty_like(codes)
+    ordered[:, order] = codes
+    return Rounded(ordered, scale, scheme)
 
 
 def _inverse_factor(hessian: Tensor, damping: float) -> Tensor:
@@ -140,30 +140,30 @@ def hessians(calibration: Calibration, layer: nn.Module, index: int) -> dict[str
         return hook
 
     hooks = [module.register_forward_pre_hook(keep(name)) for name, module in linear.items()]
-    found: dict[str, Hessian] = {}
+    sums: dict[str, Hessian] = {}
     try:
         for _, _, valid in calibration.run(index):
             shared: dict[int, str] = {}
             for name, inputs in seen.items():
                 first = shared.setdefault(id(inputs), name)
-                found.setdefault(name, found[first] if first != name else Hessian())
+                sums.setdefault(name, sums[first] if first != name else Hessian())
                 if first == name:
-                    found[name].add(inputs[valid])
+                    sums[name].add(inputs[valid])
             seen.clear()
     finally:
         for hook in hooks:
             hook.remove()
-    return found
+    return sums
 
 
 def round_decoder(
     calibration: Calibration,
     schemes: Mapping[str, Scheme],
-    known: Callable[[int], Mapping[str, Rounded] | None] = lambda _: None,
+    earlier: Callable[[int], Mapping[str, Rounded] | None] = lambda _: None,
 ) -> Iterator[tuple[int, dict[str, Rounded]]]:
     """Round the decoder in place, layer by layer: (layer, live name of a linear module -> its weight, rounded).
 
-    schemes: by live names, of the modules to round. known: what an earlier, interrupted run found for a layer.
+    schemes: by live names, of the modules to round. earlier: what an earlier, interrupted run found for a layer.
     Raises FamilyError, naming the module, for weights or inputs that are not finite.
     """
     speech = calibration.speech
@@ -175,7 +175,7 @@ def round_decoder(
             for name, module in layer.named_modules()
             if isinstance(module, nn.Linear) and f"{prefix}.{index}.{name}" in schemes
         }
-        before = known(index)
+        before = earlier(index)
         if before is None:
             inputs, rounded = hessians(calibration, layer, index), {}
             for name, module in modules.items():

@@ -127,8 +127,8 @@ def fit(groups: Tensor, scheme: Scheme, costs: Tensor | None = None) -> tuple[Te
 
 def _representable(scale: Tensor) -> Tensor:
     """In bfloat16, and never zero: weights are divided by it."""
-    found = scale.to(torch.bfloat16)
-    return torch.where(found == 0, torch.ones_like(found), found)
+    rounded_scale = scale.to(torch.bfloat16)
+    return torch.where(rounded_scale == 0, torch.ones_like(rounded_scale), rounded_scale)
 
 
 def nearest(groups: Tensor, scale: Tensor, scheme: Scheme) -> Tensor:

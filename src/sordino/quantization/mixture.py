@@ -9,7 +9,7 @@ from sordino.checkpoint.writing import HEADER_ALIGNMENT
 from sordino.layouts import tables
 from sordino.models.parts import LAYER
 from sordino.models.shapes import Model, Shape
-from sordino.pruning.search import Layer
+from sordino.pruning.layer import Layer
 from sordino.quantization.allocation import Drop, Option
 from sordino.quantization.sensitivity import Change, Cost, part_of_weight
 
@@ -19,12 +19,12 @@ OFFSETS = '"data_offsets":[{0},{0}]'  # of a tensor in a file's header
 
 def parts(model: Model) -> dict[str, list[Shape]]:
     """Part -> its weights as stored."""
-    found: dict[str, list[Shape]] = {}
+    by_part: dict[str, list[Shape]] = {}
     for tensor in model.tensors:
         part = part_of_weight(tensor.name)
         if part and tensor.kind != "other":
-            found.setdefault(part, []).append(tensor)
-    return found
+            by_part.setdefault(part, []).append(tensor)
+    return by_part
 
 
 def changes(model: Model, layers: int = 0) -> list[Change]:
@@ -34,8 +34,8 @@ def changes(model: Model, layers: int = 0) -> list[Change]:
     """
     rounded = [part for part in parts(model) if not (model.tied and part == "embedding")]
     widths = {"embedding": (tables.EMBEDDING_BITS,)}
-    found = [Change(part, bits) for part in rounded for bits in widths.get(part, tables.PACKED_BITS)]
-    return found + [Change(dropped=count + 1) for count in range(layers)]
+    changes = [Change(part, bits) for part in rounded for bits in widths.get(part, tables.PACKED_BITS)]
+    return changes + [Change(dropped=count + 1) for count in range(layers)]
 
 
 def problem(
@@ -75,15 +75,15 @@ def _bytes(model: Model, tensors: tables.Stored) -> int:
     return tables.data_bytes(tensors) + sum(map(len, entries))
 
 
-def by_name(model: Model, bits: Mapping[str, int], left: Sequence[int]) -> dict[str, int]:
-    """Bits by part -> by the name of the stored weight, 16 left out.
+def by_name(model: Model, bits: Mapping[str, int], kept: Sequence[int]) -> dict[str, int]:
+    """Bits by part -> by the name of the stored weight, 16 kept out.
 
-    left: the decoder layers that `model` has, by their number in the model whose parts they are.
+    kept: the decoder layers that `model` has, by their number in the model whose parts they are.
     """
-    found: dict[str, int] = {}
+    widths: dict[str, int] = {}
     for part, tensors in parts(model).items():
         stack, _, rest = part.partition(".")
         index, _, half = rest.partition(".")
-        width = bits[f"decoder.{left[int(index)]}.{half}" if stack == "decoder" else part]
-        found |= {tensor.name: width for tensor in tensors if width != KEPT}
-    return found
+        width = bits[f"decoder.{kept[int(index)]}.{half}" if stack == "decoder" else part]
+        widths |= {tensor.name: width for tensor in tensors if width != KEPT}
+    return widths

@@ -29,7 +29,8 @@ from sordino.models.parts import LAYER, part_of
 from sordino.models.speech import SpeechModel
 from sordino.pruning import criteria
 from sordino.pruning.engines import open_engine
-from sordino.pruning.search import Layer, without
+from sordino.pruning.layer import Layer
+from sordino.pruning.search import without
 from sordino.quantization.integer import Scheme, quantize
 
 Advance = Callable[[int], None]
@@ -77,7 +78,7 @@ def part_of_weight(name: str) -> str | None:
 
 def weights(speech: SpeechModel) -> dict[str, list[Tensor]]:
     """Part -> its weights, in the order of the model; a head tied to the embedding is in it once, as the embedding."""
-    found: dict[str, list[Tensor]] = {}
+    by_part: dict[str, list[Tensor]] = {}
     seen: set[int] = set()
     for name, module in speech.model.named_modules():
         if not isinstance(module, (nn.Linear, nn.Embedding)) or id(module.weight) in seen:
@@ -85,8 +86,8 @@ def weights(speech: SpeechModel) -> dict[str, list[Tensor]]:
         part = part_of_weight(f"{name}.weight")
         if part and (part == "embedding" or isinstance(module, nn.Linear)):  # no tables of positions
             seen.add(id(module.weight))
-            found.setdefault(part, []).append(module.weight)
-    return found
+            by_part.setdefault(part, []).append(module.weight)
+    return by_part
 
 
 @contextmanager
@@ -172,18 +173,18 @@ def measure(
     sensitivity: Sensitivity,
     changes: Sequence[Change],
     order: Sequence[Layer],
-    known: Mapping[Change, Cost],
+    earlier: Mapping[Change, Cost],
     record: Callable[[Cost], None],
     advance: Advance = lambda _: None,
 ) -> dict[Change, Cost]:
-    """Costs of all changes. known: of an earlier, interrupted run; record: called with every new one."""
-    found = {}
+    """Costs of all changes. earlier: of an earlier, interrupted run; record: called with every new one."""
+    costs = {}
     for change in changes:
-        if change not in known:
+        if change not in earlier:
             cost = sensitivity.cost(change, order)
             record(cost)
             advance(1)
         else:
-            cost = known[change]
-        found[change] = cost
-    return found
+            cost = earlier[change]
+        costs[change] = cost
+    return costs

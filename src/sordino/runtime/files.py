@@ -8,15 +8,20 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from sordino.errors import ArtifactError
+from sordino.runtime import foreign
+from sordino.runtime.foreign import Types
+from sordino.runtime.values import Malformed, parse_json
 
 WHOLE_FILE_BYTES = 256 * 2**20  # files up to this size are hashed whole
 SAMPLE_BYTES = 2**20
 SAMPLES = 64
+AGAIN = "Delete its directory and run the stage again."
 
 
 def write_json(file: Path, value: Any) -> None:
@@ -25,7 +30,7 @@ def write_json(file: Path, value: Any) -> None:
 
 
 def write_text(file: Path, text: str) -> None:
-    """Write text beside, flush it to disk, rename. Raises ArtifactError where the disk is full."""
+    """Write text beside, flush it to disk, rename. Raises OSError, as `explain_os_error` explains it."""
     beside = file.with_name(f".{file.name}.{os.getpid()}.tmp")
     try:
         with beside.open("w", encoding="utf-8") as out:
@@ -38,14 +43,38 @@ def write_text(file: Path, text: str) -> None:
         raise
 
 
-def read_json(file: Path) -> Any:
-    """Raises ArtifactError for a missing or damaged file."""
+def read_json(file: Path, required: Mapping[str, Types] | None = None) -> Any:
+    """What a stage wrote. required: keys that an object must have, with the types of their values.
+
+    Raises ArtifactError for a missing or damaged file, and for one that is something else.
+    """
+    if not file.exists():
+        raise ArtifactError(f"{file} is missing.", "Run the stage that makes it again.")
+    value = _parsed(foreign.read_text(file, raises=ArtifactError), str(file))
+    return value if required is None else require(value, file, required)
+
+
+def require(value: Any, where: Path | str, required: Mapping[str, Types] | None = None) -> dict[str, Any]:
+    """A record that a stage wrote, with these keys. Raises ArtifactError, which names it, for anything else."""
+    return foreign.check_object(value, str(where), raises=ArtifactError, remedy=AGAIN, required=required)
+
+
+def _parsed(text: str, where: str) -> Any:
     try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise ArtifactError(f"{file} is missing.", "Run the stage that makes it again.") from error
-    except ValueError as error:
-        raise ArtifactError(f"{file} is damaged: {error}.", "Delete its directory and run the stage again.") from error
+        return parse_json(text, finite=False)  # Python writes NaN and Infinity
+    except Malformed as error:
+        raise ArtifactError(f"{where} is damaged: {error}.", AGAIN) from None
+
+
+def readable(directory: Path) -> None:
+    """Give every file in a directory the rights that a new file has: some libraries write for their owner alone."""
+    mask = os.umask(0o077)
+    os.umask(mask)
+    for file in directory.rglob("*"):
+        if file.is_file() and not file.is_symlink():
+            mode = stat.S_IMODE(file.stat().st_mode)
+            if mode | (0o666 & ~mask) != mode:
+                file.chmod(mode | (0o666 & ~mask))
 
 
 def fingerprint_file(file: Path) -> str:
@@ -92,11 +121,20 @@ def read_jsonl(file: Path) -> list[dict[str, Any]]:
         with file.open("r+b") as out:
             out.truncate(len(whole) + len(torn))
     try:
-        return [json.loads(line) for line in whole.decode("utf-8").split("\n") if line]
-    except ValueError as error:
-        raise ArtifactError(f"{file} is damaged: {error}.", "Delete its directory and run the stage again.") from error
+        lines = whole.decode("utf-8").split("\n")
+    except UnicodeDecodeError as error:
+        raise ArtifactError(f"{file} is damaged: {error}.", AGAIN) from None
+    places = ((f"{file}:{number}", line) for number, line in enumerate(lines, start=1) if line)
+    return [require(_parsed(line, where), where) for where, line in places]
 
 
 def json_line(row: Mapping[str, Any]) -> str:
     """One JSON object on one line, as all of sordino's JSONL files have them."""
     return json.dumps(row, ensure_ascii=False)
+
+
+def plain(value: Any) -> Any:
+    """A value as JSON would give it back: tuples are lists."""
+    if isinstance(value, dict):
+        return {key: plain(inner) for key, inner in value.items()}
+    return [plain(inner) for inner in value] if isinstance(value, (list, tuple)) else value

@@ -1,9 +1,10 @@
-"""Progress bars with a time left, on stderr, for anything that may take more than a few seconds."""
+"""Progress of anything that may take more than a few seconds: bars with a time left on stderr, or a caller's own."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 
 from rich.console import Console
 from rich.progress import (
@@ -17,8 +18,26 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from sordino.runtime import terminal
+
 Advance = Callable[[int], None]
+Listener = Callable[[str, int, int], None]  # what is done, steps behind it, steps in all
 console = Console(stderr=True)
+_listener: ContextVar[Listener | None] = ContextVar("listener", default=None)
+
+
+@contextmanager
+def reported_to(listener: Listener | None) -> Iterator[None]:
+    """Inside the block nothing is printed: bars become calls of `listener(label, done, total)`; None is silence."""
+    token = _listener.set(listener or _silence)
+    try:
+        yield
+    finally:
+        _listener.reset(token)
+
+
+def _silence(*_: object) -> None:
+    pass
 
 
 @contextmanager
@@ -40,12 +59,28 @@ def byte_bar(label: str, total: int) -> Iterator[Advance]:
 
 @contextmanager
 def _bar(amount: ProgressColumn, label: str, total: int, done: int) -> Iterator[Advance]:
+    listener = _listener.get()
+    if listener is not None:
+        yield _told(listener, label, total, done)
+        return
     columns = (TextColumn("{task.description}"), BarColumn(24), amount, TimeElapsedColumn())
     with Progress(*columns, TextColumn("left"), TimeRemainingColumn(), console=console) as progress:
-        task = progress.add_task(label, total=total, completed=done)
+        task = progress.add_task(terminal.markup(label), total=total, completed=done)
         yield lambda steps: progress.advance(task, steps)
+
+
+def _told(listener: Listener, label: str, total: int, done: int) -> Advance:
+    listener(label, done, total)
+
+    def advance(steps: int) -> None:
+        nonlocal done
+        done += steps
+        listener(label, done, total)
+
+    return advance
 
 
 def note(message: str) -> None:
     """A line for people, on stderr."""
-    console.print(message, highlight=False, soft_wrap=True, markup=False)
+    if _listener.get() is None:
+        console.print(terminal.message(message), highlight=False, soft_wrap=True, markup=False)

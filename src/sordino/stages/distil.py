@@ -6,60 +6,61 @@ the ablation that costs more and gains nothing in the paper.
 
 from __future__ import annotations
 
-import dataclasses
+from typing import Any
 
+from sordino.config import chain
+from sordino.config.run_layout import DATA, PSEUDO, RANKING, STUDENT
 from sordino.config.schema import DistilSection, Recipe
-from sordino.pipeline.fitting import RESUMABLE, fit, mixed, save_16bit
-from sordino.pipeline.job import DATA, PSEUDO, RANKING, Job, Stage, device_of, directory_of, teacher_key
-from sordino.pruning import search
-from sordino.stages.prune import prune, removal_order
-from sordino.training.trainer import freeze, weight_dtype
+from sordino.pipeline.stage import RESUMABLE_TRAINING, Job, Stage
+from sordino.pruning.layer import Layer, renumbered
+from sordino.pruning.ranking import Ranking
 
 
-def run(job: Job) -> None:
-    section = job.recipe.distil
-    assert section
-    clips = mixed(job, section.mix)
-    dtype = weight_dtype(section, device_of(job.recipe.device))
+def run(job: Job, section: DistilSection) -> None:
+    from sordino.pipeline import fitting
+    from sordino.pruning import removal
+
+    clips = fitting.mixed(job, section.mix)
+    speech = fitting.load_to_train(job, start(job.recipe, section), section)
     if section.heal == "once":
-        speech = job.load("pruned", dtype=dtype)
-        freeze(speech, section)
-        fit(job, speech, clips, section, "healing the student")
+        fitting.fit(job, speech, clips, section, "healing the student")
     else:
-        speech = job.load(teacher_key(job.recipe), dtype=dtype)
-        freeze(speech, section)
-        removed: list[search.Layer] = []
-        for layer in removal_order(job):
-            prune(speech, [search.renumbered(layer, removed)])
+        assert job.recipe.prune
+        removed: list[Layer] = []
+        for layer in Ranking.read(job.layout.ranking).removal_order(job.recipe.prune.remove):
+            removal.remove(speech, [renumbered(layer, removed)])
             removed.append(layer)
-            fit(job, speech, clips, section, f"healing without {layer}", f"-{len(removed)}")
-    save_16bit(speech, job.out)
-    job.describe(job.out)
+            fitting.fit(job, speech, clips, section, f"healing without {layer}", f"-{len(removed)}")
+    fitting.save(job, speech)
+
+
+def start(recipe: Recipe, section: DistilSection) -> str:
+    """The model that training begins with."""
+    return chain.PRUNED if section.heal == "once" else chain.ranked_model(recipe)
 
 
 def parents(recipe: Recipe) -> list[str]:
     section = recipe.distil
-    assert isinstance(section, DistilSection)
-    start = ["40-pruned"] if section.heal == "once" else [directory_of(teacher_key(recipe)), RANKING]
-    return [*start, DATA, *([PSEUDO] if section.mix.pseudo else [])]
+    assert section
+    model = chain.directory_of(start(recipe, section))
+    ranking = [] if section.heal == "once" else [RANKING]
+    return [model, *ranking, DATA, *([PSEUDO] if section.mix.pseudo else [])]
 
 
-def settings(recipe: Recipe) -> dict[str, object] | None:
-    """The section, and for heal: each the number of removals, which prune would otherwise have applied."""
-    if recipe.distil is None:
-        return None
-    found = dataclasses.asdict(recipe.distil)
-    if recipe.distil.heal == "each" and recipe.prune:
-        found["remove"] = recipe.prune.remove
-    return found
+def extras(recipe: Recipe) -> dict[str, Any]:
+    """For heal: each the number of removals, which prune would otherwise have applied."""
+    if recipe.distil and recipe.distil.heal == "each" and recipe.prune:
+        return {"remove": recipe.prune.remove}
+    return {}
 
 
 STAGE = Stage(
     name="distil",
-    directory="60-student",
-    section=settings,
+    directory=STUDENT,
+    section=lambda recipe: recipe.distil,
     parents=parents,
     run=run,
     uses=("source", "target", "prompt", "seed", "attention"),
-    resumable=RESUMABLE,
+    extras=extras,
+    resumable=RESUMABLE_TRAINING,
 )

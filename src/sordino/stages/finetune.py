@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-from sordino.data import manifest
-from sordino.pipeline.fitting import RESUMABLE, fit, save_16bit
-from sordino.pipeline.job import DATA, Job, Stage, device_of
-from sordino.training.trainer import freeze, weight_dtype
+from sordino.config import chain
+from sordino.config.run_layout import DATA, TEACHER
+from sordino.config.schema import FinetuneSection
+from sordino.pipeline.stage import BASE_MODEL, RESUMABLE_TRAINING, Job, Stage
 
 
-def run(job: Job) -> None:
-    section = job.recipe.finetune
-    assert section
-    speech = job.load("base", dtype=weight_dtype(section, device_of(job.recipe.device)))
-    freeze(speech, section)
-    fit(job, speech, manifest.read(job.run_dir / DATA / "train.jsonl"), section, "training the teacher")
-    save_16bit(speech, job.out)
-    job.describe(job.out)
+def run(job: Job, section: FinetuneSection) -> None:
+    from sordino.pipeline import fitting
+
+    speech = fitting.load_to_train(job, chain.BASE, section)
+    fitting.fit(job, speech, job.clips("train"), section, "training the teacher")
+    fitting.save(job, speech)
 
 
 STAGE = Stage(
     name="finetune",
-    directory="20-teacher",
+    directory=TEACHER,
     section=lambda recipe: recipe.finetune,
-    parents=lambda _: ["", DATA],
+    parents=lambda _: [BASE_MODEL, DATA],
     run=run,
     uses=("source", "target", "prompt", "seed", "attention"),
-    resumable=RESUMABLE,
+    resumable=RESUMABLE_TRAINING,
 )

@@ -2,27 +2,33 @@
 
 from __future__ import annotations
 
-import torch
+from pathlib import Path
 
-from sordino.models import adapters
-from sordino.pipeline.fitting import save_16bit
-from sordino.pipeline.job import Job, Stage, directory_of, qlora_start
+from sordino.config import chain
+from sordino.config.run_layout import ADAPTER, MERGED
+from sordino.config.schema import MergeSection
+from sordino.pipeline.stage import Job, Stage
 
 
-def run(job: Job) -> None:
-    # summed in float32, rounded to 16 bits once, by save_16bit
-    speech = job.load(qlora_start(job.recipe), dtype=torch.float32)
-    adapters.load(speech, job.path_of("adapter"))
+def run(job: Job, _: MergeSection) -> None:
+    from sordino.models import adapter_base, adapters
+    from sordino.pipeline import fitting
+
+    start, adapter = chain.start_of(job.recipe, chain.ADAPTER), Path(job.model(chain.ADAPTER).path)
+    base = job.model(start)
+    adapter_base.refuse_other(adapter, base.path, base.revision)
+    # summed in float32, rounded to 16 bits once, when it is saved
+    speech = job.load(start, dtype="float32")
+    adapters.load(speech, adapter)
     adapters.merge(speech)
-    save_16bit(speech, job.out)
-    job.describe(job.out)
+    fitting.save(job, speech)
 
 
 STAGE = Stage(
     name="merge",
-    directory="62-merged",
+    directory=MERGED,
     section=lambda recipe: recipe.merge,
-    parents=lambda recipe: [directory_of("adapter"), directory_of(qlora_start(recipe))],
+    parents=lambda recipe: [ADAPTER, chain.directory_of(chain.start_of(recipe, chain.ADAPTER))],
     run=run,
     uses=("source", "target", "prompt"),
 )

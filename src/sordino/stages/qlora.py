@@ -5,22 +5,23 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from sordino.config.schema import Recipe
-from sordino.models import adapters, registry
-from sordino.pipeline.fitting import RESUMABLE, fit, mixed
-from sordino.pipeline.job import DATA, PSEUDO, Job, Stage, directory_of, qlora_start
-
-ADAPTER = "61-adapter"
+from sordino.config import chain
+from sordino.config.run_layout import ADAPTER, DATA, PSEUDO
+from sordino.config.schema import QloraSection, Recipe
+from sordino.pipeline.stage import RESUMABLE_TRAINING, Job, Stage
 
 
-def run(job: Job) -> None:
-    section = job.recipe.qlora
-    assert section
-    start = qlora_start(job.recipe)
+def run(job: Job, section: QloraSection) -> None:
+    from sordino.models import adapter_base, adapters
+    from sordino.pipeline import fitting
+
+    start = chain.start_of(job.recipe, chain.ADAPTER)
+    base = job.model(start)
+    job.record[adapter_base.RECORDED] = adapter_base.weights_hash(base.path, base.revision)
     speech = job.load(start, **adapters.base_options(dataclasses.asdict(section)))
     options = adapters.LoraOptions(section.rank, section.alpha, section.rslora, section.dropout, section.scope)
     peft_model = adapters.attach(speech, options, job.recipe.seed)
-    fit(job, speech, mixed(job, section.mix), section, "training the adapter")
+    fitting.fit(job, speech, fitting.mixed(job, section.mix), section, "training the adapter")
     adapters.save(peft_model, job.out, base_reference(job.recipe, start))
     job.describe(job.out)
     job.record |= {"start": start, "quantize": section.quantize}
@@ -28,9 +29,11 @@ def run(job: Job) -> None:
 
 def base_reference(recipe: Recipe, start: str) -> str:
     """How the adapter names its base: from its own directory where both lie in the run, so that a run can move."""
-    if start != "base":
-        return str(Path("..") / directory_of(start))
-    return recipe.model if registry.is_hub_id(recipe.model) else str(Path(recipe.model).absolute())
+    from sordino.models.registry import is_hub_id
+
+    if start != chain.BASE:
+        return str(Path("..") / chain.directory_of(start))
+    return recipe.model if is_hub_id(recipe.model) else str(Path(recipe.model).absolute())
 
 
 STAGE = Stage(
@@ -38,11 +41,11 @@ STAGE = Stage(
     directory=ADAPTER,
     section=lambda recipe: recipe.qlora,
     parents=lambda recipe: [
-        directory_of(qlora_start(recipe)),
+        chain.directory_of(chain.start_of(recipe, chain.ADAPTER)),
         DATA,
         *([PSEUDO] if recipe.qlora and recipe.qlora.mix.pseudo else []),
     ],
     run=run,
     uses=("source", "target", "prompt", "seed", "dtype", "attention"),
-    resumable=RESUMABLE,
+    resumable=RESUMABLE_TRAINING,
 )

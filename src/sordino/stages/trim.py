@@ -6,151 +6,89 @@ every split can still be said with the tokens that were kept; held-out splits ar
 
 from __future__ import annotations
 
-import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
-from pathlib import Path
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
-import torch
-
-from sordino.checkpoint.reading import Checkpoint
-from sordino.checkpoint.writing import Writer
+from sordino.config import chain
+from sordino.config.run_layout import COVERAGE, DATA, PSEUDO, TRIMMED
+from sordino.config.schema import TrimSection
 from sordino.errors import FamilyError
-from sordino.models import stored
-from sordino.models.speech import SpeechModel, module_at
-from sordino.models.stored import Stored
 from sordino.pipeline import token_selection
-from sordino.pipeline.job import DATA, PSEUDO, Job, Stage, directory_of, trim_source
+from sordino.pipeline.stage import Job, Stage
 from sordino.runtime import files
-from sordino.runtime.progress import bar, byte_bar, note
-from sordino.vocabulary import trimming
-from sordino.vocabulary.trimming import Bpe, Kept
+from sordino.runtime.progress import bar, note
+from sordino.vocabulary import tokenizer, trimming
+from sordino.vocabulary.tokenizer import tokenized
+from sordino.vocabulary.trimming import Bpe, Coverage
 
-SPAN = 4096  # rows read at once
+if TYPE_CHECKING:
+    from sordino.models.speech import SpeechModel
+
 SHOWN = 20  # dropped tokens listed, most frequent first
 HELD_OUT = ("select", "dev", "test")
 
 
-def run(job: Job) -> None:
+def run(job: Job, _: TrimSection) -> None:
+    from sordino.checkpoint.reading import Checkpoint
+    from sordino.models import stored
+    from sordino.vocabulary import writing
+
     recipe = job.recipe
-    key = trim_source(recipe)
-    model = stored.open_model(job.path(key), recipe.revision if key == "base" else None)
-    speech = token_selection.unloaded(str(model.checkpoint.directory))
-    bpe = token_selection.bpe_of(speech)
-    configs = token_selection.sections(speech, model.speech.model.config)
+    source = job.model(chain.start_of(recipe, chain.TRIMMED))
+    model = stored.open_model(source.path, source.revision)
+    speech = tokenizer.without_weights(str(model.checkpoint.directory))
+    bpe = tokenizer.bpe_of(speech)
+    configs = tokenizer.token_configs(speech, model.speech.model.config)
     rows = configs[-1].vocab_size
-    named = token_selection.named(configs) | trimming.named_ids(generation_config(model), rows)
-    splits = splits_there(job)
+    named = tokenizer.named_ids(configs) | trimming.named_ids(writing.generation_config(model), rows)
+    splits = texts_by_split(job)
     training = token_selection.training_texts(recipe)
     total = sum(len(token_selection.texts(recipe, name)) for name in training) + 2 * sum(map(len, splits.values()))
     with bar("counting tokens", total) as advance:
         kept = token_selection.choose(recipe, speech, bpe, named, training, advance)
-        describe(model, configs, bpe, kept, job.out)
-        small = token_selection.unloaded(str(job.out))
-        check_tokenizer(bpe, kept, small)
-        found: dict[str, trimming.Coverage] = {}
+        writing.describe(model, configs, bpe, kept, job.out)
+        small = tokenizer.without_weights(str(job.out))
+        writing.check_tokenizer(bpe, kept, small)
+        covered: dict[str, Coverage] = {}
         dropped: dict[str, Counter[int]] = {}
         for name, texts in splits.items():
-            before, after = (list(token_selection.tokenised(one, texts, advance)) for one in (speech, small))
-            found[name], dropped[name] = trimming.cover(before, after, kept)
-    refuse_changes(found)
-    write_weights(model, kept, job.out)
+            before, after = (list(tokenized(one, texts, advance)) for one in (speech, small))
+            covered[name], dropped[name] = trimming.cover(before, after, kept)
+    refuse_changes(covered)
+    writing.write_weights(model, kept, job.out)
     job.describe(job.out)
     coverage: dict[str, Any] = {
         "tokens": {"before": len(bpe), "after": kept.tokens},
         "rows": {"before": rows, "after": len(kept.rows)},
         "weights_bytes": {"before": model.checkpoint.bytes, "after": Checkpoint.open(job.out).bytes},
         "counted": training,
-        "splits": {name: one.to_json() for name, one in found.items()},
+        "splits": {name: one.to_json() for name, one in covered.items()},
         "dropped": {
             "training": listed(speech, bpe, sum((dropped[name] for name in training), Counter())),
             "held_out": listed(speech, bpe, sum((dropped[name] for name in HELD_OUT if name in dropped), Counter())),
         },
     }
-    files.write_json(job.out / "coverage.json", coverage)
+    files.write_json(job.out / COVERAGE, coverage)
     job.record |= {name: coverage[name] for name in ("tokens", "rows", "weights_bytes", "counted", "splits")}
     saved = coverage["weights_bytes"]["before"] - coverage["weights_bytes"]["after"]
-    note(f"  {rows} -> {len(kept.rows)} rows, {saved / 1e6:.2f} MB less; " + "; ".join(summary(found)))
+    note(f"  {rows} -> {len(kept.rows)} rows, {saved / 1e6:.2f} MB less; " + "; ".join(summary(covered)))
 
 
-def splits_there(job: Job) -> dict[str, list[str]]:
-    """Texts by split, the teacher's translations as 'pseudo'."""
+def texts_by_split(job: Job) -> dict[str, list[str]]:
+    """Translations by split, the teacher's among them."""
     names = [name for name in ("train", "extra", *HELD_OUT) if token_selection.manifest_of(job.recipe, name).is_file()]
-    names += ["pseudo"] if job.recipe.pseudolabel else []
+    names += [token_selection.PSEUDO] if job.recipe.pseudolabel else []
     return {name: token_selection.texts(job.recipe, name) for name in names}
 
 
-def generation_config(model: Stored) -> dict[str, Any]:
-    file = model.checkpoint.directory / stored.GENERATION
-    return files.read_json(file) if file.is_file() else {}
-
-
-def describe(model: Stored, configs: Sequence[Any], bpe: Bpe, kept: Kept, out: Path) -> None:
-    """Write everything but the weights: processor, tokenizer, configs."""
-    for config in configs:
-        for name, value in trimming.renumber(token_selection.settings(config), kept).items():
-            setattr(config, name, value)
-    model.describe(out)
-    for stale in ("vocab.json", "merges.txt", "added_tokens.json"):  # older forms of what tokenizer.json says
-        (out / stale).unlink(missing_ok=True)
-    tokenizer = json.dumps(trimming.trim_tokenizer(bpe, kept), ensure_ascii=False, separators=(",", ":"))
-    files.write_text(out / "tokenizer.json", tokenizer)
-    old = files.read_json(out / "tokenizer_config.json")
-    files.write_json(out / "tokenizer_config.json", trimming.trim_tokenizer_config(old, kept))
-    generation = files.read_json(out / stored.GENERATION)
-    files.write_json(out / stored.GENERATION, generation | trimming.renumber(generation, kept))
-
-
-def check_tokenizer(bpe: Bpe, kept: Kept, small: SpeechModel) -> None:
-    """Raise FamilyError where transformers numbers the tokens otherwise than the rows."""
-    names = {entry["id"]: entry["content"] for entry in bpe.tokenizer["added_tokens"]}
-    wanted = {names.get(old, bpe.tokens.get(old)): new for new, old in enumerate(kept.rows[: kept.tokens])}
-    if small.processor.tokenizer.get_vocab() != wanted:
-        raise FamilyError(
-            f"the trimmed tokenizer of {small.path} numbers its tokens differently when it is loaded.",
-            "Leave trim: out.",
-        )
-
-
-def refuse_changes(found: Mapping[str, trimming.Coverage]) -> None:
+def refuse_changes(covered: Mapping[str, Coverage]) -> None:
     """Raise FamilyError where a text of kept tokens is cut otherwise than before: this is no BPE as we know it."""
-    changed = {name: one.changed for name, one in found.items() if one.changed}
+    changed = {name: one.changed for name, one in covered.items() if one.changed}
     if changed:
         raise FamilyError(
             f"the trimmed tokenizer cuts texts of kept tokens differently: {changed} of each split.", "Leave trim: out."
         )
-
-
-def write_weights(model: Stored, kept: Kept, out: Path) -> None:
-    """The checkpoint with the kept rows of embedding, head and other tables of tokens alone."""
-    checkpoint, sources = model.checkpoint, model.sources()
-    parts = [model.speech.part(name) for name in ("embeddings", "head")]
-    parts += [module_at(model.speech.model, path) for path in model.speech.family.tensors.rows]
-    cut = {model.name_of[id(tensor)] for part in parts for tensor in part.parameters()}
-    planned = {name: stored.planned_16bit(checkpoint, source) for name, source in sources.items()}
-    for name, source in sources.items():
-        if source in cut:
-            shape = checkpoint.tensors[source].shape
-            planned[name] = replace(planned[name], shape=(len(kept.rows), *shape[1:]))
-    with Writer(out, planned) as writer, byte_bar("trimming", checkpoint.bytes) as advance:
-        for name, source in sources.items():
-            if source in cut:
-                writer.write(name, (piece.bfloat16() for piece in gathered(checkpoint, source, kept.rows)))
-            else:
-                writer.copy(name, checkpoint, source)
-            advance(checkpoint.tensors[source].bytes)
-
-
-def gathered(checkpoint: Checkpoint, name: str, rows: Sequence[int]) -> Iterator[torch.Tensor]:
-    """The given rows of a tensor, in order, a piece at a time."""
-    start = 0
-    for end in range(1, len(rows) + 1):
-        if end == len(rows) or not rows[end - 1] < rows[end] < rows[start] + SPAN:
-            first = rows[start]
-            yield checkpoint.read(name, (first, rows[end - 1] + 1))[torch.tensor(rows[start:end]) - first]
-            start = end
 
 
 def listed(speech: SpeechModel, bpe: Bpe, dropped: Counter[int]) -> list[dict[str, Any]]:
@@ -159,17 +97,17 @@ def listed(speech: SpeechModel, bpe: Bpe, dropped: Counter[int]) -> list[dict[st
     return [{"token": bpe.tokens[i], "text": speech.processor.tokenizer.decode([i]), "count": n} for i, n in rows]
 
 
-def summary(found: Mapping[str, trimming.Coverage]) -> list[str]:
-    rows = {name: one.to_json() for name, one in found.items() if one.texts}
+def summary(covered: Mapping[str, Coverage]) -> list[str]:
+    rows = {name: one.to_json() for name, one in covered.items() if one.texts}
     return [f"{name} {row['tokens_inside_percent']} % of tokens inside" for name, row in rows.items()]
 
 
 STAGE = Stage(
     name="trim",
-    directory="63-trimmed",
+    directory=TRIMMED,
     section=lambda recipe: recipe.trim,
     parents=lambda recipe: [
-        directory_of(trim_source(recipe)),
+        chain.directory_of(chain.start_of(recipe, chain.TRIMMED)),
         DATA,
         *([PSEUDO] if recipe.pseudolabel else []),
     ],

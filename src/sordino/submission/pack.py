@@ -3,7 +3,7 @@
     OUT/${TEAM}_IWSLT27_ModelCompression_${LP}_${constrained|unconstrained}_${primary|contrastive}/
       NAME.md                description.py
       TESTSET/NAME.txt       what is uploaded for the test set
-      TESTSET/segments.jsonl the pieces behind it, as long_audio.py writes them
+      TESTSET/segments.jsonl the chunks behind it, as long_audio.py writes them
       stage.json             what made them
 
 A test set is a folder of recordings with FILE_ORDER and, where it is segmented, one YAML list. As in the organisers'
@@ -15,6 +15,7 @@ the other way round, is refused. Rules: iwslt.org/2027/compression, and for the 
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
@@ -23,20 +24,20 @@ from typing import Any
 from sordino.config import records
 from sordino.data import chunks
 from sordino.data.clip import MAX_SECONDS, Clip
-from sordino.data.corpora import iwslt
+from sordino.data.corpora import iwslt, order
 from sordino.data.corpora import segments as listing
+from sordino.data.corpora.base import AUDIO_SUFFIXES, visible
 from sordino.errors import ArtifactError, DataError, RecipeError
-from sordino.inference import long_audio, translation
+from sordino.inference import long_audio
+from sordino.inference.model import languages_of
 from sordino.languages import language_code
-from sordino.models.loading import ADAPTER_CONFIG
-from sordino.pipeline import artifact, lineage
-from sordino.pipeline.job import EXPORT
+from sordino.pipeline import artifact, leftovers, lineage
+from sordino.publishing.choice import chosen_model
 from sordino.runtime import files
+from sordino.runtime.terminal import printable
 from sordino.submission.description import Described, describe
 
 PAIRS = ("en-de", "en-ar", "en-zh")  # that the track names
-ORDER = "FILE_ORDER"
-AUDIO = {".wav", ".flac", ".mp3", ".ogg", ".opus", ".aiff"}
 TEAM = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]*")
 SET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 # What the constrained condition allows, by the name of its reader: iwslt.org/2026/compression, "Data Conditions", only
@@ -78,31 +79,30 @@ def submit(
     Raises DataError, ArtifactError, RecipeError, FamilyError; everything that can be known before translating is.
     """
     path = chosen_model(Path(model))
-    source, target = translation.languages_of(str(path), options.source, options.target)
+    source, target = languages_of(str(path), options.source, options.target)
     options = replace(options, source=source, target=target)
     name = entry.name(f"{language_code(source)}-{language_code(target)}")
-    known = _lineage(path, entry)
+    history = _lineage(path, entry)
     sets = _test_sets(folders, segments, (source, target))
     chunks.refuse_long([clip for clips in sets.values() for clip in clips], MAX_SECONDS)
     inputs = {clip.audio for clips in sets.values() for clip in clips}
     inputs |= {
-        str(file) for folder in folders for file in (folder / ORDER, *_lists(folder, segments)) if file.is_file()
+        str(file) for folder in folders for file in (folder / order.NAME, *_lists(folder, segments)) if file.is_file()
     }
     section, parents = long_audio.request(str(path), options, sorted(inputs))
     section |= {"name": name, "datasets": entry.datasets, "sets": {key: len(clips) for key, clips in sets.items()}}
     directory = out / name
     long_audio.refuse_other(directory, section, parents)
     if artifact.why_stale(directory, section, parents) is not None:
-        translator = long_audio.Translator(str(path), options)
+        translator = long_audio.LongAudioTranslator(str(path), options)
         with artifact.building(directory, section, parents, {"stage": "submit"}) as (partial, record):
-            with artifact.locked(partial):
-                outcomes = {}
-                for key, clips in sets.items():
-                    state = partial / artifact.STATE_DIR / key
-                    state.mkdir(parents=True, exist_ok=True)
-                    outcomes[key] = _write(partial / key, name, clips, translator.rows(clips, state), target)
-                described = Described(name, path, f"{source} to {target}", known, entry.datasets, outcomes)
-                files.write_text(partial / f"{name}.md", describe(described))
+            outcomes = {}
+            for key, clips in sets.items():
+                state = partial / leftovers.STATE_DIR / key
+                state.mkdir(parents=True, exist_ok=True)
+                outcomes[key] = _write(partial / key, name, clips, translator.rows(clips, state), target)
+            described = Described(name, path, f"{source} to {target}", history, entry.datasets, outcomes)
+            files.write_text(partial / f"{name}.md", describe(described))
             record |= {"outcomes": outcomes}
     stage = records.read_stage(directory)
     assert stage is not None
@@ -112,46 +112,30 @@ def submit(
         "directory": str(directory),
         "description": str(directory / f"{name}.md"),
         "files": {key: str(directory / key / f"{name}.txt") for key in outcomes},
-        "segments": {key: found["segments"] for key, found in outcomes.items()},
-        "empty": {key: found["empty"] for key, found in outcomes.items()},
-        "folded": {key: found["folded"] for key, found in outcomes.items()},
+        "segments": {key: outcome["segments"] for key, outcome in outcomes.items()},
+        "empty": {key: outcome["empty"] for key, outcome in outcomes.items()},
+        "folded": {key: outcome["folded"] for key, outcome in outcomes.items()},
     }
-
-
-def chosen_model(path: Path) -> Path:
-    """A model directory as given, or the only export of a run. Raises ArtifactError for an adapter, RecipeError."""
-    if (path / ADAPTER_CONFIG).is_file():
-        raise ArtifactError(
-            f"{path} is an adapter, which is no model without its base.", "Merge and export it, and submit the export."
-        )
-    if (path / "config.json").is_file():
-        return path
-    exports = sorted(file.parent for file in (path / EXPORT).glob("*/config.json"))
-    if len(exports) == 1:
-        return exports[0]
-    models = exports or sorted(file.parent for file in path.glob("*/config.json"))
-    found = f"Give one of: {', '.join(map(str, models))}." if models else "Give a model directory or a run."
-    raise RecipeError(f"it is not known which model of {path} is to be submitted.", found)
 
 
 def _lineage(model: Path, entry: Entry) -> lineage.Lineage | None:
     """None where the submitter's words stand for it. Raises ArtifactError where the condition is not met."""
     try:
-        found = lineage.read(model)
+        history = lineage.read(model)
     except ArtifactError as error:
         if entry.constrained or not entry.datasets:
             remedy = f"{error.remedy} " if error.remedy else ""
             more = "" if entry.constrained else " Or say what data was used: --datasets TEXT (the rules ask for it)."
             raise ArtifactError(error.problem, f"{remedy}Submit a model inside its run.{more}") from None
         return None
-    others = sorted({data.name for data in found.data} - set(CONSTRAINED))
+    others = sorted({data.name for data in history.data} - set(CONSTRAINED))
     if entry.constrained and others:
         raise ArtifactError(
             f"{model} was made with {', '.join(others)}, and the constrained condition allows only "
             f"{', '.join(CONSTRAINED)}.",
             "Submit it without --constrained.",
         )
-    return found
+    return history
 
 
 def _test_sets(folders: Sequence[Path], segments: Path | None, languages: tuple[str, str]) -> dict[str, list[Clip]]:
@@ -159,23 +143,23 @@ def _test_sets(folders: Sequence[Path], segments: Path | None, languages: tuple[
         raise RecipeError(
             "--segments names the list of one test set, and several are given.", "Submit them one by one."
         )
-    found: dict[str, list[Clip]] = {}
+    sets: dict[str, list[Clip]] = {}
     for folder in folders:
         key = folder.absolute().name
         if not SET.fullmatch(key):
             raise DataError(
                 f"{folder}: a test set is named by its folder: letters, digits, dots, hyphens, underscores."
             )
-        if key in found:
+        if key in sets:
             raise DataError(f"two test sets are called {key}.", "Name their folders apart.")
-        found[key] = test_set(folder, segments, languages)
-    return found
+        sets[key] = test_set(folder, segments, languages)
+    return sets
 
 
 def test_set(folder: Path, segments: Path | None, languages: tuple[str, str]) -> list[Clip]:
     """The segments of a test set in the order of its lines. Raises DataError for what is missing or left over."""
     if not folder.is_dir():
-        raise DataError(f"there is no folder {folder}.", f"A test set is a folder of recordings with {ORDER}.")
+        raise DataError(f"there is no folder {folder}.", f"A test set is a folder of recordings with {order.NAME}.")
     lists = _lists(folder, segments)
     if len(lists) > 1:
         raise DataError(f"{folder} holds {', '.join(f.name for f in lists)}.", "Name the list in --segments.")
@@ -183,51 +167,35 @@ def test_set(folder: Path, segments: Path | None, languages: tuple[str, str]) ->
         _refuse_outside(lists[0])
         clips = chunks.listed(lists[0], [folder / place for place in iwslt.AUDIO], languages)
     else:
-        files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in AUDIO)
+        files = [file for file in visible(folder, "**/*") if file.suffix.lower() in AUDIO_SUFFIXES]
         if not files:
-            raise DataError(f"{folder} holds no recordings.", f"Looked for: {', '.join(sorted(AUDIO))}.")
+            raise DataError(f"{folder} holds no recordings.", f"Looked for: {', '.join(sorted(AUDIO_SUFFIXES))}.")
         clips = chunks.recordings(files, languages)
-    order = folder / ORDER
-    with_suffix = any(PurePath(name).suffix.lower() in AUDIO for name in _names(order))
-    called = {clip.audio: Path(clip.audio).name if with_suffix else Path(clip.audio).stem for clip in clips}
-    recordings = list(called.values())
-    if not order.is_file():
+    recordings = {clip.audio: Path(clip.audio).name for clip in clips}
+    if not (folder / order.NAME).is_file():
         if len(recordings) == 1:
             return clips
-        raise DataError(f"{folder} has no {ORDER}, and {len(recordings)} recordings.", "One name a line.")
-    names = _names(order)
-    ranks = {name: rank for rank, name in enumerate(names)}
-    missing, unknown = [n for n in recordings if n not in ranks], [n for n in names if n not in recordings]
-    if missing or unknown or len(ranks) < len(names):
-        said = [f"it does not name {', '.join(missing)}"] if missing else []
-        said += [f"nothing is there of {', '.join(unknown)}"] if unknown else []
-        said += ["it names a recording twice"] if len(ranks) < len(names) else []
-        raise DataError(f"{order} and the segments disagree: {'; '.join(said)}.", "Is the test set complete?")
-    return sorted(clips, key=lambda clip: ranks[called[clip.audio]])
-
-
-def _names(order: Path) -> list[str]:
-    if not order.is_file():
-        return []
-    try:
-        lines = order.read_text(encoding="utf-8-sig").split("\n")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{order} is not UTF-8: {error.reason}.", "Save it as UTF-8.") from None
-    return [PurePath(line.strip()).name for line in lines if line.strip()]
+        raise DataError(f"{folder} has no {order.NAME}, and {len(recordings)} recordings.", "One name a line.")
+    twice = [name for name, times in Counter(recordings.values()).items() if times > 1]
+    if twice:
+        problem = f"{folder} has several recordings called {twice[0]}, and {order.NAME} names no folders."
+        raise DataError(problem, "Give every recording a name of its own.")
+    ranks = order.ranks(folder / order.NAME, recordings.values())
+    return sorted(clips, key=lambda clip: ranks[recordings[clip.audio]])
 
 
 def _lists(folder: Path, segments: Path | None) -> list[Path]:
     if segments is not None:
         return [segments]
-    return sorted(file for file in folder.glob("*") if file.suffix in (".yaml", ".yml"))
+    return [file for file in visible(folder) if file.suffix in (".yaml", ".yml")]
 
 
 def _refuse_outside(file: Path) -> None:
     """Raise DataError for a list that leads out of the test set's folder."""
     for entry in listing.entries(file):
-        wav = PurePath(str(entry.get("wav", ""))) if isinstance(entry, dict) else PurePath()
+        wav = PurePath(entry.get("wav", "") if isinstance(entry, dict) else "")
         if wav.is_absolute() or ".." in wav.parts:
-            raise DataError(f"{file} names {wav}, which is not in the test set's folder.")
+            raise DataError(f"{file} names {printable(str(wav))}, which is not in the test set's folder.")
 
 
 def _write(

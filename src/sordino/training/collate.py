@@ -47,9 +47,9 @@ def epoch_batches(lengths: Sequence[float], size: int, epoch: int, seed: int) ->
     order = list(range(len(lengths)))
     rng.shuffle(order)
     window = size * 8  # sorted within so many clips: little padding, still a fresh mix every epoch
-    found: list[list[int]] = []
+    batches: list[list[int]] = []
     for start in range(0, len(order), window):
         part = sorted(order[start : start + window], key=lambda i: lengths[i])
-        found += [part[s : s + size] for s in range(0, len(part), size)]
-    rng.shuffle(found)
-    return found
+        batches += [part[s : s + size] for s in range(0, len(part), size)]
+    rng.shuffle(batches)
+    return batches

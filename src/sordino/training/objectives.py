@@ -1,5 +1,7 @@
-"""What training makes smaller. An objective gives the sum over answer tokens and their number, so that the loss of a step
-is the mean over the step's tokens however it was split.
+"""What training makes smaller.
+
+An objective gives the sum over answer tokens and their number, so that the loss of a step is the mean over its tokens
+however it was split.
 """
 
 from __future__ import annotations

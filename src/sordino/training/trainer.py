@@ -27,6 +27,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from sordino.config.run_layout import DATA, split_file
 from sordino.config.schema import TrainSection
 from sordino.errors import DataError, RecipeError
 from sordino.models.answers import SpeechLM
@@ -68,7 +69,8 @@ def freeze(speech: SpeechModel, section: TrainSection) -> None:
     for part in section.freeze:
         if part not in speech.family.parts:
             raise RecipeError(f"freeze: a {speech.family.model_type} model has no {part}.", "Leave it out.")
-        speech.part(part).requires_grad_(False)
+        for tensor in speech.tensors_of(part).values():
+            tensor.requires_grad_(False)
 
 
 def plan_steps(lengths: Sequence[float], section: TrainSection, seed: int) -> list[list[int]]:
@@ -99,7 +101,7 @@ def train(
     Raises DataError where there is nothing to train on, or the loss is no longer a number.
     """
     if not examples:
-        raise DataError(f"{label}: no training clips.", "Look at 10-data/train.jsonl and the stage's mix.")
+        raise DataError(f"{label}: no training clips.", f"Look at {DATA}/{split_file('train')} and the stage's mix.")
     steps = plan_steps([e.length for e in examples], section, seed)
     per_epoch = math.ceil(len(examples) / section.batch_size)
     every = section.checkpoint_steps or per_epoch
@@ -107,7 +109,7 @@ def train(
     done = run.resume()
     mixed = precision_of(section, speech.device) == "bfloat16-mixed"
     if section.gradient_checkpointing:
-        speech.recomputing.gradient_checkpointing_enable({"use_reentrant": False})
+        set_checkpointing(speech.recomputing, True)
     speech.model.train()
     part = section.batch_size // section.accumulate
     try:
@@ -131,9 +133,18 @@ def train(
     finally:
         speech.model.eval()
         if section.gradient_checkpointing:
-            speech.recomputing.gradient_checkpointing_disable()
+            set_checkpointing(speech.recomputing, False)
     tokens = sum(len(examples[i].answer) for batch in steps for i in batch)
     return Trained(len(steps), tuple(run.log), tokens)
+
+
+def set_checkpointing(model: nn.Module, on: bool) -> None:
+    """Compute activations again in the backward pass, or keep them. transformers 5.24 renamed both methods."""
+    name = "activation" if hasattr(model, "activation_checkpointing_enable") else "gradient"
+    if on:
+        getattr(model, f"{name}_checkpointing_enable")({"use_reentrant": False})
+    else:
+        getattr(model, f"{name}_checkpointing_disable")()
 
 
 def diverged(label: str, what: str, value: float, step: int) -> DataError:
@@ -239,11 +250,11 @@ class _Run:
 
     def resume(self) -> int:
         """Restore the newest resume point. Returns the number of steps that are done."""
-        found = checkpoints(self.state)
-        if not found:
+        points = checkpoints(self.state)
+        if not points:
             return 0
-        tensors = load_file(found[-1] / "state.safetensors")
-        saved = json.loads((found[-1] / "state.json").read_text())
+        tensors = load_file(points[-1] / "state.safetensors")
+        saved = json.loads((points[-1] / "state.json").read_text())
         with torch.no_grad():
             for name, weight in zip(self.names, self.weights, strict=True):
                 weight.copy_(tensors[f"weight/{name}"])

@@ -68,14 +68,14 @@ class Bpe:
         self.added = {int(entry["id"]) for entry in tokenizer["added_tokens"]}
         self.merges = merges
         self.ranks = {merge: rank for rank, merge in enumerate(self.merges)}
-        self.known: dict[str, tuple[str, str] | None] = {}
+        self.splits: dict[str, tuple[str, str] | None] = {}
 
     def __len__(self) -> int:
         return len(self.tokens.keys() | self.added)
 
     def split(self, token: str) -> tuple[str, str] | None:
         """The two pieces whose join makes a token; None for a single character and where merging never makes it."""
-        if token not in self.known:
+        if token not in self.splits:
             parts = list(token)
             while len(parts) > 2:
                 rank, at = min(
@@ -85,17 +85,17 @@ class Bpe:
                     break
                 parts[at : at + 2] = [parts[at] + parts[at + 1]]
             joined = (parts[0], parts[1]) if len(parts) == 2 else None
-            self.known[token] = joined if joined in self.ranks else None
-        return self.known[token]
+            self.splits[token] = joined if joined in self.ranks else None
+        return self.splits[token]
 
     def pieces(self, token: int) -> set[int]:
         """The token and all that merging makes on the way to it, ids."""
-        found, waiting = {token}, [token]
+        pieces, waiting = {token}, [token]
         while waiting:
             parts = self.split(self.tokens.get(waiting.pop(), "")) or ()
-            waiting += {self.ids[part] for part in parts} - found
-            found |= {self.ids[part] for part in parts}
-        return found
+            waiting += {self.ids[part] for part in parts} - pieces
+            pieces |= {self.ids[part] for part in parts}
+        return pieces
 
 
 @dataclass(frozen=True)
@@ -143,31 +143,31 @@ def choose(bpe: Bpe, required: Iterable[int], counts: Mapping[int, int], size: i
 def trim_tokenizer(bpe: Bpe, kept: Kept) -> dict[str, Any]:
     """tokenizer.json with the kept tokens alone: vocabulary, merges, and every id that it names."""
     new = kept.new
-    found = copy.deepcopy(dict(bpe.tokenizer))
-    model = found["model"]
+    trimmed = copy.deepcopy(dict(bpe.tokenizer))
+    model = trimmed["model"]
     model["vocab"] = {bpe.tokens[old]: i for i, old in enumerate(kept.rows) if old in bpe.tokens}
     model["merges"] = [
         merge
         for merge in model["merges"]
         if all(part in model["vocab"] for part in (*pair(merge), "".join(pair(merge))))
     ]
-    for entry in found["added_tokens"]:
+    for entry in trimmed["added_tokens"]:
         entry["id"] = new[entry["id"]]
-    if found.get("padding"):
-        found["padding"]["pad_id"] = new[found["padding"]["pad_id"]]
-    if found.get("post_processor"):
-        _post_processor(found["post_processor"], new)
-    return found
+    if trimmed.get("padding"):
+        trimmed["padding"]["pad_id"] = new[trimmed["padding"]["pad_id"]]
+    if trimmed.get("post_processor"):
+        _post_processor(trimmed["post_processor"], new)
+    return trimmed
 
 
 def trim_tokenizer_config(config: Mapping[str, Any], kept: Kept) -> dict[str, Any]:
     """tokenizer_config.json, whose older form lists the added tokens by id."""
-    found = dict(config)
-    if "added_tokens_decoder" in found:
-        found["added_tokens_decoder"] = {
+    trimmed = dict(config)
+    if "added_tokens_decoder" in trimmed:
+        trimmed["added_tokens_decoder"] = {
             str(kept.new[int(old)]): entry for old, entry in config["added_tokens_decoder"].items()
         }
-    return found
+    return trimmed
 
 
 def named_ids(config: Mapping[str, Any], rows: int) -> set[int]:
@@ -183,8 +183,8 @@ def named_ids(config: Mapping[str, Any], rows: int) -> set[int]:
 
 def renumber(config: Mapping[str, Any], kept: Kept) -> dict[str, Any]:
     """The settings of a config (one section of it) that count or name tokens, for the kept ones."""
-    found = {key: _renumbered(value, kept.new) for key, value in config.items() if ID_KEYS.search(key)}
-    return found | {key: len(kept.rows) for key in SIZE_KEYS if key in config}
+    ids = {key: _renumbered(value, kept.new) for key, value in config.items() if ID_KEYS.search(key)}
+    return ids | {key: len(kept.rows) for key in SIZE_KEYS if key in config}
 
 
 @dataclass
@@ -216,18 +216,18 @@ def cover(before: Sequence[Sequence[int]], after: Sequence[Sequence[int]], kept:
 
     before, after: ids of each text by the tokenizer as it was and as it is.
     """
-    found, new, dropped = Coverage(), kept.new, Counter[int]()
+    coverage, new, dropped = Coverage(), kept.new, Counter[int]()
     for old, trimmed in zip(before, after, strict=True):
         outside = [i for i in old if i not in new]
         dropped.update(outside)
-        found.texts += 1
-        found.tokens += len(old)
-        found.tokens_inside += len(old) - len(outside)
-        found.tokens_after += len(trimmed)
+        coverage.texts += 1
+        coverage.tokens += len(old)
+        coverage.tokens_inside += len(old) - len(outside)
+        coverage.tokens_after += len(trimmed)
         if not outside:
-            found.texts_inside += 1
-            found.changed += [new[i] for i in old] != list(trimmed)
-    return found, dropped
+            coverage.texts_inside += 1
+            coverage.changed += [new[i] for i in old] != list(trimmed)
+    return coverage, dropped
 
 
 def pair(merge: str | Sequence[str]) -> tuple[str, str]:

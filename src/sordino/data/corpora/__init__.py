@@ -1,13 +1,12 @@
 """The corpora sordino can read, one module each; adding one is a module and a line in CORPORA."""
 
-import difflib
 import inspect
 from importlib import import_module
 from pathlib import Path
 from typing import Any, cast
 
 from sordino.data.corpora.base import SPLITS, BadRow, Corpus, Loader, Split
-from sordino.errors import RecipeError
+from sordino.errors import RecipeError, near_match
 
 __all__ = ["CORPORA", "SPLITS", "BadRow", "Corpus", "Loader", "Split", "load", "loader"]
 
@@ -24,8 +23,8 @@ UNSET = (None, (), "own")  # values of a recipe's settings that ask for nothing
 def loader(name: str) -> Loader:
     """The reader of a corpus by name; RecipeError, with the near match, for a name that is not there."""
     if name not in CORPORA:
-        near = difflib.get_close_matches(name, CORPORA, n=1)
-        hint = f"Did you mean {near[0]!r}? " if near else ""
+        near = near_match(name, CORPORA)
+        hint = f"Did you mean {near!r}? " if near else ""
         raise RecipeError(f"There is no corpus {name!r}.", f"{hint}There are: {', '.join(sorted(CORPORA))}.")
     module, function = CORPORA[name].split(":")
     return cast(Loader, getattr(import_module(module), function))
@@ -47,15 +46,15 @@ def load(
     only some corpora have; RecipeError for one that this corpus lacks, unless it is unset.
     """
     read = loader(name)
-    known = list(inspect.signature(read).parameters)
+    accepted = list(inspect.signature(read).parameters)
     given = {key: value for key, value in settings.items() if value not in UNSET}
     for key in given:
-        if key not in known:
+        if key not in accepted:
             having = [each for each in sorted(CORPORA) if key in inspect.signature(loader(each)).parameters]
             raise RecipeError(
                 f"The corpus {name!r} has no setting {key!r}.",
                 f"Corpora that have it: {', '.join(having)}." if having else "",
             )
-    if "audio_dir" in known:
+    if "audio_dir" in accepted:
         given["audio_dir"] = audio_dir
     return read(path, source_lang, target_lang, texts, **given)

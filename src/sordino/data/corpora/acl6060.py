@@ -26,9 +26,10 @@ import numpy as np
 
 from sordino.data.clip import Clip
 from sordino.data.corpora import parquet
-from sordino.data.corpora.base import Corpus, Rows, Split, choose_subsets, wrong_layout
+from sordino.data.corpora.base import Corpus, Rows, Split, choose_subsets, visible, wrong_layout
 from sordino.errors import DataError
 from sordino.languages import language_code, language_name
+from sordino.runtime import foreign
 
 NAME = "ACL 60/60"
 LAYOUT = """\
@@ -178,15 +179,12 @@ def _segments(root: Path, subset: str, language: str) -> dict[int, tuple[str, st
     if not folder.is_dir():
         raise wrong_layout(NAME, root / subset, LAYOUT, "text/xml is missing")
     if not file.is_file():
-        found = sorted(item.name.removeprefix(prefix).removesuffix(".xml") for item in folder.glob(f"{prefix}*.xml"))
+        there = sorted(item.name.removeprefix(prefix).removesuffix(".xml") for item in folder.glob(f"{prefix}*.xml"))
         raise DataError(
             f"{folder} has no {file.name}, the texts in {language_name(language)}.",
-            f"Languages found: {', '.join(found) or 'none'}.",
+            f"Languages found: {', '.join(there) or 'none'}.",
         )
-    try:
-        text = file.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{file} is not UTF-8 (byte {error.start}).", "Fetch it again.") from None
+    text = foreign.read_text(file)
     found_segments = {
         int(number): (html.unescape(talk), " ".join(html.unescape(words).split()))
         for talk, body in DOC.findall(text)
@@ -199,13 +197,13 @@ def _segments(root: Path, subset: str, language: str) -> dict[int, tuple[str, st
 
 def _shards(folder: Path) -> dict[str, list[Path]]:
     """Subset -> its parquet files, in order: dev-00000-of-00001.parquet, or dev/0000.parquet."""
-    found: dict[str, list[Path]] = {}
-    for file in sorted(folder.rglob("*.parquet")) if folder.is_dir() else []:
+    files: dict[str, list[Path]] = {}
+    for file in visible(folder, "**/*.parquet"):
         subset = re.split(r"[-.]", file.name)[0]
         subset = subset if subset in TALKS else file.parent.name
         if subset in TALKS:
-            found.setdefault(subset, []).append(file)
-    return {subset: found[subset] for subset in TALKS if subset in found}
+            files.setdefault(subset, []).append(file)
+    return {subset: files[subset] for subset in TALKS if subset in files}
 
 
 def _hub(
@@ -221,8 +219,8 @@ def _hub(
         complete = sum(_check(file, columns) for file in shards[subset]) == SIZES[subset]
         place = 0
         for file in shards[subset]:
-            wanted = [*columns, "index"] if "index" in parquet.reader(file).schema_arrow.names else [*columns]
-            for line, row in enumerate(parquet.rows(file, wanted), start=1):
+            needed = [*columns, "index"] if "index" in parquet.reader(file).schema_arrow.names else [*columns]
+            for line, row in enumerate(parquet.rows(file, needed), start=1):
                 place += 1
                 # Where rows are missing only their index tells what they are; it counts from 0.
                 number = place if complete else int(row["index"]) + 1 if row.get("index") is not None else None

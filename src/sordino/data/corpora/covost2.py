@@ -22,9 +22,10 @@ from functools import partial
 from pathlib import Path
 
 from sordino.data.clip import Clip
-from sordino.data.corpora.base import BadRow, Corpus, Rows, Split, choose_subsets, wrong_layout
+from sordino.data.corpora.base import SHOWN, BadRow, Corpus, Rows, Split, choose_subsets, wrong_layout
 from sordino.errors import DataError
 from sordino.languages import language_code
+from sordino.runtime import foreign
 
 NAME = "CoVoST 2"
 PARTS: dict[str, Split] = {"train": "train", "dev": "dev", "test": "test"}
@@ -88,43 +89,40 @@ def _layout(stem: str, source: str) -> str:
 
 
 def _read(table: Path, columns: tuple[str, ...]) -> Iterator[tuple[int, dict[str, str]]]:
-    """(line, the wanted cells) of each row, streamed; no cells for a row of another width than the header."""
+    """(line, the cells asked for) of each row, streamed; no cells for a row of another width than the header."""
+    reader = csv.reader(
+        (line + "\n" for line in foreign.lines(table)), delimiter="\t", quoting=csv.QUOTE_NONE, escapechar="\\"
+    )
     try:
-        with table.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE, escapechar="\\")
-            header = next(reader, [])
-            lacking = [name for name in columns if name not in header]
-            if lacking:
-                raise DataError(
-                    f"{table} lacks the column {' and '.join(map(repr, lacking))}.",
-                    f"Found: {', '.join(header) or 'none'}.",
-                )
-            places = [(name, header.index(name)) for name in columns]
-            for cells in reader:
-                if cells:
-                    usable = len(cells) == len(header)
-                    yield reader.line_num, {name: cells[place] for name, place in places} if usable else {}
-    except UnicodeDecodeError as error:
-        raise DataError(f"{table} is not UTF-8: {error.reason}.", "Fetch it again.") from None
+        header = [cell.strip() for cell in next(reader, [])]
+        lacking = [name for name in columns if name not in header]
+        if lacking:
+            problem = f"{table} lacks the column {' and '.join(map(repr, lacking))}."
+            raise DataError(problem, f"Found: {', '.join(header[:SHOWN]) or 'none'}.")
+        places = [(name, header.index(name)) for name in columns]
+        for cells in reader:
+            if cells:
+                usable = len(cells) == len(header)
+                yield reader.line_num, {name: cells[place] for name, place in places} if usable else {}
     except csv.Error as error:
         raise DataError(f"{table}:{reader.line_num}: {error}.", "Fetch it again.") from None
 
 
 def _join(rows: Rows, whole: Path, validated: Path, clips: Path, languages: tuple[str, str], parts: list[str]) -> None:
     """Translations joined with Common Voice's sentences and speakers by the recording, in Common Voice's order."""
-    wanted: dict[str, tuple[str, Split]] = {}
+    translations: dict[str, tuple[str, Split]] = {}
     for line, cells in _read(whole, TRANSLATIONS):
         part = cells.get("split", "").removesuffix("_covost")
         if not cells:
             rows.problems.append(BadRow(f"line {line}", f"{whole.name}:{line}: not as many cells as columns."))
         elif part in parts and (part == "train" or cells["split"] == part):  # dev and test are Common Voice's own
-            wanted[cells["path"]] = cells["translation"], PARTS[part]
+            translations[cells["path"]] = cells["translation"], PARTS[part]
     for line, cells in _read(validated, COMMON_VOICE):
-        found = wanted.pop(cells["path"], None) if cells else None
-        if found is not None:
-            translated = cells | {"translation": found[0]}
-            _add(rows, f"{validated.name}:{line}: ", translated, clips, languages, found[1])
-    rows.problems += [BadRow(name, f"{whole.name}: {name} is not in {validated}.") for name in wanted]
+        translation = translations.pop(cells["path"], None) if cells else None
+        if translation is not None:
+            translated = cells | {"translation": translation[0]}
+            _add(rows, f"{validated.name}:{line}: ", translated, clips, languages, translation[1])
+    rows.problems += [BadRow(name, f"{whole.name}: {name} is not in {validated}.") for name in translations]
 
 
 def _add(rows: Rows, where: str, cells: dict[str, str], clips: Path, languages: tuple[str, str], split: Split) -> None:

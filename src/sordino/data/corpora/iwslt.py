@@ -14,8 +14,8 @@ tell which of the two orders the texts are in.
 import itertools
 from pathlib import Path, PurePath
 
-from sordino.data.corpora import segments
-from sordino.data.corpora.base import Corpus, Rows, wrong_layout
+from sordino.data.corpora import order, segments
+from sordino.data.corpora.base import AUDIO_SUFFIXES, Corpus, Rows, text_of, visible, wrong_layout
 from sordino.errors import DataError
 from sordino.languages import language_code, language_name
 
@@ -31,44 +31,42 @@ def load(path: str | Path, source_lang: str, target_lang: str, texts: str | None
     """
     folder = Path(path).absolute()
     file = _list(folder, texts, language_code(source_lang), language_code(target_lang))
-    order = folder / "FILE_ORDER"
-    if order.is_file():
-        _check_order(file, order)
-    target = file.with_suffix(f".{language_code(target_lang)}")
-    source = file.with_suffix(f".{language_code(source_lang)}")
+    places = [folder / place for place in AUDIO if (folder / place).is_dir()]
+    if (folder / order.NAME).is_file():
+        _check_order(file, folder / order.NAME, places)
+    target, source = (text_of(file, language) for language in (target_lang, source_lang))
     if not target.is_file():
-        found = sorted(item.name for item in folder.glob(f"{file.stem}.*"))
+        beside = sorted(item.name for item in visible(folder) if item.name.startswith(f"{file.stem}."))
         raise DataError(
             f"{folder} has no {target.name}, the translations into {language_name(target_lang)}.",
-            f"Found: {', '.join(found)}.",
+            f"Found: {', '.join(beside)}.",
         )
     rows = Rows()
-    places = [folder / place for place in AUDIO if (folder / place).is_dir()]
     languages = source_lang, target_lang
     segments.read(rows, file, (source if source.is_file() else None, target), places, languages)
     return rows.corpus()
 
 
 def _list(folder: Path, texts: str | None, source: str, target: str) -> Path:
-    found = sorted(item.name for item in folder.glob("*.y*ml")) if folder.is_dir() else []
-    if texts in found or (texts is None and len(found) == 1):
-        return folder / (texts or found[0])
-    listing = f"Found: {', '.join(found) or 'none'}."
+    lists = sorted(item.name for item in visible(folder) if item.suffix in (".yaml", ".yml"))
+    if texts in lists or (texts is None and len(lists) == 1):
+        return folder / (texts or lists[0])
+    listing = f"Found: {', '.join(lists) or 'none'}."
     if texts is not None:
         raise DataError(f"{folder / texts} is not a file.", f"Name the list of segments in 'texts'. {listing}")
-    if found:
-        raise DataError(f"{folder} holds {len(found)} lists of segments. {listing}", "Name one in 'texts'.")
+    if lists:
+        raise DataError(f"{folder} holds {len(lists)} lists of segments. {listing}", "Name one in 'texts'.")
     layout = f"  NAME.yaml    - {{wav: talk_1.wav, offset: 16.08, duration: 3.5}}\n  NAME.{source}  NAME.{target}"
     raise wrong_layout(NAME, folder, f"{layout}    one line a segment\n  talk_1.wav ... (or wav/talk_1.wav)")
 
 
-def _check_order(file: Path, order: Path) -> None:
-    names = [PurePath(line.strip()).name for line in order.read_text(encoding="utf-8").split("\n") if line.strip()]
-    ranks = {name: rank for rank, name in enumerate(names)}
-    wavs = (PurePath(str(entry.get("wav"))).name for entry in segments.entries(file) if isinstance(entry, dict))
-    for one, other in itertools.pairwise(ranks.get(wav, len(ranks)) for wav in wavs):
+def _check_order(file: Path, names: Path, places: list[Path]) -> None:
+    wavs = [PurePath(entry.get("wav", "")).name for entry in segments.entries(file) if isinstance(entry, dict)]
+    beside = [item.name for place in places for item in visible(place) if item.suffix.lower() in AUDIO_SUFFIXES]
+    ranks = order.ranks(names, wavs, [name for name in beside if name not in wavs])
+    for one, other in itertools.pairwise(ranks[wav] for wav in wavs):
         if one > other:
             raise DataError(
-                f"{file} is not in the order of FILE_ORDER, so it is not known in which order the texts are.",
-                "Put the list and the texts into one order, and remove FILE_ORDER.",
+                f"{file} is not in the order of {order.NAME}, so it is not known in which order the texts are.",
+                f"Put the list and the texts into one order, and remove {order.NAME}.",
             )

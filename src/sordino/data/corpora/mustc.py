@@ -12,7 +12,7 @@ is read (as test) only where `subsets` names it.
 from pathlib import Path
 
 from sordino.data.corpora import segments
-from sordino.data.corpora.base import Corpus, Rows, Split, choose_subsets, wrong_layout
+from sordino.data.corpora.base import Corpus, Rows, Split, choose_subsets, text_of, visible, wrong_layout
 from sordino.errors import DataError
 from sordino.languages import language_code, language_name
 
@@ -50,8 +50,8 @@ def load(
         txt, wav = root / part / "txt", root / part / "wav"
         if not wav.is_dir():
             raise wrong_layout(NAME, root / part, _layout(pair, source, target), "there is no wav directory")
-        pieces = _text(txt, part, source_lang), _text(txt, part, target_lang)
-        segments.read(rows, _list(root, part), pieces, (wav,), (source_lang, target_lang), f"{part}/", PARTS[part])
+        texts_of = _text(txt, part, source_lang), _text(txt, part, target_lang)
+        segments.read(rows, _list(root, part), texts_of, (wav,), (source_lang, target_lang), f"{part}/", PARTS[part])
     return rows.corpus()
 
 
@@ -60,12 +60,13 @@ def _list(root: Path, part: str) -> Path:
 
 
 def _text(txt: Path, part: str, language: str) -> Path:
-    file = txt / f"{part}.{language_code(language)}"
+    file = text_of(txt / f"{part}.yaml", language)
     if not file.is_file():
-        found = sorted(item.suffix[1:] for item in txt.glob(f"{part}.*") if item.suffix != ".yaml")
+        others = (item for item in visible(txt, f"{part}.*") if item.suffix != ".yaml")
+        languages = ", ".join(item.name.removeprefix(f"{part}.") for item in others)
         raise DataError(
             f"{txt} has no {file.name}, the texts in {language_name(language)}.",
-            f"Languages found: {', '.join(found) or 'none'}.",
+            f"Languages found: {languages or 'none'}.",
         )
     return file
 

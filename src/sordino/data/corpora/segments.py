@@ -18,11 +18,14 @@ import yaml
 from sordino.data.clip import Clip
 from sordino.data.corpora.base import Rows, Split
 from sordino.errors import DataError
+from sordino.runtime import foreign
+from sordino.runtime.terminal import printable, quoted
 
 # Scalars as text: a talk called 2022.10 is no number. The C loader is ten times as fast.
 YAML = getattr(yaml, "CBaseLoader", yaml.BaseLoader)
 BLOCK_LINES = 1000
 NEEDED = "wav", "offset", "duration"
+SHAPE = "It is a list of {wav, offset, duration}."
 
 
 def read(
@@ -43,28 +46,29 @@ def read(
     """
     numbers: dict[str, int] = {}
     places: dict[str, str | None] = {}
-    known = [text for text in texts if text is not None]
-    lengths = [sum(1 for _ in _lines(text)) for text in known]
-    lines = [itertools.repeat("") if text is None else _lines(text) for text in texts]
+    folders = [place.absolute() for place in audio]
+    files = [text for text in texts if text is not None]
+    lengths = [sum(1 for _ in foreign.lines(text)) for text in files]
+    lines = [itertools.repeat("") if text is None else map(str.strip, foreign.lines(text)) for text in texts]
     total = 0
     for total, entry in enumerate(entries(segments), start=1):
         if lengths and total > min(lengths):
             continue  # only count: the error below says by how much they differ
         source, target = (next(each) for each in lines)
-        wav = str(entry.get("wav", "")) if isinstance(entry, dict) else ""
-        stem = PurePath(wav).with_suffix("").as_posix() if wav else ""
+        wav = entry.get("wav", "") if isinstance(entry, dict) else ""
+        stem = PurePath(wav).with_suffix("").as_posix() if PurePath(wav).name else ""
         number = numbers[stem] = numbers.get(stem, -1) + 1
         if wav not in places:
-            found = (os.path.join(place, wav) for place in audio)  # noqa: PTH118
-            places[wav] = next((file for file in found if wav and os.path.isfile(file)), None)  # noqa: PTH113
+            paths = (os.path.join(place, wav) for place in folders)  # noqa: PTH118
+            places[wav] = next((path for path in paths if wav and os.path.isfile(path)), None)  # noqa: PTH113
         name = f"{prefix}{stem or 'segment'}_{number}"
         spoken = source, target if texts[1] else None
-        make = partial(_clip, name, entry, places[wav], spoken, languages, stem, audio)
+        make = partial(_clip, name, entry, places[wav], spoken, languages, stem, folders)
         rows.add(name, f"{segments.name} segment {total}: ", make, split)
     if not total:
-        raise DataError(f"{segments} holds no segments.", "It is a list of {wav, offset, duration}.")
+        raise DataError(f"{segments} holds no segments.", SHAPE)
     if set(lengths) - {total}:
-        counts = ", ".join(f"{text.name} has {length:,}" for text, length in zip(known, lengths, strict=True))
+        counts = ", ".join(f"{text.name} has {length:,}" for text, length in zip(files, lengths, strict=True))
         raise DataError(
             f"{segments} lists {total:,} segments, and each text must have as many lines: {counts}.",
             "A line is the text of one segment, in the same order. Fetch what is not complete again.",
@@ -72,7 +76,10 @@ def read(
 
 
 def entries(file: Path) -> Iterator[Any]:
-    """The items of a YAML list, with all scalars as text, parsed a block of lines at a time."""
+    """The items of a YAML list, parsed a block of lines at a time. Of a mapping, what has a plain value, as text.
+
+    Raises DataError for a file that cannot be read, or is no list.
+    """
     for first, block in _blocks(file):
         try:
             items = yaml.load(block, YAML)
@@ -81,38 +88,28 @@ def entries(file: Path) -> Iterator[Any]:
             line = first + (mark.line if mark else 0)
             problem = getattr(error, "problem", None) or "unreadable"
             raise DataError(f"{file}:{line}: not YAML: {problem}.", "Was the file cut?") from None
+        except RecursionError:
+            raise DataError(f"{file}:{first}: nested too deeply for a list of segments.", SHAPE) from None
         if items in (None, ""):  # comments, or a document marker alone
             continue
         if not isinstance(items, list):
-            raise DataError(f"{file}:{first}: not a list of segments.", "It is a list of {wav, offset, duration}.")
-        yield from items
+            raise DataError(f"{file}:{first}: not a list of segments.", SHAPE)
+        for item in items:
+            # what aliases make of nested values could be of any size
+            yield {k: v for k, v in item.items() if isinstance(v, str)} if isinstance(item, dict) else item
 
 
 def _blocks(file: Path) -> Iterator[tuple[int, str]]:
     """(number of the first line, text) of blocks that can be parsed alone: a new one starts at an item's dash."""
     lines: list[str] = []
-    first = number = 1
-    try:
-        with file.open(encoding="utf-8-sig") as stream:
-            for number, line in enumerate(stream, start=1):
-                if len(lines) >= BLOCK_LINES and line.startswith("- "):
-                    yield first, "".join(lines)
-                    first, lines = number, []
-                lines.append(line)
-    except UnicodeDecodeError as error:
-        raise DataError(f"{file} is not UTF-8: {error.reason}.", "Save it as UTF-8.") from None
+    first = 1
+    for number, line in enumerate(foreign.lines(file), start=1):
+        if len(lines) >= BLOCK_LINES and line.startswith("- "):
+            yield first, "\n".join(lines)
+            first, lines = number, []
+        lines.append(line)
     if lines:
-        yield first, "".join(lines)
-
-
-def _lines(file: Path) -> Iterator[str]:
-    """Lines without their ends; only a line feed ends one, not the other separators that Unicode knows."""
-    try:
-        with file.open(encoding="utf-8-sig", newline="\n") as stream:
-            for line in stream:
-                yield line.strip()
-    except UnicodeDecodeError as error:
-        raise DataError(f"{file} is not UTF-8: {error.reason}.", "Save it as UTF-8.") from None
+        yield first, "\n".join(lines)
 
 
 def _clip(
@@ -128,9 +125,9 @@ def _clip(
         raise DataError("not a mapping of wav, offset and duration.")
     lacking = [key for key in NEEDED if not entry.get(key)]
     if lacking:
-        raise DataError(f"lacks {' and '.join(lacking)}.", f"Found: {', '.join(map(str, entry)) or 'nothing'}.")
+        raise DataError(f"lacks {' and '.join(lacking)}.", f"It has {', '.join(map(str, entry)) or 'nothing'}.")
     if audio is None:
-        raise DataError(f"{entry['wav']} is not a file in {' or '.join(map(str, places))}.")
+        raise DataError(f"{printable(entry['wav'])} is not a file in {' or '.join(map(str, places))}.")
     if texts[1] == "":
         raise DataError("the target text is empty.")
     return Clip.from_json(
@@ -152,4 +149,4 @@ def _seconds(entry: dict[str, str], key: str) -> float:
     try:
         return float(entry[key])
     except (TypeError, ValueError):
-        raise DataError(f"{key} must be a number of seconds, found {entry[key]!r}.") from None
+        raise DataError(f"{key} must be a number of seconds, found {quoted(entry[key], 60)}.") from None

@@ -1,20 +1,28 @@
 """Tables of texts on disk (.jsonl, .tsv, .csv) to rows of named cells, bad rows told apart from bad tables.
 
-UTF-8, with or without a byte-order mark. TSV has no quoting (a quotation mark is a quotation mark); CSV has the
-usual one, and refuses quotes that do not close instead of swallowing the lines that follow.
+UTF-8, with or without a byte-order mark. TSV has no quoting (a quotation mark is a quotation mark). CSV has the usual
+one, and refuses quotes that do not close instead of swallowing the lines that follow; its cells stand between commas,
+semicolons, bars or tabs, whichever its header has most of. NaN in JSON is a missing value, as pandas means it.
 """
 
 import csv
 import io
-import json
+import math
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sordino.data.corpora.base import visible
 from sordino.errors import DataError
+from sordino.runtime import foreign
+from sordino.runtime.terminal import quoted
+from sordino.runtime.values import Malformed, kind_of, parse_json
 
 SUFFIXES = (".jsonl", ".tsv", ".csv")
+DELIMITERS = ",;|\t"  # of CSV; the first of equals
+SHOWN = 12  # columns that an error lists
 
 
 @dataclass(frozen=True)
@@ -34,17 +42,18 @@ class Table:
     columns: tuple[str, ...]
     rows: tuple[Row, ...]
 
+    def listing(self) -> str:
+        """The columns, for an error."""
+        more = f" and {len(self.columns) - SHOWN:,} more" if len(self.columns) > SHOWN else ""
+        return f"Found: {', '.join(self.columns[:SHOWN]) or 'none'}{more}."
+
 
 def find(folder: Path, texts: str | None) -> Path:
     """The one table in a folder, or the one that `texts` names; DataError lists what was found."""
     if not folder.is_dir():
         raise DataError(f"{folder} is not a directory.", "Name the folder that holds the audio and its table.")
-    found = sorted(
-        item.name
-        for item in folder.iterdir()
-        if item.suffix.lower() in SUFFIXES and item.is_file() and not item.name.startswith(".")
-    )
-    listing = f"Found: {', '.join(found) or 'none'}."
+    tables = [item.name for item in visible(folder) if item.suffix.lower() in SUFFIXES and item.is_file()]
+    listing = f"Found: {', '.join(tables) or 'none'}."
     if texts is not None:
         table = folder / texts
         if not table.is_file():
@@ -52,21 +61,17 @@ def find(folder: Path, texts: str | None) -> Path:
         if table.suffix.lower() not in SUFFIXES:
             raise DataError(f"{table} is not a table.", f"Tables end in {', '.join(SUFFIXES)}. {listing}")
         return table
-    if len(found) != 1:
+    if len(tables) != 1:
         raise DataError(
-            f"{folder} holds {len(found)} tables of texts, one is needed. {listing}",
-            "Name it in 'texts'." if found else f"Add one ({', '.join(SUFFIXES)}) with a row for each clip.",
+            f"{folder} holds {len(tables)} tables of texts, one is needed. {listing}",
+            "Name it in 'texts'." if tables else f"Add one ({', '.join(SUFFIXES)}) with a row for each clip.",
         )
-    return folder / found[0]
+    return folder / tables[0]
 
 
 def read(path: Path) -> Table:
     """A whole table; DataError for one that is not UTF-8, is empty or repeats a column."""
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = error.object[: error.start].count(b"\n") + 1
-        raise DataError(f"{path}:{line}: not UTF-8 (byte {error.start}).", "Save the table as UTF-8.") from None
+    text = foreign.read_text(path)
     if path.suffix.lower() == ".jsonl":
         rows = tuple(_json_rows(text))
         columns = tuple(dict.fromkeys(column for row in rows for column in row.cells))
@@ -82,31 +87,44 @@ def _json_rows(text: str) -> Iterator[Row]:
         if not line.strip():
             continue
         try:
-            record = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            yield Row(number, {}, f"not JSON: {error}")
+            record = parse_json(line, finite=False)
+        except Malformed as error:
+            yield Row(number, {}, str(error))
             continue
         if not isinstance(record, dict):
-            yield Row(number, {}, f"not a JSON object but {type(record).__name__}")
+            yield Row(number, {}, f"not a JSON object but {kind_of(record)}")
             continue
-        odd = [name for name, value in record.items() if isinstance(value, bool | list | dict)]
-        cells = {name: "" if value is None else str(value) for name, value in record.items()}
+        odd = [name for name, value in record.items() if not _is_plain(value)]
+        cells = {name: _cell(value) for name, value in record.items()}
         yield Row(number, cells, f"{', '.join(odd)} must be text or a number" if odd else "")
+
+
+def _is_plain(value: Any) -> bool:
+    return not isinstance(value, bool | list | dict) and not (isinstance(value, float) and math.isinf(value))
+
+
+def _cell(value: Any) -> str:
+    missing = value is None or (isinstance(value, float) and math.isnan(value))
+    return "" if missing else str(value) if _is_plain(value) else quoted(value, 60)
 
 
 def _delimited(path: Path, text: str) -> tuple[tuple[str, ...], tuple[Row, ...]]:
     stream = io.StringIO(text, newline="")
+    header = text.partition("\n")[0]
     if path.suffix.lower() == ".tsv":
+        if "\t" not in header and any(mark in header for mark in DELIMITERS):
+            raise DataError(f"{path}:1: no tab stands between its columns.", "If it has commas or semicolons: .csv.")
         reader = csv.reader(stream, delimiter="\t", quoting=csv.QUOTE_NONE)
     else:
-        reader = csv.reader(stream, strict=True)
+        reader = csv.reader(stream, delimiter=max(DELIMITERS, key=header.count), strict=True)
     try:
         columns = tuple(cell.strip() for cell in next(reader, []))
     except csv.Error as error:
         raise DataError(f"{path}:1: {error}.", "The first line names the columns.") from None
-    twice = sorted({column for column in columns if columns.count(column) > 1})
+    twice = [column for column, times in Counter(columns).items() if times > 1]
     if twice:
-        raise DataError(f"{path} has two columns {', '.join(map(repr, twice))}.", "Rename or drop one.")
+        names = ", ".join(quoted(column, 60) for column in twice[:SHOWN])
+        raise DataError(f"{path} has two columns {names}.", "Rename or drop one.")
     return columns, tuple(_delimited_rows(reader, columns))
 
 

@@ -1,0 +1,139 @@
+"""A recipe's prompt as a model sees it: one string for training, ranking and translating, and what travels with it.
+
+Beside every saved model stand sordino.json, with the system prompt spelled out, and a chat template that begins a
+conversation without a system turn with this one: who uses stock transformers asks as the model was trained.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sordino.config.card import Card
+from sordino.config.schema import SYSTEM_PROMPT, PromptSection, fill_instruction
+from sordino.errors import FamilyError, RecipeError, is_out_of_memory, reason
+from sordino.models import registry
+from sordino.models.control_tokens import control_tokens
+from sordino.models.family import Family, Prompt
+from sordino.runtime import files
+from sordino.runtime.terminal import quoted
+
+if TYPE_CHECKING:
+    from sordino.models.speech import SpeechModel
+
+TEMPLATE = "chat_template.jinja"
+# put before a chat template; the comment is how it is found again
+DEFAULT_TURN = (
+    "{#- sordino: the system turn of a conversation that brings none -#}"
+    "{%%- if messages and messages[0]['role'] != 'system' -%%}"
+    "{%%- set messages = [{'role': 'system', 'content': %s}] + messages -%%}"
+    "{%%- endif %%}"
+)
+# a line end behind a block is not rendered (trim_blocks), so that one that the template begins with is written twice
+OURS = re.compile(r"^\{#- sordino: .*?-#\}.*?\{%- endif %\}(?:\n(?=\n))?", re.DOTALL)
+
+
+def render(speech: SpeechModel, section: PromptSection, source: str, target: str) -> str:
+    """The text that is asked, with one audio placeholder. source, target: languages by code or name.
+
+    Raises RecipeError for control tokens of the model in the prompt's texts, FamilyError for a chat template that fails
+    or places no audio, or more than one clip's.
+    """
+    refuse_control_tokens(section, speech.processor.tokenizer)
+    prompt = resolved(speech.family, section, source, target)
+    try:
+        text = speech.family.chat.render(speech.processor, prompt)
+    except FamilyError:
+        raise
+    except Exception as error:  # whatever a template does: jinja2's own errors, Python's inside of it
+        if is_out_of_memory(error):
+            raise
+        raise _template_problem(speech, f"fails ({type(error).__name__}: {reason(error)})") from error
+    if speech.model is not None:
+        count = text.count(placeholder(speech))
+        if count != 1:
+            raise _template_problem(speech, f"places {count} clips of audio, and not one")
+    return text
+
+
+def refuse_control_tokens(section: PromptSection, tokenizer: Any) -> None:
+    """Raise RecipeError for a prompt whose words the tokenizer would take for its own: another audio, the end."""
+    texts = {"instruction": section.instruction, "system": section.system or ""}
+    texts |= {f"example[{i}]": text for i, text in enumerate(section.example)}
+    for key, text in texts.items():
+        tokens = control_tokens(tokenizer, text)
+        if tokens:
+            raise RecipeError(
+                f"prompt.{key} holds {quoted(tokens[0], 60)}, which this model's tokenizer takes for a control token.",
+                "Leave it out: the audio and the turns are put into the prompt by the model's family.",
+            )
+
+
+def resolved(family: Family, section: PromptSection, source: str, target: str) -> Prompt:
+    """The prompt with its system prompt and languages spelled out."""
+    example = (section.example[0], section.example[1]) if section.example else None
+    instruction = fill_instruction(section.instruction, source, target)
+    return Prompt(instruction, system_of(family, section), section.style, example)
+
+
+def system_of(family: Family, section: PromptSection) -> str | None:
+    """The system prompt, `auto` resolved."""
+    if section.system != "auto":
+        return section.system
+    return SYSTEM_PROMPT if family.chat.takes_system else None
+
+
+def placeholder(speech: SpeechModel) -> str:
+    """The token that stands for a clip in rendered prompts."""
+    return str(speech.processor.tokenizer.convert_ids_to_tokens(speech.placeholder_id()))
+
+
+def check_placeholder(speech: SpeechModel) -> None:
+    """Raise FamilyError where config.json names no token that stands for audio, or none of the tokenizer's."""
+    tokenizer = speech.processor.tokenizer
+    try:
+        name = placeholder(speech)
+        known = tokenizer.convert_tokens_to_ids(name) == speech.placeholder_id()
+    except (AttributeError, TypeError, ValueError, IndexError, KeyError, OverflowError):
+        known = False
+    if not known:
+        raise FamilyError(
+            f"{speech.path}: config.json names no token of the tokenizer's as the place of audio.",
+            "Copy config.json and the tokenizer of one model again.",
+        )
+
+
+def describe(directory: Path, family: Family, card: Card) -> None:
+    """Leave beside a model how it is asked: sordino.json, and the default system turn of its chat template.
+
+    Raises OSError.
+    """
+    system = system_of(family, card.prompt)
+    resolved_prompt = dataclasses.replace(card.prompt, system=system)
+    dataclasses.replace(card, prompt=resolved_prompt).write(directory)
+    if card.prompt.style == "chat" and family.chat.default_system and (directory / registry.CONFIG).is_file():
+        turn = None
+        if card.source and card.target:
+            turn = family.chat.default_system(resolved(family, card.prompt, card.source, card.target))
+        _set_default_turn(directory, registry.load_processor(family, str(directory)), turn)
+
+
+def _set_default_turn(directory: Path, processor: Any, turn: Any) -> None:
+    """turn: content of the system turn; a template whose default it was before gets its own again for None."""
+    template = getattr(processor, "chat_template", None) or getattr(processor.tokenizer, "chat_template", None)
+    if not isinstance(template, str):
+        return
+    plain = OURS.sub("", template)
+    begin = DEFAULT_TURN % json.dumps(turn, ensure_ascii=False) + "\n" * plain.startswith("\n") if turn else ""
+    if begin + plain != template:
+        files.write_text(directory / TEMPLATE, begin + plain)
+        (directory / "chat_template.json").unlink(missing_ok=True)  # an older form of the same
+
+
+def _template_problem(speech: SpeechModel, what: str) -> FamilyError:
+    file = Path(speech.path) / TEMPLATE
+    where = str(file) if file.is_file() else f"the chat template of {speech.path}"
+    return FamilyError(f"{where} {what}.", "Copy the processor's files of the original model beside the weights.")

@@ -1,0 +1,175 @@
+"""Rank a model's layers as a recipe asks: named by hand, from the middle, or searched for on the select clips.
+
+Of a search trials.jsonl grows with every trial, and finer: what has been translated is kept in the stage's state, so
+that a killed search goes on from its last batch.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from sordino.config.run_layout import TRIALS
+from sordino.config.schema import RankSection
+from sordino.data import corpora
+from sordino.data.clip import Clip
+from sordino.errors import DataError
+from sordino.languages import language_code, language_name
+from sordino.models import prompts
+from sordino.models.answers import answers_of
+from sordino.models.features import Features
+from sordino.models.speech import SpeechModel
+from sordino.pipeline.stage import Job
+from sordino.pruning import search
+from sordino.pruning.layer import SCOPES, Layer, parse_layer, refuse_removals
+from sordino.pruning.ranking import RankedRemoval, Ranking
+from sordino.pruning.scoring import ClipScorer, Key, ScoringOptions, TargetLanguage, work
+from sordino.pruning.search import Removal, Trial
+from sordino.pruning.speculative import default_memory
+from sordino.runtime import files
+from sordino.runtime.progress import bar
+
+TRANSLATIONS = "found.jsonl"  # resume state: translations by candidates so far; named as in old runs
+
+
+def rank_layers(job: Job, section: RankSection, speech: SpeechModel) -> Ranking:
+    """Raises RecipeError for layers that the model does not have, DataError without clips to search on."""
+    removals: list[Removal] = []
+    if section.method == "explicit":
+        order = [parse_layer(text) for text in section.layers]
+    elif section.method == "middle":
+        order = search.middle(speech, section.scope, section.remove)
+    else:
+        removals = search_layers(job, section, speech)
+        order = [removal.layer for removal in removals]
+    counts = {str(scope): speech.layer_count(scope) for scope in speech.family.scopes}
+    refuse_removals(speech.family, speech.model.config.to_dict(), counts, order)
+    return ranking_of(speech, section, order, job.recipe.criterion, removals)
+
+
+def ranking_of(
+    speech: SpeechModel, section: RankSection, order: Sequence[Layer], criterion: str, removals: Sequence[Removal]
+) -> Ranking:
+    """removals: of a search by the criterion; none where no layer was searched for."""
+    return Ranking(
+        method=section.method,
+        scope=section.scope,
+        criterion=criterion if removals else None,
+        search=section.search if removals else None,
+        order=tuple(order),
+        removals=tuple(map(ranked, removals)),
+        layers={scope: speech.layer_count(scope) for scope in SCOPES["both"]},
+    )
+
+
+def ranked(removal: Removal) -> RankedRemoval:
+    """What is recorded of a step of the search."""
+    trial = removal.trial
+    assert trial.interval is not None
+    return RankedRemoval(
+        layer=removal.layer,
+        clips=trial.clips,
+        score=trial.score,
+        interval=trial.interval,
+        probability=removal.probability,
+        runner_up=removal.runner_up,
+        runner_up_probability=removal.runner_up_probability,
+    )
+
+
+def search_layers(job: Job, section: RankSection, speech: SpeechModel) -> list[Removal]:
+    """Search on the select clips, from where a killed search of the same settings stopped."""
+    trials = [Trial.from_json(row) for row in files.read_jsonl(job.out / TRIALS)]
+    translations = {_key(row): row["ids"] for row in files.read_jsonl(job.state / TRANSLATIONS)}
+    languages = target_languages(job, section, speech)
+    return search_on(
+        speech,
+        languages,
+        section,
+        job.recipe.criterion,
+        job.recipe.seed,
+        trials=trials,
+        translations=translations,
+        record=lambda trial: files.append_jsonl(job.out / TRIALS, trial.to_json()),
+        remember=lambda rows: files.append_jsonl(job.state / TRANSLATIONS, *map(_row, rows)),
+    )
+
+
+def search_on(
+    speech: SpeechModel,
+    languages: Sequence[TargetLanguage],
+    section: RankSection,
+    criterion: str,
+    seed: int,
+    *,
+    trials: Sequence[Trial] = (),
+    translations: Mapping[Key, list[int]] | None = None,
+    record: Callable[[Trial], None] = lambda _: None,
+    remember: Callable[[Sequence[tuple[Key, list[int]]]], None] = lambda _: None,
+) -> list[Removal]:
+    """Search on encoded clips. trials, translations: of a search that was cut short; record, remember: get the new."""
+    pool = search.candidates(speech, section.scope, section.protect_first, section.protect_last)
+    racing = section.search == "racing"
+    options = ScoringOptions(
+        criterion=criterion,
+        max_new_tokens=section.max_new_tokens,
+        memory=section.memory_mb * 2**20 if section.memory_mb else default_memory(speech),
+        seed=seed,
+        racing=racing,
+    )
+    features = Features(speech, None)  # another encoder's features are of no use to anything else
+    total = work(len(pool), min(section.remove, len(pool)), len(languages[0].encoded) * len(languages), racing)
+    with bar(f"ranking layers by {criterion}", total, len(translations or {})) as advance:
+        scorer = ClipScorer(
+            speech,
+            languages,
+            options,
+            lambda encoded: features.encode(encoded.clip, encoded.prompt),
+            translations=translations,
+            remember=remember,
+            advance=advance,
+        )
+        allowed = functools.partial(search.allows, speech)
+        return search.search(pool, section.remove, scorer, trials, record, racing, allowed)
+
+
+def _row(pair: tuple[Key, list[int]]) -> dict[str, Any]:
+    (removed, item), ids = pair
+    return {"without": [str(layer) for layer in removed], "item": item, "ids": ids}
+
+
+def _key(row: dict[str, Any]) -> Key:
+    return tuple(parse_layer(text) for text in row["without"]), row["item"]
+
+
+def target_languages(job: Job, section: RankSection, speech: SpeechModel) -> list[TargetLanguage]:
+    """The select clips for every target language that is ranked; other languages come from the corpus' own columns."""
+    recipe = job.recipe
+    clips = job.select_clips("rank", section.clips)
+    languages = []
+    for target in section.targets or (recipe.target,):
+        references = references_in(job, clips, target)
+        prompt = prompts.render(speech, recipe.prompt, recipe.source, target)
+        encoded = Features(speech, job.layout.cache).encode_all(clips, prompt, "encoding the select clips")
+        answers = answers_of(speech, clips, recipe.prompt.style, references)
+        languages.append(TargetLanguage(target, encoded, references, answers))
+        job.record.setdefault("prompts", []).append(prompt)
+    return languages
+
+
+def references_in(job: Job, clips: list[Clip], target: str) -> list[str]:
+    """Reference translations of the clips in a language. Raises DataError where the corpus lacks one."""
+    recipe = job.recipe
+    assert recipe.data
+    if language_code(target) == language_code(recipe.target):
+        return [clip.target_text or "" for clip in clips]
+    other = corpora.load(recipe.data.corpus, recipe.data.path, recipe.source, target, recipe.data.texts)
+    texts = {clip.id: clip.target_text for clip in other.clips}
+    missing = [clip.id for clip in clips if not texts.get(clip.id)]
+    if missing:
+        raise DataError(
+            f"rank.targets: {len(missing)} select clips have no {language_name(target)} text, {missing[0]} among them.",
+            "Rank by the languages that the corpus has.",
+        )
+    return [texts[clip.id] or "" for clip in clips]

@@ -1,0 +1,66 @@
+"""Work handed out as values: a task in, its result out, results in the order of the tasks.
+
+Who hands out work is the only one that writes: a worker gets a task and returns a result, and changes nothing that
+another worker reads. Today the workers are threads of this process; actors on other machines can take their place
+behind the same interface, as long as tasks and results can be sent.
+
+The products of one clip are too small to share between threads (on 2 cores, 100 clips were encoded in 4.8 s instead of
+8.7 s), so that on a CPU several items are worked on at once with few threads each. A result that one thread computes
+does not depend on how many cores there are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+import torch
+
+Task = TypeVar("Task")
+Result = TypeVar("Result")
+AT_ONCE = 1024  # tasks, where nobody says fewer
+
+
+class Executor(Protocol):
+    """Runs tasks somewhere."""
+
+    @property
+    def workers(self) -> int:
+        """Tasks that are worked on at once."""
+
+    def map(self, work: Callable[[Task], Result], tasks: Iterable[Task]) -> Iterator[Result]:
+        """Results in the order of the tasks. The first exception ends it, and is raised."""
+
+
+@dataclass(frozen=True)
+class Threads:
+    """Executor of this process: so many threads, which share torch's among them."""
+
+    workers: int
+
+    @classmethod
+    def on(cls, device: torch.device, most: int = AT_ONCE) -> Threads:
+        """As many as torch has threads, no more than `most`; on an accelerator, which one task fills, a single one."""
+        return cls(max(1, min(most, torch.get_num_threads())) if device.type == "cpu" else 1)
+
+    def map(self, work: Callable[[Task], Result], tasks: Iterable[Task]) -> Iterator[Result]:
+        if self.workers == 1:
+            yield from map(work, tasks)
+            return
+        threads = torch.get_num_threads()
+        torch.set_num_threads(max(1, threads // self.workers))  # of the threads that start from here on
+        pool = ThreadPoolExecutor(self.workers)
+        try:
+            yield from pool.map(work, tasks)
+        finally:
+            pool.shutdown(cancel_futures=True)
+            torch.set_num_threads(threads)
+
+
+def parallel_map(
+    device: torch.device, work: Callable[[Task], Result], tasks: Iterable[Task], most: int = AT_ONCE
+) -> Iterator[Result]:
+    """Results in the order of the tasks, by the threads that suit the device. most: tasks at once."""
+    return Threads.on(device, most).map(work, tasks)

@@ -1,0 +1,36 @@
+"""Pages name files that are there, and link to pages that are there."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+HISTORY = ROOT / "docs" / "log.md"  # names files as they were called
+PAGES = sorted({*ROOT.glob("docs/*.md"), *ROOT.glob("*.md")} - {HISTORY, ROOT / "CHANGELOG.md"})
+PATH = re.compile(r"`((?:src|tests|benchmarks|demo|docs|\.ci|\.github)/[\w./-]*[\w/])`")
+LINK = re.compile(r"\]\((?!https?:|#)([^)#]+)")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_files_that_a_page_names_exist(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    paths = [ROOT / path for path in PATH.findall(text) if "NAME" not in path]
+    paths += [page.parent / link for link in LINK.findall(text)]
+    assert [str(path.relative_to(ROOT)) for path in paths if not path.exists()] == []
+
+
+def test_every_page_is_named_in_the_readme() -> None:
+    tree = (ROOT / "README.md").read_text(encoding="utf-8").split("## The tree")[1]
+    pages = {page.stem for page in ROOT.glob("docs/*.md")}
+    assert {page for page in pages if not re.search(rf"\b{page}\b", tree)} == set()
+
+
+def test_every_room_is_in_the_readmes_tree() -> None:
+    tree = (ROOT / "README.md").read_text(encoding="utf-8").split("## The tree")[1]
+    entries = [path for path in (ROOT / "src" / "sordino").iterdir() if not path.name.startswith("_")]
+    rooms = {path.name + "/" * path.is_dir() for path in entries if path.suffix in ("", ".py")}
+    assert "pruning/" in rooms and "errors.py" in rooms
+    assert {room for room in rooms if room not in tree} == set()
