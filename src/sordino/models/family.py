@@ -153,8 +153,8 @@ class Gguf:
 
     interleaved: rotary pairs are neighbours there, and half a head apart in transformers. keys: of the decoder's
     config, what this architecture's file says beside the usual sizes. one_kind: whether all layers have the same heads,
-    rotary embeddings and full attention, in the usual keys; else `keys` says it. constants: of the decoder's config, further
-    tensors of numbers that llama.cpp wants.
+    rotary embeddings and full attention, in the usual keys; else `keys` says it. constants: of the decoder's config,
+    further tensors of numbers that llama.cpp wants.
     """
 
     architecture: str
