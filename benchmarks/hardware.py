@@ -105,8 +105,8 @@ def disk(rows: list[Row]) -> list[str]:
 PAGE = """# Which GPU for which model and stage
 
 Written by `python benchmarks/hardware.py > docs/hardware.md` from the published configurations and the formulas of
-`sordino plan --formulas`. **The figures are predicted, not measured on GPUs.** On tiny models on a CPU what trainings keep
-for their backward pass is 4 to 10 % more than predicted (docs/sizes.md).
+`sordino plan --formulas`. **The figures are predicted, not measured on GPUs.** On tiny models on a CPU what trainings
+keep for their backward pass is 4 to 10 % more than predicted (docs/sizes.md).
 
 Peak memory in GB (10⁹ bytes), and in brackets the smallest card that holds it: a card's GiB against the prediction,
 {percent} % for fragmentation and {context} GB for CUDA's context.
