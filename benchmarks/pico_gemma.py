@@ -5,8 +5,8 @@
 CORPUS is `demo/corpus`, or a directory of phrasebook.jsonl and audio/ with fields id, audio, split, en, de. The model
 learns to hear from raw frames of 40 ms. Two things make that possible on a CPU: the projector starts as a bank of
 windowed sines and cosines, and the first layer's MLP as their squares, which is a spectrogram; and through the first
-half of training a CTC loss (Graves et al. 2006) asks a middle layer for the English letters. Nothing of either is in the
-model that is saved. Every epoch is a resume point: the same command goes on, and is done when OUT/score.json is there.
+half of training a CTC loss (Graves et al. 2006) asks a middle layer for the English letters. Nothing of either is in
+the model that is saved. Every epoch is a resume point: the same command goes on, and is done when OUT/score.json is there.
 """
 
 from __future__ import annotations
@@ -284,9 +284,7 @@ class Training:
 
     def score(self, clips: Sequence[Spoken]) -> dict[str, float]:
         features = Features(self.speech, None)
-        encoded = [
-            features.encode_waveform(Clip(c.id, "", None, "en", "de"), c.wave, self.prompt) for c in clips
-        ]
+        encoded = [features.encode_waveform(Clip(c.id, "", None, "en", "de"), c.wave, self.prompt) for c in clips]
         found = [row.text for row in translate(self.speech, encoded, Decoding(batch_size=32, max_new_tokens=48))]
         references = [[clip.german for clip in clips]]
         for clip, text in list(zip(clips, found, strict=True))[:3]:

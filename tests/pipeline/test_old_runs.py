@@ -137,7 +137,13 @@ def test_an_old_run_gets_todays_report(run: Path, capsys: pytest.CaptureFixture[
     shutil.rmtree(run / "90-report")
     assert answer(capsys, "report", "recipe.yaml")["ran"] is True
     page = (run / "90-report" / "report.html").read_text(encoding="utf-8")
-    for text in ("What to try next", "Bytes by part", "<strong>QLoRA adapter</strong>", "Time and memory", "Clip by clip"):
+    for text in (
+        "What to try next",
+        "Bytes by part",
+        "<strong>QLoRA adapter</strong>",
+        "Time and memory",
+        "Clip by clip",
+    ):
         assert text in page
     assert "data:audio/mpeg;base64," in page
     assert load(run / "90-report" / "recipe.yaml") == load("recipe.yaml")

@@ -108,9 +108,12 @@ def config_parts(model: shapes.Model) -> dict[str, Share]:
 
 
 def layout_rows(model: shapes.Model, rank: int = 64) -> dict[str, dict[str, int | None]]:
-    """Layout -> bytes of its files, bytes torch.save would give, stored elements. rank: of an adapter beside."""
+    """Layout -> bytes of its files, bytes torch.save would give, stored elements. rank: of an adapter beside.
+
+    GGUF only where llama.cpp has the decoder.
+    """
     rows: dict[str, dict[str, int | None]] = {}
-    for name in tables.TITLES:
+    for name in tables.TITLES if model.family.tensors.gguf else tables.LAYOUTS:
         stored = tables.stored(model.tensors, name)
         size = tables.disk_bytes(stored)
         if name in tables.LAYOUTS and tables.LAYOUTS[name].adapter:

@@ -151,8 +151,8 @@ class Gguf:
     """What llama.cpp calls the decoder. names: of a layer's modules, or of its tensors that are no weights of modules;
     outside: of the decoder's other tensors.
 
-    interleaved: rotary pairs are neighbours there, and half a head apart in transformers. keys: of the decoder's config,
-    what this architecture's file says beside the usual sizes. one_kind: whether all layers have the same heads, rotary
+    interleaved: rotary pairs are neighbours there, and half a head apart in transformers. keys: of the decoder's
+    config, what this architecture's file says beside the usual sizes. one_kind: whether all layers have the same heads, rotary
     embeddings and full attention, in the usual keys; else `keys` says it. constants: of the decoder's config, further
     tensors of numbers that llama.cpp wants.
     """
@@ -244,8 +244,8 @@ class Family:
     check: (config.json, its path) -> raises FamilyError for a checkpoint of this type in a layout that is not read.
     adapter_flag: field of config.json that says whether a LoRA adapter belongs to the weights and lies beside them.
     ready: what a loaded model of the transformers class needs before it takes embeddings.
-    stock_call: Python, for model cards: makes `inputs` with the stock `processor`, of the rendered `prompt` and `wave` at
-    `rate`, or of `instruction` and recording.wav. '' where the stock processor needs packages that sordino does not.
+    stock_call: Python, for model cards: makes `inputs` with the stock `processor`, of the rendered `prompt` and `wave`
+    at `rate`, or of `instruction` and recording.wav. '' where the stock processor needs packages that sordino does not.
     """
 
     model_type: str  # config.json's

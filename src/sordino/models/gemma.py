@@ -141,8 +141,8 @@ def capped_logits(model: Any, hidden: Tensor) -> Tensor:
 
 
 def take_embeddings(model: Any) -> None:
-    """Let `generate` start from embeddings. The class passes them on, but its method does not name them, and transformers
-    looks for the name."""
+    """Let `generate` start from embeddings. The class passes them on, but its method does not name them, and
+    transformers looks for the name."""
 
     def prepare_inputs_for_generation(self: Any, input_ids: Tensor, inputs_embeds: Any = None, **kwargs: Any) -> Any:
         return type(self).prepare_inputs_for_generation(self, input_ids, inputs_embeds=inputs_embeds, **kwargs)

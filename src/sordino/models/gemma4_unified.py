@@ -43,7 +43,7 @@ def load_processor(path: str, revision: str | None = None) -> gemma.GemmaProcess
 
 
 def prepare(processor: gemma.GemmaProcessor, clips: Sequence[Waveform], prompts: Sequence[str]) -> AudioInputs:
-    """Waveforms (n,) at 16 kHz and rendered prompts -> ids with expanded placeholders; frames (B, A, 640), of clips (B,).
+    """Waveforms (n,) at 16 kHz and rendered prompts -> ids with expanded placeholders; frames (B, A, 640), by clip.
 
     Raises ValueError for a clip longer than the window and for a prompt without exactly one audio placeholder.
     """

@@ -72,7 +72,7 @@ def greedy(speech: SpeechModel) -> Any:
     from transformers import GenerationConfig
 
     stored = speech.model.generation_config
-    pad = stored.pad_token_id
+    pad = stored.pad_token_id if stored.pad_token_id != -1 else None
     return GenerationConfig(
         do_sample=False,
         bos_token_id=stored.bos_token_id,

@@ -136,8 +136,8 @@ class SpeechModel:
     def inputs(
         self, input_ids: Tensor, mask: Tensor, features: Sequence[Tensor], among: Tensor | None = None
     ) -> dict[str, Tensor]:
-        """What the decoder and `generate` take: embeddings as `embed` makes them, the attention mask (B, S), and what else
-        the family's decoder wants."""
+        """What the decoder and `generate` take: embeddings as `embed` makes them, the attention mask (B, S), and what
+        else the family's decoder wants."""
         embeds = self.embed(input_ids, features, among)
         is_audio = input_ids == self.placeholder_id()
         if among is not None:

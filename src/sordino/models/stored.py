@@ -29,6 +29,7 @@ from sordino.models.registry import PROCESSOR_FILES
 from sordino.models.speech import SpeechModel
 from sordino.runtime import foreign
 from sordino.runtime.progress import byte_bar, note
+from sordino.runtime.terminal import quoted
 
 GENERATION = "generation_config.json"
 NAMED_ALIKE = ("bitsandbytes", "compressed-tensors")  # quantizations that keep a weight's name, or add to it
@@ -139,13 +140,24 @@ def skeleton(family: Family, directory: Path) -> Any:
             model = model_class(config)
         file = directory / GENERATION
         if os.path.lexists(file):
-            foreign.read_json(file, raises=FamilyError, remedy="Copy the model again.", finite=False)
+            _check_generation(
+                foreign.read_json(file, raises=FamilyError, remedy="Copy the model again.", finite=False), file
+            )
             model.generation_config = transformers.GenerationConfig.from_pretrained(str(directory))
     except FamilyError:
         raise
     except Exception as error:  # transformers checks both with error types of its own
         raise FamilyError(f"{file} does not describe a model ({reason(error)}).", "Copy the model again.") from error
     return model
+
+
+def _check_generation(config: Mapping[str, Any], file: Path) -> None:
+    """Raise FamilyError for token ids that are none. -1 is no id, as some have it."""
+    for name, least in (("bos_token_id", -1), ("pad_token_id", -1), ("eos_token_id", 0), ("suppress_tokens", 0)):
+        ids = config.get(name)
+        each = ids if isinstance(ids, list) else [] if ids is None else [ids]
+        if any(type(i) is not int or i < least for i in each):
+            raise FamilyError(f"{file}: {name} cannot be {quoted(ids, 60)}.", "Copy the model again.")
 
 
 def refuse_other_weights(family: Family, directory: Path, checkpoint: Checkpoint) -> None:
