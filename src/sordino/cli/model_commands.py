@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from sordino.cli.command import Command, Parser, Result, count, output, seconds
 from sordino.config.run_layout import EXPORT, STUDENT, TEACHER
 from sordino.errors import UsageError
+from sordino.runtime.progress import note
 from sordino.serve import command as serve
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ def _options(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _translate_arguments(parser: Parser) -> None:
-    parser.add_argument("model", metavar="MODEL", help="a model of a run, an export, an adapter or a Hub id")
+    parser.add_argument("model", metavar="MODEL|RUN", help="a model, an export, an adapter, a Hub id, or a run")
     parser.rest("audio", "AUDIO", "audio files of any length")
     _how(parser)
     parser.add_argument("--out", type=Path, metavar="DIR", help="write there, and resume there")
@@ -54,6 +55,8 @@ def _translate(args: argparse.Namespace) -> Result:
 
     if not args.audio:
         raise UsageError("translate: no audio files.", "Name one or more after the model.")
+    _choose(args)
+    _warn_of_languages(args)
     if args.segments or args.out or long_audio.needed(args.audio):
         options = long_audio.Options(**_options(args), pause=args.pause)
         result = long_audio.translate_recordings(args.model, args.audio, args.segments, args.out, options)
@@ -70,6 +73,25 @@ def _translate(args: argparse.Namespace) -> Result:
     return result
 
 
+def _choose(args: argparse.Namespace) -> None:
+    """Put the best model of a run in its place."""
+    from sordino.inference import runs
+
+    args.model, model = runs.chosen(args.model)
+    if model is not None:
+        note(
+            f"translating with {model}, the best of the run's exports" if model.export else f"translating with {model}"
+        )
+
+
+def _warn_of_languages(args: argparse.Namespace) -> None:
+    from sordino.inference import model
+
+    warning = model.untrained(args.model, *model.languages_of(args.model, args.source, args.to))
+    if warning:
+        note(warning)
+
+
 def _submit_arguments(parser: Parser) -> None:
     parser.add_argument("model", metavar="MODEL|RUN", help="a model of a run, or a run with one export")
     parser.rest("folders", "TESTSET", "recordings, FILE_ORDER, a YAML list")
@@ -84,10 +106,13 @@ def _submit_arguments(parser: Parser) -> None:
 
 def _submit(args: argparse.Namespace) -> Result:
     from sordino.inference import long_audio
+    from sordino.publishing.choice import chosen_model
     from sordino.submission.pack import Entry, submit
 
     if not args.folders:
         raise UsageError("submit: no test sets.", "Name one or more folders after the model.")
+    args.model = str(chosen_model(Path(args.model)))
+    _warn_of_languages(args)
     entry = Entry(args.team, args.constrained, args.contrastive, args.datasets)
     options = long_audio.Options(**_options(args), pause=args.pause)
     result = submit(args.model, list(map(Path, args.folders)), entry, args.out, options, args.segments)
@@ -154,8 +179,8 @@ def _publish(args: argparse.Namespace) -> Result:
 
     model = chosen_model(Path(args.model))
     upload = hub.prepare(model, args.name, Statement(args.base_model, args.license, args.data_license))
-    for note in upload.notes:
-        print(f"note: {note}", file=sys.stderr)
+    for line in upload.notes:
+        print(f"note: {line}", file=sys.stderr)
     sizes = upload.sizes()
     result = {"repo": args.name, "files": sizes, "bytes": sum(sizes.values()), "notes": list(upload.notes)}
     if not args.dry_run:
@@ -170,7 +195,9 @@ def _publish(args: argparse.Namespace) -> Result:
 
 
 def _inspect_arguments(parser: Parser) -> None:
-    parser.add_argument("model", nargs="?", metavar="MODEL", help="a model or adapter directory, or one .safetensors")
+    parser.add_argument(
+        "model", nargs="?", metavar="MODEL", help="a model, adapter or run directory, or one .safetensors"
+    )
     parser.add_argument("--config", type=Path, metavar="FILE", help="a config.json instead: sizes from shapes alone")
     parser.add_argument("--decoder-layers", type=count, metavar="N", help="with --config: as if pruned to N layers")
     parser.add_argument("--vocabulary", type=count, metavar="N", help="with --config: as if trimmed to N tokens")
@@ -186,14 +213,37 @@ def _inspect(args: argparse.Namespace) -> Result:
             "inspect: --decoder-layers and --vocabulary are of shapes, not of a model's files.",
             f"Use --config {Path(args.model) / 'config.json'}.",
         )
+    from sordino.inference import runs
     from sordino.measure import audit, show, size
 
     path = Path(args.model)
+    if runs.is_run(path):
+        return _inspect_run(path, args.json)
     result = audit.audit(path)
     if not args.json:
         output().print(show.audit_tables(result))
     measured = size.measure(path).to_json() if path.is_dir() else None
     return {"model": args.model, "size": measured, "audit": result.to_json()}
+
+
+def _inspect_run(run: Path, quiet: bool) -> Result:
+    """The models of a run, with what they weigh."""
+    from sordino.inference import runs
+    from sordino.measure import show, size
+
+    rows = [
+        {
+            "model": model.key,
+            "label": model.label,
+            "path": str(model.path),
+            "weights_bytes": size.measure(model.path).weights_bytes,
+            "chrf": model.score,
+        }
+        for model in runs.models_of(run)
+    ]
+    if not quiet:
+        output().print(show.run_table(rows, str(run)))
+    return {"run": str(run), "models": rows}
 
 
 def _inspect_config(args: argparse.Namespace) -> Result:
@@ -250,6 +300,7 @@ COMMANDS = {
         _translate,
         f"""sordino translate {RUN}/{EXPORT}/nf4 recording.wav --to German
         sordino translate {RUN}/{STUDENT} *.wav --json
+        sordino translate {RUN} recording.wav
         sordino translate MODEL talk.flac --to de --out out/talk""",
     ),
     "submit": Command(
@@ -284,6 +335,7 @@ COMMANDS = {
         _inspect_arguments,
         _inspect,
         f"""sordino inspect {RUN}/{EXPORT}/nf4
+        sordino inspect {RUN}
         sordino inspect --config config.json --decoder-layers 24""",
     ),
     "families": Command(

@@ -43,7 +43,7 @@ def load_processor(path: str, revision: str | None = None) -> Any:
     if importlib.util.find_spec("mistral_common") is None or not is_mistral_common_available():
         raise FamilyError(
             "Voxtral's tokenizer needs a recent mistral-common, which is not installed.",
-            "Run: pip install --upgrade 'sordino[voxtral]'",
+            "Run: pip install --upgrade '.[voxtral]'",
         )
 
     return AutoProcessor.from_pretrained(path, revision=revision)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +37,20 @@ def parents_of(stage: Stage[Any], recipe: Recipe) -> list[Parent]:
                     f"{recipe.directory / directory} is not finished, and {stage.name} needs it.",
                     "`sordino run RECIPE` runs what is missing.",
                 )
-            parents.append(Parent(directory, done["hash"]))
+            parents.append(Parent(directory, _hash(done, directory, recipe)))
     return parents
+
+
+def _hash(done: dict[str, Any], directory: str, recipe: Recipe) -> str:
+    """A finished stage's hash; of exports, that of the formats which the recipe asks for: others may lie beside."""
+    if directory != run_layout.EXPORT or recipe.export is None:
+        return str(done["hash"])
+    return hash_of_formats(done, recipe.export.formats)
+
+
+def hash_of_formats(done: Mapping[str, Any], formats: Collection[str]) -> str:
+    """The hash that an export of these formats alone would have. done: stage.json of one that has them."""
+    return files.combined({name: value for name, value in done["outputs"].items() if name.split("/")[0] in formats})
 
 
 def base_parent(recipe: Recipe) -> Parent:
