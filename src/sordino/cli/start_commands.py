@@ -7,6 +7,7 @@ from pathlib import Path
 
 from sordino.cli.command import Command, Parser, Result
 from sordino.errors import ArtifactError, DataError, UsageError
+from sordino.models import registry
 from sordino.runtime import files
 
 BASE, CORPUS = Path("demo/base"), Path("demo/corpus")  # of a source checkout
@@ -58,7 +59,7 @@ The shipped model is half trained on purpose, so that there is something to gain
 def _init_arguments(parser: Parser) -> None:
     note = "audio files and one table of translations (default: the one below the working directory)"
     parser.add_argument("folder", type=Path, nargs="?", metavar="FOLDER", help=note)
-    note = "the base model, a directory or a Hub id (default: Qwen/Qwen2-Audio-7B-Instruct)"
+    note = f"the base model, a directory or a Hub id (default: {registry.DEFAULT})"
     parser.add_argument("--model", metavar="MODEL", help=note)
     parser.add_argument("--from", dest="source", metavar="LANGUAGE", help="what is spoken (default: by the columns)")
     parser.add_argument("--to", metavar="LANGUAGE", help="what is written (default: by the columns)")
@@ -81,7 +82,7 @@ def _init(args: argparse.Namespace) -> Result:
             f"Run it in the directory above: sordino init {folder.resolve().name}. Or name another place: --out FILE.",
         )
     found = survey(folder, args.source, args.to, args.texts)
-    begun = starter.start(found, args.model or starter.MODEL)
+    begun = starter.start(found, args.model or registry.DEFAULT)
     missing = starter.missing(begun)
     files.write_text(out, starter.recipe(begun))
     bad = [*found.corpus.problems, *found.unreadable]

@@ -17,6 +17,7 @@ from sordino.models import config_file
 from sordino.models.family import Family, Scope
 
 CONFIG = config_file.NAME
+DEFAULT = "Qwen/Qwen2-Audio-7B-Instruct"  # the base model where none is named
 FAMILIES = {
     "gemma4": "sordino.models.gemma4:GEMMA4",
     "gemma4_unified": "sordino.models.gemma4_unified:GEMMA4_UNIFIED",
