@@ -40,6 +40,8 @@ def commands(made: Made, directory: Path) -> dict[str, list[Any]]:
     model = made.finished / "70-export" / "nf4"
     asked = ["--team", "KIT", "--to", "German", "--max-new-tokens", 3]
     words["submit"] = [model, test_set, *asked, "--out", directory / "submissions"]
+    words["card"] = [model]
+    words["publish"] = [model, "my-name/small", "--dry-run"]
     words["sweep"] += ["sweep.of=[student]", "sweep.formats=[nf4]", f"out={directory / 'runs'}"]
     words |= {"inspect": [model], "families": [], "settings": ["rank"]}
     clips = [made.corpus / "clip03.flac", made.corpus / "clip00.flac"]
@@ -69,6 +71,10 @@ def test_json_is_the_last_line_of_every_command(made: Made, tmp_path: Path, caps
         assert result["settings"][0]["key"] == "rank.method"
     elif name == "submit":
         assert result["segments"] == {"tst": 1} and Path(result["files"]["tst"]).is_file()
+    elif name == "card":
+        assert result["scored"] is True and result["card"].startswith("---\n")
+    elif name == "publish":
+        assert set(result["files"]) >= {"README.md", "config.json", "model.safetensors"}
     elif name == "sweep":
         assert result["ran"] == ["sweep"] and result["knee"] and result["points"]
     else:

@@ -60,7 +60,7 @@ def test_shards_load_as_one_file_does(
     exported: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source, directory = exported
-    monkeypatch.setattr(writing.Writer.__init__, "__kwdefaults__", {"shard_bytes": 100_000})
+    monkeypatch.setattr(writing.Writer.__init__, "__kwdefaults__", {"shard_bytes": 100_000, "stem": "model"})
     nf4.write(str(source), tmp_path)
     assert len(Checkpoint.open(tmp_path).files) > 2
     one, other = (loading.load_checkpoint(str(path), device="cpu").model.state_dict() for path in (directory, tmp_path))

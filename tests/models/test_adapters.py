@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from sordino.errors import ArtifactError
+from sordino.errors import ArtifactError, FamilyError
 from sordino.models import adapters
 from sordino.models.speech import SpeechModel
 from sordino.pruning import layers
@@ -139,8 +139,59 @@ def test_damaged_adapters_are_refused(base: SpeechModel, adapter: Path) -> None:
         adapters.load(base, adapter)
     (adapter / adapters.WEIGHTS).write_bytes(whole)
     (adapter / adapters.CONFIG).write_text("{")
-    with pytest.raises(ArtifactError, match="is damaged"):
+    with pytest.raises(ArtifactError, match=r"adapter_config\.json: not JSON"):
         adapters.load(base, adapter)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"peft_type": "IA3"}, "peft_type is 'IA3', and adapters of that kind are not read"),
+        ({"peft_type": "NEW"}, "peft_type is 'NEW'"),
+        ({"peft_type": None}, "'peft_type' cannot be None"),
+        ({"lora_alpha": None}, "'lora_alpha' cannot be None"),
+        ({"lora_alpha": "8"}, "'lora_alpha' cannot be '8'"),
+        ({"r": 0}, "r or lora_dropout is out of range"),
+        ({"r": "2"}, "'r' cannot be '2'"),
+        ({"target_modules": 3}, "'target_modules' cannot be 3"),
+        ({"lora_dropout": "x"}, "'lora_dropout' cannot be 'x'"),
+        ({"lora_dropout": -1}, "r or lora_dropout is out of range"),
+        ({"rank_pattern": {"q_proj": 1}}, "rank_pattern is {'q_proj': 1}"),
+        ({"use_dora": True}, "use_dora is True"),
+    ],
+)
+def test_odd_configs_of_adapters_are_refused(
+    base: SpeechModel, adapter: Path, change: dict[str, object], message: str
+) -> None:
+    config = json.loads((adapter / adapters.CONFIG).read_text())
+    (adapter / adapters.CONFIG).write_text(json.dumps(config | change))
+    with pytest.raises(ArtifactError, match=message):
+        adapters.load(base, adapter)
+    assert not [name for name, _ in base.model.named_modules() if "lora" in name]
+
+
+@pytest.mark.parametrize("content", ["[]", "null", "5", "[" * 2000 + "]" * 2000, ""])
+def test_a_config_of_an_adapter_that_is_no_object(base: SpeechModel, adapter: Path, content: str) -> None:
+    (adapter / adapters.CONFIG).write_text(content)
+    with pytest.raises(ArtifactError, match=r"adapter_config\.json"):
+        adapters.load(base, adapter)
+
+
+def test_an_adapter_of_no_numbers_is_neither_loaded_nor_written(
+    base: SpeechModel, adapter: Path, tmp_path: Path
+) -> None:
+    tensors = load_file(adapter / adapters.WEIGHTS)
+    name = sorted(tensors)[3]
+    tensors[name].view(-1)[1] = float("inf")
+    save_file(tensors, adapter / adapters.WEIGHTS)
+    with pytest.raises(FamilyError, match=f"{adapter}: the weights '{name}' hold NaN or infinity"):
+        adapters.load(base, adapter)
+    peft_model = adapters.attach(base, OPTIONS, seed=0)
+    with torch.no_grad():
+        next(p for n, p in base.model.named_parameters() if ".lora_A." in n)[0, 0] = float("nan")
+    with pytest.raises(FamilyError, match="hold NaN or infinity"):
+        adapters.save(peft_model, tmp_path / "new", "../base")
+    assert not list((tmp_path / "new").iterdir())
 
 
 def test_a_second_adapter_is_refused(speech: SpeechModel, adapter: Path) -> None:

@@ -73,6 +73,20 @@ def brute_force(judge: FakeJudge, layers: Sequence[Layer], remove: int) -> list[
     return order
 
 
+def test_what_a_search_of_another_length_has_tried_is_recorded_and_not_run_again() -> None:
+    for racing in (False, True):
+        runs: dict[int, list[Trial]] = {}
+        for remove in (2, 3, 4):
+            runs[remove] = []
+            search.search(pool(9), remove, FakeJudge(), [], runs[remove].append, racing)
+        for before, now in ((2, 4), (4, 2), (3, 3), (4, 3)):
+            judge, recorded = FakeJudge(), list[Trial]()
+            search.search(pool(9), now, judge, [], recorded.append, racing, known=runs[before])
+            assert recorded == runs[now]
+            asked = {number for number, _, _ in judge.asked}
+            assert asked <= ({*range(before + 1, now + 1)} or {now} if racing else {*range(before + 1, now + 1)})
+
+
 def order_of(judge: FakeJudge, layers: Sequence[Layer], remove: int, **options: Any) -> list[Layer]:
     found = search.search(layers, remove, judge, options.pop("known", []), lambda _: None, **options)
     return [removal.layer for removal in found]

@@ -108,7 +108,7 @@ def test_ranked_layers_go_where_bytes_are_short(made: Made, tmp_path: Path, caps
     assert least * 0.98 < audit(tmp_path)["size"]["weights_bytes"] <= least
     assert not list((tmp_path / "runs/run/70-export").glob(".*"))
     kept = budgeted_again(file, {"budget_gb": least / 1e9, "sensitivity": FEW | {"drop": False}})
-    assert "is too small" in refusal(capsys, "export", kept)
+    assert "is too small" in refusal(capsys, "export", kept, "--yes")
 
 
 def budgeted_again(file: Path, export: dict[str, Any]) -> Path:

@@ -21,13 +21,14 @@ from sordino.checkpoint.finite import refuse_nonfinite
 from sordino.errors import ArtifactError, reason
 from sordino.models.config_file import ADAPTER_CONFIG as CONFIG
 from sordino.models.config_file import ADAPTER_WEIGHTS as WEIGHTS
+from sordino.models.embedded import PLAIN
 from sordino.models.nf4 import is_quantized
 from sordino.models.speech import SpeechModel
 from sordino.runtime import foreign
 from sordino.runtime.foreign import Types
+from sordino.runtime.terminal import quoted
 
 NAME = "default"  # peft's name of the adapter inside a model; not part of what is stored
-LORA = "LORA"  # the one peft_type that is trained and read here
 
 AdapterScope = Literal["all", "decoder"]
 
@@ -134,16 +135,19 @@ def load(speech: SpeechModel, directory: Path, *, trainable: bool = False) -> An
 
 
 def _check_config(directory: Path) -> None:
-    """Raise ArtifactError for another kind of adapter, and for numbers that peft would fail on later."""
-    again = "Copy or train it again."
-    types: dict[str, Types] = {"peft_type": str, "r": int, "lora_alpha": (int, float), "target_modules": (list, str)}
-    config = foreign.read_json(directory / CONFIG, raises=ArtifactError, remedy=again, required=types)
-    if config["peft_type"] != LORA:
-        raise ArtifactError(
-            f"the adapter in {directory} is of the type {config['peft_type']}, not {LORA}.", "Train one with qlora."
-        )
-    if config["r"] < 1:
-        raise ArtifactError(f"{directory / CONFIG}: 'r' cannot be {config['r']}.", again)
+    """Raise ArtifactError for an adapter that is more than A and B, and for numbers that peft would fail on later."""
+    file, again = directory / CONFIG, "Copy or train it again."
+    number = (int, float)
+    types: dict[str, Types] = {
+        "peft_type": str, "r": int, "lora_alpha": number, "lora_dropout": number, "target_modules": (list, str),
+    }  # fmt: skip
+    config = foreign.read_json(file, raises=ArtifactError, remedy=again, required=types)
+    other = sorted(name for name, usual in PLAIN.items() if name in config and config[name] not in usual)
+    if other:
+        problem = f"{file}: {other[0]} is {quoted(config[other[0]], 60)}, and adapters of that kind are not read here."
+        raise ArtifactError(problem, "Train one with qlora, or merge it with peft (merge_and_unload).")
+    if config["r"] < 1 or not 0 <= config["lora_dropout"] < 1:
+        raise ArtifactError(f"{file}: r or lora_dropout is out of range.", again)
 
 
 def merge(speech: SpeechModel) -> None:

@@ -28,7 +28,8 @@ from sordino.models.family import Family
 from sordino.models.registry import PROCESSOR_FILES
 from sordino.models.speech import SpeechModel
 from sordino.runtime import foreign
-from sordino.runtime.progress import byte_bar
+from sordino.runtime.progress import byte_bar, note
+from sordino.runtime.terminal import quoted
 
 GENERATION = "generation_config.json"
 NAMED_ALIKE = ("bitsandbytes", "compressed-tensors")  # quantizations that keep a weight's name, or add to it
@@ -49,6 +50,16 @@ class Stored:
         for name, tensor in self.speech.model.state_dict(keep_vars=True).items():
             names.setdefault(id(tensor), name)  # a tied weight once
         return {self.speech.family.tensors.saved_name(name): self.name_of[key] for key, name in names.items()}
+
+    @property
+    def ignored(self) -> dict[str, tuple[int, int]]:
+        """Prefix of weights that the family leaves aside -> how many there are, and their bytes."""
+        aside = {}
+        for prefix in self.speech.family.tensors.ignored:
+            sizes = [tensor.bytes for name, tensor in self.checkpoint.tensors.items() if name.startswith(prefix)]
+            if sizes:
+                aside[prefix] = len(sizes), sum(sizes)
+        return aside
 
     def read(self, name: str, rows: tuple[int, int] | None = None) -> torch.Tensor:
         """A tensor, or some of its rows, by its name in the checkpoint. Raises FamilyError for NaN and infinity."""
@@ -76,6 +87,9 @@ class Stored:
         planned = {name: planned_16bit(self.checkpoint, source) for name, source in sources.items()}
         self.describe(directory)
         total = sum(tensors[source].bytes for source in sources.values())
+        if self.ignored:
+            aside = (f"{p.rstrip('.')} ({n} weights, {size / 1e9:.2f} GB)" for p, (n, size) in self.ignored.items())
+            note(f"  left out: {', '.join(aside)}")
         with Writer(directory, planned) as out, byte_bar(label, total) as advance:
             for name in sorted(planned):  # as they lie in the files
                 out.copy(name, self.checkpoint, sources[name])
@@ -126,13 +140,24 @@ def skeleton(family: Family, directory: Path) -> Any:
             model = model_class(config)
         file = directory / GENERATION
         if os.path.lexists(file):
-            foreign.read_json(file, raises=FamilyError, remedy="Copy the model again.", finite=False)
+            _check_generation(
+                foreign.read_json(file, raises=FamilyError, remedy="Copy the model again.", finite=False), file
+            )
             model.generation_config = transformers.GenerationConfig.from_pretrained(str(directory))
     except FamilyError:
         raise
     except Exception as error:  # transformers checks both with error types of its own
         raise FamilyError(f"{file} does not describe a model ({reason(error)}).", "Copy the model again.") from error
     return model
+
+
+def _check_generation(config: Mapping[str, Any], file: Path) -> None:
+    """Raise FamilyError for token ids that are none. -1 is no id, as some have it."""
+    for name, least in (("bos_token_id", -1), ("pad_token_id", -1), ("eos_token_id", 0), ("suppress_tokens", 0)):
+        ids = config.get(name)
+        each = ids if isinstance(ids, list) else [] if ids is None else [ids]
+        if any(type(i) is not int or i < least for i in each):
+            raise FamilyError(f"{file}: {name} cannot be {quoted(ids, 60)}.", "Copy the model again.")
 
 
 def refuse_other_weights(family: Family, directory: Path, checkpoint: Checkpoint) -> None:
@@ -158,10 +183,15 @@ def _matched(speech: SpeechModel, checkpoint: Checkpoint) -> dict[int, str]:
     names = {family.tensors.live_name(name): name for name in checkpoint.tensors}
     expected = speech.model.state_dict(keep_vars=True)
     matched = {id(tensor): names[name] for name, tensor in expected.items() if name in names}
+    unused = re.compile("|".join(ignored_by_class(speech.model)) or r"(?!)")
     check_names(
         path,
         missing=[family.tensors.saved_name(name) for name, tensor in expected.items() if id(tensor) not in matched],
-        unexpected=[names[name] for name in names.keys() - expected.keys()],
+        unexpected=[
+            names[name]
+            for name in names.keys() - expected.keys()
+            if not unused.search(name) and not name.startswith(family.tensors.ignored)
+        ],
         mismatched=[
             f"'{names[name]}' of {checkpoint.file_of[names[name]].name}"
             for name, tensor in expected.items()
@@ -169,6 +199,12 @@ def _matched(speech: SpeechModel, checkpoint: Checkpoint) -> dict[int, str]:
         ],
     )
     return matched
+
+
+def ignored_by_class(model: Any) -> list[str]:
+    """Expressions of weights that a transformers class expects in files and does not use."""
+    lists = (getattr(module, "_keys_to_ignore_on_load_unexpected", None) for module in model.modules())
+    return [expression for found in lists for expression in found or ()]
 
 
 def local(path: str, revision: str | None = None) -> Path:

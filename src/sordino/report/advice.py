@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Sequence
 
 from sordino.metrics.base import Score
+from sordino.report.frontier import smallest_good
 from sordino.report.model import TEACHER, Report, System, Training
 from sordino.report.rows import RETENTION_METRIC, megabytes, metric_keys, metric_label, printed
 
@@ -24,20 +25,16 @@ def main_metric(systems: Sequence[System]) -> str | None:
 
 
 def recommended(systems: Sequence[System]) -> System | None:
-    """The smallest system whose score lies in the 95 % interval of the best one's; the best where it has none.
-
-    None where nothing is both scored and weighed.
-    """
+    """The one to use (`frontier.smallest_good`). None where nothing is both scored and weighed."""
     metric = main_metric(systems)
     weighed = [system for system in systems if metric in system.scores and system.size]
-    if metric is None or not weighed:
+    if metric is None:
         return None
-    best = max(weighed, key=lambda system: system.scores[metric].value)
-    interval = best.scores[metric].interval
-    least = interval[0] if interval else best.scores[metric].value
-    return min(
-        (s for s in weighed if s.scores[metric].value >= least), key=lambda s: (_bytes(s), -s.scores[metric].value)
+    scores = [system.scores[metric] for system in weighed]
+    index = smallest_good(
+        [(_bytes(system), score.value, score.interval) for system, score in zip(weighed, scores, strict=True)]
     )
+    return None if index is None else weighed[index]
 
 
 def _bytes(system: System) -> int:
@@ -148,8 +145,8 @@ def commands(system: System, run: str, recipe: str) -> list[tuple[str, str]]:
 
 
 def next_steps(report: Report) -> list[tuple[str, str]]:
-    """(what to try and why, command or '') from what the run shows, the most pressing first."""
-    if not report.recipe:
+    """(what to try and why, command or '') from what the run shows, the most pressing first. A sweep asks no more."""
+    if not report.recipe or report.frontier:
         return []
     systems, recipe = report.systems, shlex.quote(report.recipe)
     metric = main_metric(systems)

@@ -6,6 +6,8 @@ style sheet, which knows light and dark.
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -129,16 +131,29 @@ def _along_frontier(spots: Sequence[Spot], frontier: Sequence[str], knee: str, n
             ring = Markup('<circle class="knee" cx="{:.1f}" cy="{:.1f}" r="{}"/>')
             parts.append(ring.format(spot.x, spot.middle, RADIUS))
     if names:
-        return parts + _names(on_it, DOT, spots, WIDTH)
+        return parts + _names(on_it, DOT, spots, WIDTH, _boxes_along([(spot.x, spot.middle) for spot in on_it]))
     # above on the left of a frontier's point there is nothing
     return parts + [text(s.x - DOT - 3, s.middle - 5, "end axis", str(s.point.number)) for s in on_it]
 
 
-def _names(named: Sequence[Spot], radius: float, spots: Sequence[Spot], width: int) -> list[Markup]:
-    """The labels of points beside them, where they cover neither each other nor a point."""
+def _boxes_along(corners: Sequence[tuple[float, float]], step: float = 6) -> list[Box]:
+    """Small boxes that cover a line."""
+    boxes = []
+    for (x, y), (to_x, to_y) in itertools.pairwise(corners):
+        count = max(1, round(math.hypot(to_x - x, to_y - y) / step))
+        places = ((x + (to_x - x) * i / count, y + (to_y - y) * i / count) for i in range(count + 1))
+        boxes += [Box(a - step / 2, a + step / 2, b - 1, b + 1) for a, b in places]
+    return boxes
+
+
+def _names(
+    named: Sequence[Spot], radius: float, spots: Sequence[Spot], width: int, lines: Sequence[Box] = ()
+) -> list[Markup]:
+    """The labels of points beside them, where they cover neither each other nor a point nor a line."""
     there = [Box(s.x - radius, s.x + radius, s.middle - radius, s.middle + radius) for s in spots]
     there += [Box(s.x - BAR, s.x + BAR, s.top, s.bottom) for s in spots]
     there += [Box(LEFT, width, s.middle - 1, s.middle + 1) for s in spots if s.point.is_teacher]  # the dashed line
+    there += lines
     inside = Box(LEFT, width, 0, HEIGHT - BOTTOM)
     return place([(s.x, s.middle, s.point.label) for s in named], radius, there, inside)
 

@@ -28,5 +28,6 @@ STAGE = Stage(
     section=lambda recipe: recipe.report if recipe.translate and recipe.evaluate else None,
     parents=lambda recipe: [SCORES, OUTPUTS, DATA, *([RANKING] if recipe.rank else [])],
     run=run,
+    derived=True,
     uses=("name", "source", "target", "model", "seed"),
 )
