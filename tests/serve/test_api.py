@@ -176,7 +176,7 @@ def talk(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def rows(german: Path, talk: Path) -> list[dict[str, Any]]:
     """What `sordino translate` makes of the talk."""
     options = long_audio.Options(device="cpu", dtype="float32", max_new_tokens=NEW)
-    found: list[dict[str, Any]] = long_audio.translate_talks(str(german), [str(talk)], None, None, options)[
+    found: list[dict[str, Any]] = long_audio.translate_recordings(str(german), [str(talk)], None, None, options)[
         "hypotheses"
     ]
     assert len(found) > 5
