@@ -90,7 +90,8 @@ def _init(args: argparse.Namespace) -> Result:
             print(line)
         for row in bad[:SHOWN]:
             print(f"    {row.id}: {row.problem}")
-        print(*(f"  - {sentence}" for sentence in missing), sep="\n") if missing else None
+        for line in ("missing:", *(f"  - {sentence}" for sentence in missing)) if missing else ():
+            print(line)
         print(f"wrote {out}. Next:\n  sordino plan {out}\n  sordino run {out}")
     return {
         "recipe": str(out),
