@@ -11,6 +11,7 @@ from sordino.config import recipe as recipes
 from sordino.config.schema import Recipe
 from sordino.data.survey import survey
 from sordino.errors import DataError
+from sordino.models import registry
 from sordino.pipeline import runner, starter
 from tests.data import sounds
 from tests.stages.runs import Made, answer, stage_json
@@ -62,7 +63,7 @@ def test_it_is_planned_and_prepare_deals_what_it_says(made: Made, tmp_path: Path
 
 
 def test_a_model_that_is_not_here_yet_is_taken_for_a_large_one(tmp_path: Path) -> None:
-    _, recipe, text = begun(corpus(tmp_path / "mine", 60), starter.MODEL)
+    _, recipe, text = begun(corpus(tmp_path / "mine", 60), registry.USUAL)
     assert recipe.rank is not None and recipe.finetune is not None
     assert recipe.rank.remove == 8
     assert (recipe.finetune.lr, recipe.finetune.precision) == (1e-5, "bfloat16")

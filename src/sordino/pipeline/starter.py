@@ -20,7 +20,6 @@ from sordino.languages import language_name
 from sordino.models import registry, shapes
 from sordino.pipeline.forecast import config_of
 
-MODEL = "Qwen/Qwen2-Audio-7B-Instruct"
 SEED = 0
 SMALL = 200_000_000  # parameters; a smaller model learns at a higher rate
 REMOVED = 4  # one decoder layer in so many goes, as in the paper's 8 of 32
@@ -53,7 +52,7 @@ class Start:
         return self.base is not None and self.base.parameters < SMALL
 
 
-def start(found: Survey, model: str = MODEL) -> Start:
+def start(found: Survey, model: str = registry.USUAL) -> Start:
     """Deal the clips that a model can hear. Raises DataError where there are too few; FamilyError for the model."""
     config = config_of(Recipe(model=model)) if registry.is_hub_id(model) else registry.read_config(model)
     if config is not None:
