@@ -245,7 +245,7 @@ class Family:
     adapter_flag: field of config.json that says whether a LoRA adapter belongs to the weights and lies beside them.
     ready: what a loaded model of the transformers class needs before it takes embeddings.
     stock_call: Python, for model cards: makes `inputs` with the stock `processor`, of the rendered `prompt` and `wave`
-    at `rate`, or of `instruction` and recording.wav. '' where the stock processor needs packages that sordino does not.
+    at `rate`, or of `instruction` and recording.wav. '' where that processor needs packages that sordino does not.
     """
 
     model_type: str  # config.json's

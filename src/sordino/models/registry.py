@@ -17,7 +17,6 @@ from sordino.models import config_file
 from sordino.models.family import Family, Scope
 
 CONFIG = config_file.NAME
-DEFAULT = "Qwen/Qwen2-Audio-7B-Instruct"  # the base model where none is named
 FAMILIES = {
     "gemma4": "sordino.models.gemma4:GEMMA4",
     "gemma4_unified": "sordino.models.gemma4_unified:GEMMA4_UNIFIED",
@@ -35,6 +34,8 @@ PROCESSOR_FILES = (
 
 # other names of the same, as bare configurations have them
 ALIASES = {"qwen2_5_omni_thinker": "qwen2_5_omni"}
+
+USUAL = "Qwen/Qwen2-Audio-7B-Instruct"  # the paper's, which a first recipe starts from
 
 
 def get(model_type: str) -> Family:
