@@ -28,7 +28,7 @@ test-comet: $(READY)  ## install the original COMET beside .venv (1.4 GB, minute
 test-gguf: $(READY)  ## compile llama-cpp-python (5 to 15 minutes) and run what needs it
 	$(BIN)/python -c 'import llama_cpp' 2>/dev/null || \
 		CMAKE_ARGS="-DLLAVA_BUILD=OFF -DLLAMA_OPENSSL=OFF $(CMAKE_ARGS)" $(BIN)/python -m pip install --editable '.[gguf]'
-	$(PYTEST) tests/models/test_hybrid.py
+	$(PYTEST) tests/models/test_hybrid.py tests/serve/test_gguf.py
 
 test-vllm: $(READY)  ## install vLLM beside .venv (3.7 GB, minutes), load a w4a16 export and compare tokens
 	$(PYTEST) -rs -m isolated tests/formats

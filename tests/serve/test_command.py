@@ -86,7 +86,9 @@ def test_a_gguf_export_is_left_out_where_nothing_can_run_it(
     small = run / "70-export" / "gguf-q8_0"
     shutil.copytree(run / "70-export" / "nf4", small)
     config = json.loads((small / "config.json").read_text())
-    (small / "config.json").write_text(json.dumps(config | {"quantization_config": {"quant_method": "gguf", "file": "decoder.gguf"}}))
+    (small / "config.json").write_text(
+        json.dumps(config | {"quantization_config": {"quant_method": "gguf", "file": "decoder.gguf"}})
+    )
     (small / "model.safetensors").write_bytes((small / "model.safetensors").read_bytes())
     monkeypatch.setattr(catalog.size, "measure", lambda path: _Weighs(1 if "gguf" in path.name else 2))
     monkeypatch.setattr(llama_cpp, "available", lambda: True)
