@@ -8,12 +8,15 @@ PYTEST := OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest
 CODE := src tests demo benchmarks
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-comet test-gguf test-vllm test-web wheel-test lint format types clean
+.PHONY: help try demo test test-comet test-gguf test-vllm test-web wheel-test lint format types clean
 
 help:  ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-demo: $(READY)  ## the whole chain on the embedded speech (TARGET=zh: Chinese); 17 minutes on 2 cores
+try: $(READY)  ## translate a few shipped clips with the shipped model: the first minute
+	$(BIN)/sordino try
+
+demo: $(READY)  ## the whole chain on the embedded speech (TARGET=zh: Chinese); 9 to 17 minutes on 2 cores
 	$(BIN)/sordino run demo target=$(TARGET)
 
 test: $(READY)  ## the tests; 7 minutes on 2 cores

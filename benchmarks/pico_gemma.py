@@ -5,9 +5,8 @@
 CORPUS is `demo/corpus`, or a directory of phrasebook.jsonl and audio/ with fields id, audio, split, en, de. The model
 learns to hear from raw frames of 40 ms. Two things make that possible on a CPU: the projector starts as a bank of
 windowed sines and cosines, and the first layer's MLP as their squares, which is a spectrogram; and through the first
-half of training a CTC loss (Graves et al. 2006) asks a middle layer for the English letters. Nothing of either is in
-the model that is saved. Every epoch is a resume point: the same command goes on, and is done when OUT/score.json
-is there.
+half of training a CTC loss (Graves et al. 2006) asks a middle layer for the English letters. Every epoch is a resume
+point: the same command goes on, and is done when OUT/score.json is there.
 """
 
 from __future__ import annotations

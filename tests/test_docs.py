@@ -34,3 +34,11 @@ def test_every_room_is_in_the_readmes_tree() -> None:
     rooms = {path.name + "/" * path.is_dir() for path in entries if path.suffix in ("", ".py")}
     assert "pruning/" in rooms and "errors.py" in rooms
     assert {room for room in rooms if room not in tree} == set()
+
+
+def test_messages_that_the_troubleshooting_page_explains_are_ours() -> None:
+    rows = re.findall(r"^\| `([^`]+)` \|", (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8"), re.M)
+    source = " ".join(path.read_text(encoding="utf-8") for path in (ROOT / "src").rglob("*.py"))
+    source = re.sub(r'"\s+f?"', "", source)  # literals that go on in the next line
+    assert len(rows) > 10
+    assert [row for row in rows if row not in source] == []

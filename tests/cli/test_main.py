@@ -42,6 +42,7 @@ def commands(made: Made, directory: Path) -> dict[str, list[Any]]:
     words["submit"] = [model, test_set, *asked, "--out", directory / "submissions"]
     words["card"] = [model]
     words["publish"] = [model, "my-name/small", "--dry-run"]
+    words |= {"try": [], "init": [made.corpus, "--to", "de", "--out", directory / "first.yaml"]}
     words["sweep"] += ["sweep.of=[student]", "sweep.formats=[nf4]", f"out={directory / 'runs'}"]
     words |= {"inspect": [model], "families": [], "settings": ["rank"]}
     clips = [made.corpus / "clip03.flac", made.corpus / "clip00.flac"]
@@ -51,7 +52,10 @@ def commands(made: Made, directory: Path) -> dict[str, list[Any]]:
 
 
 @pytest.mark.parametrize("name", ENDING)
-def test_json_is_the_last_line_of_every_command(made: Made, tmp_path: Path, capsys: Capsys, name: str) -> None:
+def test_json_is_the_last_line_of_every_command(
+    made: Made, tmp_path: Path, capsys: Capsys, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.chdir(ROOT)  # `try` is of a checkout
     if name == "sweep":
         made.copied(tmp_path)
     _ = made.finished
@@ -71,6 +75,10 @@ def test_json_is_the_last_line_of_every_command(made: Made, tmp_path: Path, caps
         assert result["settings"][0]["key"] == "rank.method"
     elif name == "submit":
         assert result["segments"] == {"tst": 1} and Path(result["files"]["tst"]).is_file()
+    elif name == "try":
+        assert len(result["clips"]) == 5 and all(row["translation"] for row in result["clips"])
+    elif name == "init":
+        assert result["clips"] == 20 and Path(result["recipe"]).is_file()
     elif name == "card":
         assert result["scored"] is True and result["card"].startswith("---\n")
     elif name == "publish":
@@ -83,7 +91,10 @@ def test_json_is_the_last_line_of_every_command(made: Made, tmp_path: Path, caps
 
 
 @pytest.mark.parametrize("name", ENDING)
-def test_every_command_speaks_to_people_too(made: Made, tmp_path: Path, capsys: Capsys, name: str) -> None:
+def test_every_command_speaks_to_people_too(
+    made: Made, tmp_path: Path, capsys: Capsys, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.chdir(ROOT)
     if name == "sweep":
         made.copied(tmp_path)
     _ = made.finished

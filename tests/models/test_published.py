@@ -74,9 +74,7 @@ def test_its_recipe_is_planned_from_the_configuration(recipe: str, name: str, re
         ("gemma4_e4b", 7_941_101_802, 7.9, 1),  # 169.3 M for pictures, 2,818.6 M in the layers' own embeddings
     ],
 )
-def test_gemmas_count_everything_and_are_said_rounded_down(
-    name: str, parameters: int, said: float, digits: int
-) -> None:
+def test_gemmas_count_everything_rounded_down(name: str, parameters: int, said: float, digits: int) -> None:
     config = config_of(name)
     assert shapes.model(config).parameters == parameters
     assert math.floor(parameters / 1e9 * 10**digits) / 10**digits == said

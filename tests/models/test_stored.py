@@ -110,7 +110,8 @@ def test_a_32_bit_source_is_rounded_as_torch_rounds(pico_dir: Callable[[str], Pa
         one, other = tmp_path / f"{family}-files", tmp_path / f"{family}-memory"
         streamed(pico_dir(family), of(registry.get(family), "both"), one)
         in_memory(pico_dir(family), of(registry.get(family), "both"), other)
-        assert {t.dtype for t in Checkpoint.open(one).tensors.values()} == {"BF16"}
+        types = {t.dtype for t in Checkpoint.open(one).tensors.values()}
+        assert types <= {"BF16", "I64"}  # 64-bit integers: a batch norm's counter
         assert (one / "model.safetensors").read_bytes() == (other / "model.safetensors").read_bytes()
 
 

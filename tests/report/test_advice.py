@@ -8,6 +8,8 @@ import shlex
 
 import pytest
 
+from sordino.cli import COMMANDS
+from sordino.cli.command import Parser
 from sordino.config import parsing
 from sordino.config.schema import Recipe
 from sordino.metrics.base import Score
@@ -119,7 +121,20 @@ def test_commands_quote_what_a_shell_would_split() -> None:
         ["sordino", "serve", "my runs/q7/70-export/nf4"],
         ["sordino", "serve", "my runs/q7"],
         ["sordino", "submit", "my runs/q7/70-export/nf4"],
+        ["sordino", "publish", "my runs/q7/70-export/nf4"],
     ]
+
+
+def test_the_command_line_takes_every_command() -> None:
+    report = made_up.report()
+    kept = tuple(dataclasses.replace(s, retention={"chrf": 99.5}) for s in report.systems)
+    pages = [dataclasses.replace(report, systems=kept), dataclasses.replace(report, systems=kept[:1])]
+    names = set()
+    for words in (words for page in pages for words in commands_on(render(page))):
+        assert words[0] == "sordino"
+        Parser(words[1], COMMANDS[words[1]]).parse(words[2:])  # raises for what it does not take
+        names.add(words[1])
+    assert names == {"translate", "serve", "submit", "publish", "plan", "sweep", "run"}
 
 
 def test_overrides_of_next_steps_are_settings() -> None:
@@ -141,10 +156,11 @@ def test_overrides_of_next_steps_are_settings() -> None:
 
 def test_a_point_of_a_sweep_says_how_it_is_made() -> None:
     point = System("p", "healed, mixed 20 %", settings=("export.of=student", "export.formats=[mixed]"))
-    assert advice.commands(point, "", "r.yaml") == [
+    report = Report("Sweep", {}, (point,), (), (), (), "chrf", recipe="r.yaml")
+    assert advice.commands(point, report) == [
         ("make it", "sordino export r.yaml export.of=student 'export.formats=[mixed]'")
     ]
-    assert advice.commands(dataclasses.replace(point, settings=("prune.remove=3",)), "", "r.yaml") == []
+    assert advice.commands(dataclasses.replace(point, settings=("prune.remove=3",)), report) == []
 
 
 def test_a_report_of_an_old_kind_has_no_advice() -> None:

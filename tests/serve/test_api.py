@@ -220,7 +220,7 @@ def test_a_talk_without_voice_activity_detection(client: TestClient, monkeypatch
     monkeypatch.setattr(voice, "available", lambda: False)
     said = refused(post(client, speech(0, 4.5)), 501, "audio_too_long_for_model", "file")
     assert "4.5 s long and the model hears 4 s at once" in said
-    assert "pip install 'sordino[vad]'" in said
+    assert "pip install '.[vad]'" in said
 
 
 # -- chat

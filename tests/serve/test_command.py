@@ -140,7 +140,7 @@ def test_options_that_cannot_be(german: Path, capsys: Capsys, monkeypatch: pytes
     assert "there is no port 99999" in refusal(capsys, "serve", german, "--port", "99999")
     monkeypatch.setattr("sordino.serve.command.PACKAGES", ("starlette", "no_such_package"))
     said = refusal(capsys, "serve", german)
-    assert said.strip() == "sordino: serve: no_such_package is not installed. Run: pip install 'sordino[serve]'."
+    assert said.strip() == "sordino: serve: no_such_package is not installed. Run: pip install '.[serve]'."
 
 
 # -- a process of its own

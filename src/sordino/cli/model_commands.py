@@ -11,6 +11,7 @@ from sordino.cli.command import Command, Parser, Result, count, output, seconds
 from sordino.config.run_layout import EXPORT, STUDENT, TEACHER
 from sordino.errors import UsageError
 from sordino.runtime.progress import note
+from sordino.runtime.terminal import message, printable, whole
 from sordino.serve import command as serve
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ def _translate(args: argparse.Namespace) -> Result:
         options = long_audio.Options(**_options(args), pause=args.pause)
         result = long_audio.translate_recordings(args.model, args.audio, args.segments, args.out, options)
         for skipped in result["skipped"]:
-            print(f"{skipped['id']}: {skipped['problem']}: an empty line", file=sys.stderr)
+            print(message(f"{skipped['id']}: {skipped['problem']}: an empty line"), file=sys.stderr)
     else:
         result = {"hypotheses": translation.translate_files(args.model, args.audio, **_options(args))}
     if not args.json and result.get("out"):
@@ -69,7 +70,7 @@ def _translate(args: argparse.Namespace) -> Result:
     elif not args.json:
         for row in result["hypotheses"]:
             text = row["text"] if len(result["hypotheses"]) == 1 else " ".join(row["text"].splitlines())
-            print(text if len(args.audio) == 1 else f"{row['audio']}\t{text}")
+            print(whole(text) if len(args.audio) == 1 else f"{printable(row['audio'], None)}\t{whole(text)}")
     return result
 
 

@@ -58,7 +58,7 @@ The shipped model is half trained on purpose, so that there is something to gain
 def _init_arguments(parser: Parser) -> None:
     note = "audio files and one table of translations (default: the one below the working directory)"
     parser.add_argument("folder", type=Path, nargs="?", metavar="FOLDER", help=note)
-    note = "the base model, a directory or a Hub id (default: Qwen/Qwen2-Audio-7B-Instruct)"
+    note = "the base model, a directory or a Hub id (default: the paper's, of 8 billion parameters)"
     parser.add_argument("--model", metavar="MODEL", help=note)
     parser.add_argument("--from", dest="source", metavar="LANGUAGE", help="what is spoken (default: by the columns)")
     parser.add_argument("--to", metavar="LANGUAGE", help="what is written (default: by the columns)")
@@ -68,6 +68,7 @@ def _init_arguments(parser: Parser) -> None:
 
 def _init(args: argparse.Namespace) -> Result:
     from sordino.data.survey import survey
+    from sordino.models import registry
     from sordino.pipeline import starter
 
     folder = args.folder or _only_corpus()
@@ -81,7 +82,7 @@ def _init(args: argparse.Namespace) -> Result:
             f"Run it in the directory above: sordino init {folder.resolve().name}. Or name another place: --out FILE.",
         )
     found = survey(folder, args.source, args.to, args.texts)
-    begun = starter.start(found, args.model or starter.MODEL)
+    begun = starter.start(found, args.model or registry.USUAL)
     missing = starter.missing(begun)
     files.write_text(out, starter.recipe(begun))
     bad = [*found.corpus.problems, *found.unreadable]
@@ -90,7 +91,8 @@ def _init(args: argparse.Namespace) -> Result:
             print(line)
         for row in bad[:SHOWN]:
             print(f"    {row.id}: {row.problem}")
-        print(*(f"  - {sentence}" for sentence in missing), sep="\n") if missing else None
+        for line in ("missing:", *(f"  - {sentence}" for sentence in missing)) if missing else ():
+            print(line)
         print(f"wrote {out}. Next:\n  sordino plan {out}\n  sordino run {out}")
     return {
         "recipe": str(out),

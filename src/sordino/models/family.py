@@ -153,8 +153,8 @@ class Gguf:
 
     interleaved: rotary pairs are neighbours there, and half a head apart in transformers. keys: of the decoder's
     config, what this architecture's file says beside the usual sizes. one_kind: whether all layers have the same heads,
-    rotary embeddings and full attention, in the usual keys; else `keys` says it. constants: of the decoder's config, further
-    tensors of numbers that llama.cpp wants.
+    rotary embeddings and full attention, in the usual keys; else `keys` says it. constants: of the decoder's config,
+    further tensors of numbers that llama.cpp wants.
     """
 
     architecture: str
@@ -245,7 +245,7 @@ class Family:
     adapter_flag: field of config.json that says whether a LoRA adapter belongs to the weights and lies beside them.
     ready: what a loaded model of the transformers class needs before it takes embeddings.
     stock_call: Python, for model cards: makes `inputs` with the stock `processor`, of the rendered `prompt` and `wave`
-    at `rate`, or of `instruction` and recording.wav. '' where the stock processor needs packages that sordino does not.
+    at `rate`, or of `instruction` and recording.wav. '' where that processor needs packages that sordino does not.
     """
 
     model_type: str  # config.json's

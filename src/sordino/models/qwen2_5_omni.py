@@ -168,7 +168,7 @@ def tiny(directory: str, decoder_layers: int, encoder_layers: int, seed: int) ->
     )
 
     from sordino.models.miniature import byte_tokenizer, liven
-    from sordino.models.saving import write_model
+    from sordino.models.saving import complete_config, write_model
 
     special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", PLACEHOLDER, "<|audio_bos|>", "<|audio_eos|>"]
     pictures = ["<|IMAGE|>", "<|VIDEO|>", "<|vision_bos|>", "<|vision_eos|>"]
@@ -210,6 +210,7 @@ def tiny(directory: str, decoder_layers: int, encoder_layers: int, seed: int) ->
     folder = Path(directory)
     folder.mkdir(parents=True, exist_ok=True)
     write_model(QWEN2_5_OMNI, model, folder)
+    complete_config(QWEN2_5_OMNI, folder, model)
     tokenizer.save_pretrained(directory)
     extractor = WhisperFeatureExtractor(feature_size=80, chunk_length=4).to_dict() | {"processor_class": PROCESSOR}
     (folder / "preprocessor_config.json").write_text(json.dumps(extractor, indent=2), encoding="utf-8")
@@ -281,6 +282,7 @@ QWEN2_5_OMNI = Family(
         stop_tokens=("<|im_end|>", "<|endoftext|>"),
         answers_end_with={"chat": "<|im_end|>", "base": "<|endoftext|>"},
         takes_system=True,
+        default_system=lambda prompt: prompt.system,
     ),
     tensors=Tensors(
         saved={

@@ -35,6 +35,8 @@ PROCESSOR_FILES = (
 # other names of the same, as bare configurations have them
 ALIASES = {"qwen2_5_omni_thinker": "qwen2_5_omni"}
 
+USUAL = "Qwen/Qwen2-Audio-7B-Instruct"  # the paper's, which a first recipe starts from
+
 
 def get(model_type: str) -> Family:
     """The family of a config.json's model_type. Raises FamilyError for one that sordino does not know."""

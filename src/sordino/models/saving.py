@@ -93,7 +93,6 @@ def write_model(family: Family, model: Any, directory: Path) -> None:
         model.config.dtype = str(model.dtype).removeprefix("torch.")
         model.config.save_pretrained(str(directory))
         model.generation_config.save_pretrained(str(directory))
-    complete_config(family, directory, model)
 
 
 def write_weights(family: Family, model: Any, directory: Path) -> None:

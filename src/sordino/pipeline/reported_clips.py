@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import soundfile
@@ -105,12 +106,13 @@ def by_length(
 def splits(recipe: Recipe) -> tuple[Split, ...]:
     """The corpus as prepare dealt it."""
     layout = RunLayout(recipe.directory)
-    there = [(name, layout.manifest(name)) for name in SPLITS if layout.manifest(name).is_file()]
-    read: list[tuple[str, list[Clip]]] = [(name, manifest.read(file)) for name, file in there]
-    return tuple(
-        Split(name, len(clips), tuple(clip.seconds for clip in clips if clip.seconds is not None))
-        for name, clips in read
-    )
+    return tuple(split_of(name, layout.manifest(name)) for name in SPLITS if layout.manifest(name).is_file())
+
+
+def split_of(name: str, file: Path) -> Split:
+    """Of a manifest, a clip at a time: training splits are long."""
+    seconds = [clip.seconds for clip in manifest.stream(file)]
+    return Split(name, len(seconds), tuple(length for length in seconds if length is not None))
 
 
 def clips_of(recipe: Recipe, scores: Mapping[str, Any]) -> list[Clip]:

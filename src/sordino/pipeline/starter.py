@@ -20,7 +20,6 @@ from sordino.languages import language_name
 from sordino.models import registry, shapes
 from sordino.pipeline.forecast import config_of
 
-MODEL = "Qwen/Qwen2-Audio-7B-Instruct"
 SEED = 0
 SMALL = 200_000_000  # parameters; a smaller model learns at a higher rate
 REMOVED = 4  # one decoder layer in so many goes, as in the paper's 8 of 32
@@ -53,7 +52,7 @@ class Start:
         return self.base is not None and self.base.parameters < SMALL
 
 
-def start(found: Survey, model: str = MODEL) -> Start:
+def start(found: Survey, model: str = registry.USUAL) -> Start:
     """Deal the clips that a model can hear. Raises DataError where there are too few; FamilyError for the model."""
     config = config_of(Recipe(model=model)) if registry.is_hub_id(model) else registry.read_config(model)
     if config is not None:
@@ -99,41 +98,39 @@ def _deal(found: Survey, clips: list[Clip]) -> tuple[dict[str, int], SplitBy, di
 
 
 def missing(begun: Start) -> list[str]:
-    """What a user may want to add or to know, in sentences."""
-    found, sentences = begun.survey, []
+    """What a user may want to add or to know, in words."""
+    found, told = begun.survey, []
     bad = len(found.corpus.problems) + len(found.unreadable)
     longer, shorter = found.outside(begun.window)
     if bad:
-        sentences.append(f"{bad} rows cannot be used: mend them, or run with --skip-bad, which leaves them out")
+        told.append(f"rows that cannot be used: {bad}; mend them, or run with --skip-bad, which leaves them out")
     if longer:
-        sentences.append(
-            f"{len(longer)} clips are longer than the {begun.window:g} s that the model hears at once, and are left "
-            "out: cut them (start, seconds)"
+        told.append(
+            f"clips longer than the {begun.window:g} s that the model hears at once: {len(longer)}, left out; cut them "
+            "(start, seconds)"
         )
     if shorter:
-        sentences.append(f"{len(shorter)} clips are shorter than {MIN_SECONDS:g} s, and are left out")
+        told.append(f"clips shorter than {MIN_SECONDS:g} s: {len(shorter)}, left out")
     if found.unlisted:
-        sentences.append(f"{len(found.unlisted)} audio files are in no row, {found.unlisted[0].name} among them")
+        told.append(f"audio files in no row: {len(found.unlisted)}, {found.unlisted[0].name} among them")
     if not any(clip.source_text for clip in found.clips):
-        sentences.append(f"no transcripts (text_{found.source}): COMET and the report's samples want them")
+        told.append(f"transcripts (text_{found.source}): COMET and the report's samples want them")
     if found.corpus.guessed_groups:
-        sentences.append(
-            "no column says who speaks or which talk it is (group): clips of one may stand in train and in test"
-        )
+        told.append("a column that says who speaks, or which talk it is (group): one may stand in train and in test")
     if begun.by == "segment":
-        sentences.append(
-            f"{found.groups} groups are too few to hold some out: clips are dealt one by one, which leaks, and scores "
+        told.append(
+            f"groups: {found.groups} are too few to hold some out; clips are dealt one by one, which leaks, and scores "
             "will be too high"
         )
     if "select" not in begun.dealt:
-        sentences.append("no clip is in the split select, which chooses layers: those in the middle are taken instead")
+        told.append("clips of the split select, which choose layers: those in the middle go instead")
     if "test" not in begun.dealt:
-        sentences.append("no clip is in the split test: the scores will be of dev")
+        told.append("clips of the split test: dev will be scored")
     if begun.dealt.get("train", 0) < FEW:
-        sentences.append(f"{begun.dealt.get('train', 0)} training clips are few: expect little below {FEW}")
+        told.append(f"training clips: {begun.dealt.get('train', 0)} are few; expect little below {FEW}")
     if found.assumed:
-        sentences.append(f"no column says what is spoken: {language_name(found.source)} is assumed (--from)")
-    return sentences
+        told.append(f"a column of what is spoken: {language_name(found.source)} is assumed (--from)")
+    return told
 
 
 def described(begun: Start) -> list[str]:
@@ -157,8 +154,8 @@ def recipe(begun: Start) -> str:
     pair = f"{language_name(found.source)} to {language_name(found.target)}"
     texts = [f"  texts: {_scalar(found.table.name)}"] if len(tables(found.folder)) > 1 else []
     longer, shorter = found.outside(begun.window)
-    limits = [f"  max_seconds: {begun.window:g}  # {len(longer)} clips are longer"] if longer else []
-    limits += [f"  min_seconds: {MIN_SECONDS:g}  # {len(shorter)} clips are shorter"] if shorter else []
+    limits = [f"  max_seconds: {begun.window:g}  # longer: {len(longer)}"] if longer else []
+    limits += [f"  min_seconds: {MIN_SECONDS:g}  # shorter: {len(shorter)}"] if shorter else []
     lines = [
         f"# Written by `sordino init`: {len(found.clips):,} clips, {hours:.2f} hours, {pair}.",
         "# `sordino plan` says what runs and what it takes, `sordino settings` lists every setting there is.",

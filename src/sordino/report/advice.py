@@ -126,11 +126,9 @@ def _within(value: float, score: Score) -> bool:
     return score.interval is not None and score.interval[0] <= value <= score.interval[1]
 
 
-def commands(system: System, run: str, recipe: str) -> list[tuple[str, str]]:
-    """(what for, command) of a system that is on disk, or of an export that a sweep made and threw away.
-
-    run: the run's directory; recipe: its file; empty where there is none.
-    """
+def commands(system: System, report: Report) -> list[tuple[str, str]]:
+    """(what for, command) of a system of a report, on disk or an export that a sweep made and threw away."""
+    recipe, run = report.recipe, report.directory
     if not system.path:
         exported = bool(recipe) and any(setting.startswith("export.") for setting in system.settings)
         words = ["sordino", "export", recipe, *system.settings]
@@ -138,9 +136,11 @@ def commands(system: System, run: str, recipe: str) -> list[tuple[str, str]]:
     path, to = shlex.quote(system.path), " --to LANGUAGE" if system.name == BASE else ""
     lines = [("translate a recording", f"sordino translate {path} recording.wav{to}")]
     lines.append(("serve it, with a page and a microphone", f"sordino serve {path}{to}"))
-    if run:
-        lines.append(("compare it with the teacher there", f"sordino serve {shlex.quote(run)}"))
+    if run and system.section == EXPORT and _named(report.systems, TEACHER):
+        lines.append(("compare the smallest export with the teacher there", f"sordino serve {shlex.quote(run)}"))
     lines.append(("write an IWSLT submission", f"sordino submit {path} TESTSET --team TEAM{to}"))
+    if system.section == EXPORT:
+        lines.append(("publish it; this only lists the files", f"sordino publish {path} OWNER/NAME --dry-run"))
     return lines
 
 

@@ -124,7 +124,7 @@ def _advised(report: Report) -> dict[str, Any]:
         "main_label": metric_label(metric) if metric else "",
         "summary": advice.summary(report),
         "notes": [*advice.cautions(report), *report.notes],
-        "commands": advice.commands(chosen, report.directory, report.recipe) if chosen and not floor else [],
+        "commands": advice.commands(chosen, report) if chosen and not floor else [],
         "next_steps": advice.next_steps(report),
         "clips": views.clip_rows(report, chosen, metric),
     }

@@ -168,7 +168,7 @@ def pieces(
     if not voice.available():
         said = (
             f"{name} is {seconds:.1f} s long and the model hears {window:g} s at once. This server cannot cut it: "
-            "voice activity detection is not installed (pip install 'sordino[vad]')."
+            "voice activity detection is not installed (pip install '.[vad]')."
         )
         raise ApiError(501, said, param="file", code="audio_too_long_for_model")
     found = _told(lambda _: chunks.pieces([whole], window, pause), file, name)
