@@ -146,6 +146,10 @@ def _qwen2_audio(processor: Any, wave: Waveform, instruction: str) -> dict[str, 
     return dict(processor(text=text, audio=[wave], sampling_rate=RATE, return_tensors="pt"))
 
 
+def _audioflamingo3(processor: Any, wave: Waveform, instruction: str) -> dict[str, Tensor]:
+    return dict(processor.apply_transcription_request(wave, prompt=instruction, sampling_rate=RATE))
+
+
 def _voxtral(processor: Any, wave: Waveform, instruction: str) -> dict[str, Tensor]:
     file = io.BytesIO()
     soundfile.write(file, wave, RATE, format="WAV", subtype="FLOAT")
@@ -206,6 +210,7 @@ def _qwen2_5_omni(processor: Any, wave: Waveform, instruction: str) -> dict[str,
 
 
 _STOCK_INPUTS = {
+    "audioflamingo3": _audioflamingo3,
     "gemma4": _gemma4,
     "gemma4_unified": _gemma4_unified,
     "granite_speech": _granite_speech,

@@ -71,7 +71,7 @@ def test_weights_come_back_within_the_formats_error(
         error = (transformers_order(stored, weight, speech) - real.detach()).abs()
         error = error if real.ndim == 1 else error.reshape(*real.shape[:-1], -1, 32)
         assert (error <= most * (0 if real.ndim == 1 else ERROR[name])).all(), stored
-    assert seen == {"qwen2_audio": 10, "qwen2_5_omni": 10, "qwen3_asr": 8}.get(family, 7)
+    assert seen == {"audioflamingo3": 10, "qwen2_audio": 10, "qwen2_5_omni": 10, "qwen3_asr": 8}.get(family, 7)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -19,6 +19,7 @@ CONFIGS = Path(__file__).parent / "configs"
 
 # parameters, a tied head once; in millions what the model's page says, with the head stored beside where it does so
 PUBLISHED = {
+    "audioflamingo3_8b": (8_267_215_360, 8267.2),  # "8B"; its configuration is that of transformers' conversion script
     "granite_speech_3.3_2b": (3_009_285_392, 3000.0),  # "3B", without its adapter
     "granite_speech_4.1_2b": (2_313_207_148, 2300.0),  # "2.3B", 4.6 GB stored, head beside the embedding
     "qwen2_5_omni_7b": (8_931_813_888, 8931.8),  # the thinker, as stored without talker and vocoder

@@ -18,6 +18,7 @@ from sordino.models.family import Family, Scope
 
 CONFIG = config_file.NAME
 FAMILIES = {
+    "audioflamingo3": "sordino.models.audioflamingo3:AUDIOFLAMINGO3",
     "gemma4": "sordino.models.gemma4:GEMMA4",
     "gemma4_unified": "sordino.models.gemma4_unified:GEMMA4_UNIFIED",
     "granite_speech": "sordino.models.granite_speech:GRANITE_SPEECH",
