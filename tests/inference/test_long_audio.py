@@ -169,7 +169,8 @@ def test_other_work_is_never_replaced(made: Made, talk: Path, whole: Path, tmp_p
     before = written(whole)
     said = refusal(capsys, "translate", made.model, talk, "--out", whole, *SHORT, "--pause", "0.9")
     assert "holds another result (settings changed: pause)" in said
-    other = made.finished / "20-teacher"
+    other = tmp_path / "model"
+    shutil.copytree(made.model, other)
     said = refusal(capsys, "translate", other, talk, "--out", whole, *SHORT)
     assert "made from other inputs" in said
     assert written(whole) == before

@@ -10,7 +10,7 @@ import pytest
 
 from sordino.config import card
 from sordino.config.card import Card
-from sordino.config.schema import PromptSection
+from sordino.config.schema import SYSTEM_PROMPT, PromptSection
 from sordino.errors import ArtifactError, DataError, FamilyError, RecipeError
 from sordino.inference import translation
 from tests.data import sounds
@@ -50,7 +50,7 @@ def test_a_model_of_a_run_is_asked_as_it_was_trained(made: Made, tmp_path: Path)
         str(student), [c["audio"] for c in clips], target="de", device="cpu", max_new_tokens=6
     )
     assert [row["text"] for row in rows] == [row["text"] for row in found]
-    assert card.read(student) == Card(PromptSection(), "en", "de")
+    assert card.read(student) == Card(PromptSection(system=SYSTEM_PROMPT), "en", "de")
     assert card.read(made.model) == Card()
 
 
@@ -77,7 +77,7 @@ def test_what_is_no_model_is_refused(made: Made, files: list[str], tmp_path: Pat
     shutil.copytree(made.finished / "61-adapter", adapter)
     assert "60-student" in refused(adapter)  # the base it names is not there
     (adapter / "stage.json").unlink()
-    assert "did not finish" in refused(adapter)
+    assert "no stage.json of the stage that trained it" in refused(adapter)
     strange = tmp_path / "strange"
     strange.mkdir()
     (strange / "config.json").write_text('{"model_type": "bert"}')

@@ -118,7 +118,7 @@ def test_a_kill_while_finishing_loses_no_resume_point(
             (out / "sub").mkdir(exist_ok=True)
             (out / "sub" / ".file.txt.77.tmp").write_text("torn")
             if when == "before stage.json" and not found:
-                monkeypatch.setattr(artifact, "outputs", kill)
+                monkeypatch.setattr(artifact, "fingerprints", kill)
             elif not found:
                 monkeypatch.setattr(Path, "rename", kill)
         return found

@@ -91,6 +91,9 @@ def write_merging(source: Path, directory: Path, text: str, size: int = 420) -> 
     model.to(torch.bfloat16)
     saving.save(speech, directory)
     (directory / "tokenizer.json").write_text(json.dumps(content), encoding="utf-8")
+    generation = json.loads((directory / "generation_config.json").read_text())  # by the tokenizer of before
+    generation |= {"eos_token_id": [ids["<|im_end|>"], ids["<|endoftext|>"]], "pad_token_id": ids["<|endoftext|>"]}
+    (directory / "generation_config.json").write_text(json.dumps(generation))
     return directory
 
 

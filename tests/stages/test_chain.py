@@ -112,7 +112,7 @@ def test_the_prompt_is_one_for_training_and_use(made: Made) -> None:
     assert len(prompts) == 1
     assert "Translate the English speech into German:" in prompts.pop()
     card = json.loads((made.finished / "70-export" / "nf4" / "sordino.json").read_text())
-    assert card["prompt"]["system"] == "auto"
+    assert card["prompt"]["system"] == "You are a professional translator."
 
 
 def test_a_second_run_does_nothing(made: Made, capsys: pytest.CaptureFixture[str]) -> None:

@@ -58,7 +58,7 @@ def _translate(args: argparse.Namespace) -> Result:
         raise UsageError("translate: no audio files.", "Name one or more after the model.")
     _choose(args)
     _warn_of_languages(args)
-    if args.segments or args.out or long_audio.needed(args.audio):
+    if args.segments or args.out or long_audio.needed(args.model, args.audio):
         options = long_audio.Options(**_options(args), pause=args.pause)
         result = long_audio.translate_recordings(args.model, args.audio, args.segments, args.out, options)
         for skipped in result["skipped"]:

@@ -7,15 +7,13 @@ conversation without a system turn with this one: who uses stock transformers as
 from __future__ import annotations
 
 import dataclasses
-import json
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sordino.config.card import Card
 from sordino.config.schema import SYSTEM_PROMPT, PromptSection, fill_instruction
 from sordino.errors import FamilyError, RecipeError, is_out_of_memory, reason
-from sordino.models import registry
+from sordino.models import chat_template, registry
 from sordino.models.control_tokens import control_tokens
 from sordino.models.family import Family, Prompt
 from sordino.runtime import files
@@ -23,17 +21,6 @@ from sordino.runtime.terminal import quoted
 
 if TYPE_CHECKING:
     from sordino.models.speech import SpeechModel
-
-TEMPLATE = "chat_template.jinja"
-# put before a chat template; the comment is how it is found again
-DEFAULT_TURN = (
-    "{#- sordino: the system turn of a conversation that brings none -#}"
-    "{%%- if messages and messages[0]['role'] != 'system' -%%}"
-    "{%%- set messages = [{'role': 'system', 'content': %s}] + messages -%%}"
-    "{%%- endif %%}"
-)
-# a line end behind a block is not rendered (trim_blocks), so that one that the template begins with is written twice
-OURS = re.compile(r"^\{#- sordino: .*?-#\}.*?\{%- endif %\}(?:\n(?=\n))?", re.DOTALL)
 
 
 def render(speech: SpeechModel, section: PromptSection, source: str, target: str) -> str:
@@ -122,18 +109,18 @@ def describe(directory: Path, family: Family, card: Card) -> None:
 
 
 def _set_default_turn(directory: Path, processor: Any, turn: Any) -> None:
-    """turn: content of the system turn; a template whose default it was before gets its own again for None."""
-    template = getattr(processor, "chat_template", None) or getattr(processor.tokenizer, "chat_template", None)
-    if not isinstance(template, str):
+    """turn: content of the system turn; where there is none, the template gets back its own."""
+    template, file = chat_template.of(processor), directory / chat_template.FILE
+    if template is None:
         return
-    plain = OURS.sub("", template)
-    begin = DEFAULT_TURN % json.dumps(turn, ensure_ascii=False) + "\n" * plain.startswith("\n") if turn else ""
-    if begin + plain != template:
-        files.write_text(directory / TEMPLATE, begin + plain)
-        (directory / "chat_template.json").unlink(missing_ok=True)  # an older form of the same
+    text = chat_template.with_default(template, turn)
+    before = file.read_text(encoding="utf-8") if file.is_file() else template
+    if text != before:
+        files.write_text(file, text)
+        (directory / chat_template.OLDER_FILE).unlink(missing_ok=True)
 
 
 def _template_problem(speech: SpeechModel, what: str) -> FamilyError:
-    file = Path(speech.path) / TEMPLATE
+    file = Path(speech.path) / chat_template.FILE
     where = str(file) if file.is_file() else f"the chat template of {speech.path}"
     return FamilyError(f"{where} {what}.", "Copy the processor's files of the original model beside the weights.")

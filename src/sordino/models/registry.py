@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from sordino.errors import FamilyError, reason
-from sordino.models import config_file
+from sordino.models import chat_template, config_file
 from sordino.models.family import Family, Scope
 
 CONFIG = config_file.NAME
@@ -141,7 +141,9 @@ def load_processor(family: Family, path: str, revision: str | None = None) -> An
     if not is_hub_id(path):
         _check_processor_files(Path(path))
     try:
-        return family.load_processor(path, revision)
+        processor = family.load_processor(path, revision)
+        chat_template.drop_default(processor)
+        return processor
     except FamilyError:
         raise
     except Exception as error:  # transformers checks config.json on the way, with error types of its own

@@ -30,7 +30,7 @@ def write(job: Job, key: str, form: str, directory: Path) -> None:
     source = job.model(key)
     module = formats.get(form)
     options = {}
-    if getattr(module, "CALIBRATED", False):
+    if form in formats.CALIBRATED:
         options = {"calibration": calibration(job, key), "state": job.state / f"{form}-of-{key}"}
     facts = module.write(source.path, directory, source.revision, **options)
     audit(job, form, directory, facts or {})

@@ -120,7 +120,7 @@ def refuse_layers(recipe: Recipe) -> None:
             if part not in family.parts:
                 raise RecipeError(f"{name}.freeze: a {family.model_type} model has no {part}.", "Leave it out.")
     for name in recipe.export.formats if recipe.export else ():
-        calibrated = getattr(formats.get(name), "CALIBRATED", False)
+        calibrated = name in formats.CALIBRATED
         if (name.startswith("gguf") and family.tensors.gguf is None) or (calibrated and not family.decoder.line):
             raise FamilyError(
                 f"export.formats: {name} is not written of {family.model_type} models.", "Export another format."
