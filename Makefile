@@ -8,12 +8,15 @@ PYTEST := OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest
 CODE := src tests demo benchmarks
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-comet test-gguf test-vllm wheel-test lint format types clean
+.PHONY: help try demo test test-comet test-gguf test-vllm test-web wheel-test lint format types clean
 
 help:  ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-demo: $(READY)  ## the whole chain on the embedded speech (TARGET=zh: Chinese); 17 minutes on 2 cores
+try: $(READY)  ## translate a few shipped clips with the shipped model: the first minute
+	$(BIN)/sordino try
+
+demo: $(READY)  ## the whole chain on the embedded speech (TARGET=zh: Chinese); 9 to 17 minutes on 2 cores
 	$(BIN)/sordino run demo target=$(TARGET)
 
 test: $(READY)  ## the tests; 7 minutes on 2 cores
@@ -25,10 +28,17 @@ test-comet: $(READY)  ## install the original COMET beside .venv (1.4 GB, minute
 test-gguf: $(READY)  ## compile llama-cpp-python (5 to 15 minutes) and run what needs it
 	$(BIN)/python -c 'import llama_cpp' 2>/dev/null || \
 		CMAKE_ARGS="-DLLAVA_BUILD=OFF -DLLAMA_OPENSSL=OFF $(CMAKE_ARGS)" $(BIN)/python -m pip install --editable '.[gguf]'
-	$(PYTEST) tests/models/test_hybrid.py
+	$(PYTEST) tests/models/test_hybrid.py tests/serve/test_gguf.py
 
 test-vllm: $(READY)  ## install vLLM beside .venv (3.7 GB, minutes), load a w4a16 export and compare tokens
 	$(PYTEST) -rs -m isolated tests/formats
+
+test-web: $(READY)  ## install playwright (45 MB) and, where it is missing, Debian's chromium; drive the server's page
+	@test -n "$(CHROMIUM)" || command -v chromium >/dev/null || \
+		{ test "$$(id -u)" = 0 && command -v apt-get >/dev/null && apt-get update -qq && apt-get install -qq -y chromium; } || \
+		{ echo "there is no chromium: install your system's package, or say make test-web CHROMIUM=/path/to/chrome"; exit 2; }
+	$(BIN)/python -c 'import playwright' 2>/dev/null || $(BIN)/python -m pip install --quiet 'playwright>=1.65'
+	$(PYTEST) -m web tests/serve/test_browser.py
 
 wheel-test: $(READY)  ## build the wheel and use it from an empty directory; a minute
 	$(PYTEST) -m isolated tests/test_wheel.py

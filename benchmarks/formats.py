@@ -12,7 +12,6 @@ ratio is the median over the rounds of bf16's time over theirs in the same round
 On a machine that others use take --threads 1 --clock cpu, and quote the ratios.
 """
 
-# ruff: noqa: E402 (environment.prepare comes before torch)
 from __future__ import annotations
 
 import argparse

@@ -14,7 +14,6 @@ translates one clip. Times are wall-clock; quote the ratios. Search times leave 
 clips, which a run does once and keeps.
 """
 
-# ruff: noqa: E402 (environment.prepare comes before torch)
 from __future__ import annotations
 
 import argparse

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import io
 import json
+import os
 import re
 import statistics
 import subprocess
@@ -66,6 +67,15 @@ def server(model: str, *options: str) -> Iterator[tuple[str, subprocess.Popen[st
             process.communicate()
 
 
+def cpu_seconds(process: subprocess.Popen[str]) -> float:
+    """That the server has used, which other work on the machine changes less than time; 0 where nothing says it."""
+    file = Path(f"/proc/{process.pid}/stat")
+    if not file.is_file():
+        return 0.0
+    ticks = file.read_text().rpartition(")")[2].split()[11:13]
+    return sum(map(int, ticks)) / os.sysconf("SC_CLK_TCK")
+
+
 def resident(process: subprocess.Popen[str]) -> int:
     """Bytes; 0 where the system does not say."""
     status = Path(f"/proc/{process.pid}/status")
@@ -75,16 +85,21 @@ def resident(process: subprocess.Popen[str]) -> int:
 
 @dataclass
 class Sent:
-    """texts: in the order of the files, None where one was lost; latencies: seconds of each; seconds: of all."""
+    """texts: in the order of the files, None where one was lost; latencies: seconds of each; seconds: of all.
+
+    cpu: seconds that the server used.
+    """
 
     texts: list[str | None] = field(default_factory=list)
     latencies: list[float] = field(default_factory=list)
     seconds: float = 0.0
+    cpu: float = 0.0
 
     def to_json(self) -> dict[str, Any]:
         parts = statistics.quantiles(self.latencies, n=100)
         return {
             "seconds": round(self.seconds, 2),
+            "cpu_seconds": round(self.cpu, 2),
             "requests_per_second": round(len(self.texts) / self.seconds, 2),
             "p50": round(parts[49], 3),
             "p95": round(parts[94], 3),
@@ -129,8 +144,10 @@ def main() -> None:
         before = resident(process)
         for first in range(0, len(files), ROUND):
             part = files[first : first + ROUND]
-            send(address, part, 1, alone)
-            send(address, part, args.connections, together)
+            for connections, sent in ((1, alone), (args.connections, together)):
+                used = cpu_seconds(process)
+                send(address, part, connections, sent)
+                sent.cpu += cpu_seconds(process) - used
         grown = resident(process) - before
         counted = httpx2.get(f"{address}/metrics").text
     batches, decoded = (

@@ -162,7 +162,9 @@ def test_clips_that_cannot_be_ranked_by(made: Made, teacher: Model, select: list
 def test_pruning_writes_what_the_stage_writes(made: Made, teacher: Model, tmp_path: Path) -> None:
     small = sordino.prune(teacher, Ranking.read(made.finished / "30-ranking" / "ranking.json"), tmp_path / "small")
     there = contents(made.finished / "40-pruned")
-    assert contents(tmp_path / "small") == {n: b for n, b in there.items() if n not in ("stage.json", "kept.json")}
+    written = contents(tmp_path / "small")
+    assert b"how it was made is not recorded" in written.pop("README.md")
+    assert written == {n: b for n, b in there.items() if n not in ("stage.json", "kept.json")}
     assert (small.speech.path, small.removed) == (str(tmp_path / "small"), ())
     assert len(teacher.speech.layers("decoder")) == 6
     audio = made.corpus / "clip00.flac"
@@ -191,7 +193,10 @@ def test_pruning_in_memory_goes_on_by_the_layers_that_are_left(made: Made, teach
 def test_exports_are_those_of_the_run(made: Made, tmp_path: Path, name: str) -> None:
     assert sordino.export(made.finished / "63-trimmed", tmp_path / "out", format=name) == tmp_path / "out"
     there = contents(made.finished / "70-export" / name)
-    assert contents(tmp_path / "out") == {file: data for file, data in there.items() if file != "audit.json"}
+    written = contents(tmp_path / "out")
+    assert f"# A model in {name}\n".encode() in (card := written.pop("README.md"))
+    assert b"Layer pruning: 2 layers removed" in card
+    assert written == {file: data for file, data in there.items() if file not in ("audit.json", "README.md")}
 
 
 def test_a_model_pruned_in_memory_is_exported_as_it_is(teacher: Model, tmp_path: Path) -> None:

@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from sordino.config.recipe import load, shipped
+from sordino.models import registry
+
 ROOT = Path(__file__).parents[1]
 HISTORY = ROOT / "docs" / "log.md"  # names files as they were called
 PAGES = sorted({*ROOT.glob("docs/*.md"), *ROOT.glob("*.md")} - {HISTORY, ROOT / "CHANGELOG.md"})
@@ -34,3 +37,19 @@ def test_every_room_is_in_the_readmes_tree() -> None:
     rooms = {path.name + "/" * path.is_dir() for path in entries if path.suffix in ("", ".py")}
     assert "pruning/" in rooms and "errors.py" in rooms
     assert {room for room in rooms if room not in tree} == set()
+
+
+def test_messages_that_the_troubleshooting_page_explains_are_ours() -> None:
+    rows = re.findall(r"^\| `([^`]+)` \|", (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8"), re.M)
+    source = " ".join(path.read_text(encoding="utf-8") for path in (ROOT / "src").rglob("*.py"))
+    source = re.sub(r'"\s+f?"', "", source)  # literals that go on in the next line
+    assert len(rows) > 10
+    assert [row for row in rows if row not in source] == []
+
+
+def test_every_family_has_a_row_and_every_recipes_model_is_named() -> None:
+    rows = re.findall(r"^\| `(\w+)` \|", (ROOT / "docs" / "families.md").read_text(encoding="utf-8"), re.M)
+    assert sorted(rows) == sorted(registry.FAMILIES)
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    models = {load(path).model for path in shipped().values()}
+    assert {model for model in models if registry.is_hub_id(model) and f"`{model}`" not in readme} == set()

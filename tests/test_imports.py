@@ -30,6 +30,7 @@ LEVELS = (
     {"quantization", "vocabulary"},
     {"training", "formats", "report"},
     {"pipeline"},
+    {"publishing"},
     {"stages"},
     {"inference"},
     {"serve"},

@@ -87,10 +87,13 @@ def features(speech: SpeechModel, inputs: AudioInputs) -> list[Tensor]:
 def embedded(
     speech: SpeechModel, audio: AudioInputs, answers: Sequence[Sequence[int]] | None = None
 ) -> dict[str, Tensor]:
-    """Left-padded embeddings and mask; `answers` are appended to the prompts."""
+    """Left-padded embeddings, mask and what else the model wants; `answers` are appended to the prompts."""
     rows = [[*ids, *(answers[i] if answers else [])] for i, ids in enumerate(audio.input_ids)]
     ids, mask = pad_left(rows, speech.pad_id(), speech.device)
-    return {"inputs_embeds": speech.embed(ids, features(speech, audio)), "attention_mask": mask}
+    among = torch.ones_like(mask, dtype=torch.bool)
+    for row, answer in enumerate(answers or ()):
+        among[row, len(among[row]) - len(answer) :] = False  # an answer may hold the placeholder as a token
+    return speech.inputs(ids, mask, features(speech, audio), among)
 
 
 @torch.no_grad()
@@ -101,18 +104,24 @@ def logits(speech: SpeechModel, inputs: AudioInputs) -> Tensor:
 
 
 @torch.no_grad()
-def greedy(speech: SpeechModel, inputs: AudioInputs, tokens: int, *, cached: bool) -> tuple[Tensor, Tensor]:
-    """Ids (B, tokens) and their logits (B, tokens, V)."""
+def greedy(speech: SpeechModel, inputs: AudioInputs, tokens: int) -> tuple[Tensor, Tensor]:
+    """Ids (B, tokens) and their logits (B, tokens, V), of generation with a cache."""
     out = speech.model.generate(
         **embedded(speech, inputs),
         do_sample=False,
         min_new_tokens=tokens,
         max_new_tokens=tokens,
-        use_cache=cached,
         return_dict_in_generate=True,
         output_logits=True,
     )
     return out.sequences, torch.stack(out.logits, dim=1)
+
+
+@torch.no_grad()
+def forced(speech: SpeechModel, inputs: AudioInputs, ids: Tensor) -> Tensor:
+    """Logits (B, tokens, V) that choose the ids (B, tokens), of one pass without a cache."""
+    out: Tensor = speech.model(**embedded(speech, inputs, ids.tolist()), use_cache=False).logits
+    return out[:, -ids.shape[1] - 1 : -1]
 
 
 def stir(speech: SpeechModel) -> None:
@@ -152,7 +161,17 @@ def _qwen3_asr(processor: Any, wave: Waveform, instruction: str) -> dict[str, Te
 def _gemma4_unified(processor: Any, wave: Waveform, instruction: str) -> dict[str, Tensor]:
     from transformers.models.gemma4_unified.processing_gemma4_unified import Gemma4UnifiedProcessor
 
-    class WithoutPictures(Gemma4UnifiedProcessor):  # their processors want torchvision
+    return _gemma(Gemma4UnifiedProcessor, processor, wave, instruction)
+
+
+def _gemma4(processor: Any, wave: Waveform, instruction: str) -> dict[str, Tensor]:
+    from transformers.models.gemma4.processing_gemma4 import Gemma4Processor
+
+    return _gemma(Gemma4Processor, processor, wave, instruction)
+
+
+def _gemma(kind: Any, processor: Any, wave: Waveform, instruction: str) -> dict[str, Tensor]:
+    class WithoutPictures(kind):  # type: ignore[misc]  # their processors want torchvision
         def check_argument_for_proper_class(self, argument_name: str, argument: Any) -> None:
             pass
 
@@ -171,10 +190,27 @@ def _granite_speech(processor: Any, wave: Waveform, instruction: str) -> dict[st
     return dict(stock(text, torch.from_numpy(wave)[None], return_tensors="pt"))
 
 
+def _qwen2_5_omni(processor: Any, wave: Waveform, instruction: str) -> dict[str, Tensor]:
+    from transformers.models.qwen2_5_omni.processing_qwen2_5_omni import Qwen2_5OmniProcessor
+
+    class WithoutPictures(Qwen2_5OmniProcessor):  # their processors want torchvision
+        def check_argument_for_proper_class(self, argument_name: str, argument: Any) -> None:
+            pass
+
+    tokenizer = processor.tokenizer
+    stock = WithoutPictures(None, None, processor.feature_extractor, tokenizer, chat_template=tokenizer.chat_template)
+    content = [{"type": "audio", "audio": wave}, {"type": "text", "text": instruction}]
+    turns = [{"role": "user", "content": content}]
+    text = stock.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
+    return dict(stock(text=text, audio=[wave], sampling_rate=RATE, return_tensors="pt"))
+
+
 _STOCK_INPUTS = {
+    "gemma4": _gemma4,
     "gemma4_unified": _gemma4_unified,
     "granite_speech": _granite_speech,
     "qwen2_audio": _qwen2_audio,
+    "qwen2_5_omni": _qwen2_5_omni,
     "qwen3_asr": _qwen3_asr,
     "voxtral": _voxtral,
 }

@@ -87,6 +87,10 @@ class UsageError(SordinoError):
     """A command line, or a call of the Python API, that cannot be followed."""
 
 
+class HubError(SordinoError):
+    """The Hugging Face Hub cannot be reached, or refuses."""
+
+
 FULL = "Free some space and run the same command again: it goes on from what is kept."
 RIGHTS = "Change its rights, or name another place."
 NAME = "Check the path."

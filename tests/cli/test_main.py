@@ -40,6 +40,9 @@ def commands(made: Made, directory: Path) -> dict[str, list[Any]]:
     model = made.finished / "70-export" / "nf4"
     asked = ["--team", "KIT", "--to", "German", "--max-new-tokens", 3]
     words["submit"] = [model, test_set, *asked, "--out", directory / "submissions"]
+    words["card"] = [model]
+    words["publish"] = [model, "my-name/small", "--dry-run"]
+    words |= {"try": [], "init": [made.corpus, "--to", "de", "--out", directory / "first.yaml"]}
     words["sweep"] += ["sweep.of=[student]", "sweep.formats=[nf4]", f"out={directory / 'runs'}"]
     words |= {"inspect": [model], "families": [], "settings": ["rank"]}
     clips = [made.corpus / "clip03.flac", made.corpus / "clip00.flac"]
@@ -49,7 +52,10 @@ def commands(made: Made, directory: Path) -> dict[str, list[Any]]:
 
 
 @pytest.mark.parametrize("name", ENDING)
-def test_json_is_the_last_line_of_every_command(made: Made, tmp_path: Path, capsys: Capsys, name: str) -> None:
+def test_json_is_the_last_line_of_every_command(
+    made: Made, tmp_path: Path, capsys: Capsys, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.chdir(ROOT)  # `try` is of a checkout
     if name == "sweep":
         made.copied(tmp_path)
     _ = made.finished
@@ -69,6 +75,14 @@ def test_json_is_the_last_line_of_every_command(made: Made, tmp_path: Path, caps
         assert result["settings"][0]["key"] == "rank.method"
     elif name == "submit":
         assert result["segments"] == {"tst": 1} and Path(result["files"]["tst"]).is_file()
+    elif name == "try":
+        assert len(result["clips"]) == 5 and all(row["translation"] for row in result["clips"])
+    elif name == "init":
+        assert result["clips"] == 20 and Path(result["recipe"]).is_file()
+    elif name == "card":
+        assert result["scored"] is True and result["card"].startswith("---\n")
+    elif name == "publish":
+        assert set(result["files"]) >= {"README.md", "config.json", "model.safetensors"}
     elif name == "sweep":
         assert result["ran"] == ["sweep"] and result["knee"] and result["points"]
     else:
@@ -77,7 +91,10 @@ def test_json_is_the_last_line_of_every_command(made: Made, tmp_path: Path, caps
 
 
 @pytest.mark.parametrize("name", ENDING)
-def test_every_command_speaks_to_people_too(made: Made, tmp_path: Path, capsys: Capsys, name: str) -> None:
+def test_every_command_speaks_to_people_too(
+    made: Made, tmp_path: Path, capsys: Capsys, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.chdir(ROOT)
     if name == "sweep":
         made.copied(tmp_path)
     _ = made.finished
@@ -184,10 +201,13 @@ def test_a_signal_says_that_the_same_command_goes_on(
     from sordino.pipeline import runner
 
     monkeypatch.setattr(runner, "plan", lambda *_: os.kill(os.getpid(), number))
-    before = signal.getsignal(number)
-    assert cli.main(["plan", str(made.recipe(made.root))]) == 128 + number
+    before = signal.signal(number, signal.SIG_DFL)  # nohup may have said otherwise
+    try:
+        assert cli.main(["plan", str(made.recipe(made.root))]) == 128 + number
+        assert signal.getsignal(number) == signal.SIG_DFL
+    finally:
+        signal.signal(number, before)
     assert capsys.readouterr().err == f"sordino: ended by {name}; the same command goes on from here.\n"
-    assert signal.getsignal(number) is before
 
 
 def test_a_signal_that_is_ignored_stays_so(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -100,8 +100,8 @@ def test_a_name_has_languages_to_fill_in_and_nothing_else(tmp_path: Path, name: 
 
 
 def test_a_name_is_one_that_a_file_system_takes(tmp_path: Path) -> None:
-    assert "a plain directory name of at most 255 bytes" in refused(tmp_path, "name: " + "x" * 256)
-    assert "at most 255 bytes" in refused(tmp_path, "name: " + "ü" * 200)
+    assert "a plain directory name of at most 200 bytes" in refused(tmp_path, "name: " + "x" * 256)
+    assert "at most 200 bytes" in refused(tmp_path, "name: " + "ü" * 200)
     recipe = recipes.load(
         _written(tmp_path, "name: 'a {source} to {target}, {source}'\nsource: German\ntarget: zh-CN\n")
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
@@ -122,7 +123,6 @@ def test_wrong_types(tmp_path: Path, changes: dict[str, Any], said: str) -> None
         ({"name": ".."}, "name: '..' must be a plain directory name"),
         ({"export": {"budget_gb": 1, "budget_ratio": 0.2}}, "export: give budget_gb or budget_ratio, not both"),
         ({"export": {"formats": ["mixed"]}}, "export.formats: 'mixed' needs export.budget_gb"),
-        ({"export": {"formats": ["nf4"], "budget_gb": 4}}, "a budget is for format mixed, which is not among"),
         ({"export": {"budget_ratio": 1.5}}, "export.budget_ratio: must be below 1"),
         ({"export": {"budget_gb": 0, "formats": ["mixed"]}}, "export.budget_gb: must be above 0"),
         ({"sweep": {"budget_ratios": [0.2, 1.0]}}, "sweep.budget_ratios: each must be above 0 and below 1"),
@@ -321,3 +321,18 @@ def test_what_is_quoted_is_clipped_and_printable(tmp_path: Path) -> None:
 def test_a_setting_that_stands_there_twice_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=r"r\.yaml:3: the key 'seed' stands there twice"):
         load(write(tmp_path, "model: m\nseed: 1\nseed: 2\n"))
+
+
+@pytest.mark.parametrize(
+    "name", ["{source:>2000000000}", "{source.__class__}", "{x}", "{", "}", "{}", "a\nb", "\x1b[2J", "x" * 300, "{0}"]
+)
+def test_names_that_no_directory_should_have(tmp_path: Path, name: str) -> None:
+    with pytest.raises(RecipeError, match="name: ") as caught:
+        load(write(tmp_path, "model: m\ndata: {path: x}\n"), [f"name={json.dumps(name)}"])
+    assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize("key", ["out", "model", "data.path", "name", "prompt.instruction"])
+def test_nul_is_in_no_setting(tmp_path: Path, key: str) -> None:
+    with pytest.raises(RecipeError, match=rf"{key}: .* holds NUL"):
+        load(write(tmp_path, "model: m\ndata: {path: x}\n"), [f'{key}="a\\0b"'])

@@ -196,5 +196,5 @@ def test_wrong_copies_are_shown_the_right_layout(release: Path, hub: Path, tmp_p
 
 def test_without_pyarrow_the_extra_is_named(hub: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    with pytest.raises(DataError, match=r"pip install 'sordino\[hub\]'"):
+    with pytest.raises(DataError, match=r"pip install '.\[hub\]'"):
         corpora.load("acl6060", hub, "en", "de", audio_dir=tmp_path / "audio")

@@ -151,7 +151,7 @@ def test_long_audio_is_refused_without_the_extra(talk: Path, monkeypatch: pytest
     clips = chunks.recordings([talk], EN_DE)
     with pytest.raises(DataError) as caught:
         chunks.pieces(clips, 30.0, 0.5)
-    for said in ("talk is 18", "hears 30 s at once", "--segments", "pip install 'sordino[vad]'"):
+    for said in ("talk is 18", "hears 30 s at once", "--segments", "pip install '.[vad]'"):
         assert said in str(caught.value)
 
 

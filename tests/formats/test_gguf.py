@@ -71,7 +71,7 @@ def test_weights_come_back_within_the_formats_error(
         error = (transformers_order(stored, weight, speech) - real.detach()).abs()
         error = error if real.ndim == 1 else error.reshape(*real.shape[:-1], -1, 32)
         assert (error <= most * (0 if real.ndim == 1 else ERROR[name])).all(), stored
-    assert seen == {"qwen2_audio": 10, "qwen3_asr": 8}.get(family, 7)
+    assert seen == {"qwen2_audio": 10, "qwen2_5_omni": 10, "qwen3_asr": 8}.get(family, 7)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -237,16 +237,17 @@ def test_without_llama_cpp_only_k_types_are_refused(
     for name in ("gguf-q8_0", "gguf-q4_0"):
         formats.require(name)
         formats.get(name).write(str(pico_dir("qwen2_audio")), tmp_path)
-        with pytest.raises(FamilyError, match=r"need llama-cpp-python.*pip install 'sordino\[gguf\]'"):
+        with pytest.raises(FamilyError, match=r"need llama-cpp-python.*pip install '.\[gguf\]'"):
             formats.require_to_translate(name)
 
 
 def test_stock_loading_does_not_make_up_the_decoder(written: Callable[[str, str], Path]) -> None:
     """transformers would fill what a file named model.safetensors lacks with random numbers, and go on."""
+    refused = r"no file named model\.safetensors|for this kind of AutoModel"
     for family in FAMILIES:
         directory = str(written(family, "gguf-q8_0"))
         for model_class in (getattr(transformers, registry.get(family).model_class), transformers.AutoModel):
-            with pytest.raises(OSError, match=r"no file named model\.safetensors"):
+            with pytest.raises((OSError, ValueError), match=refused):
                 model_class.from_pretrained(directory)
 
 

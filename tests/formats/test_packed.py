@@ -136,7 +136,8 @@ def test_the_file_has_the_bytes_that_shapes_predict(written: Written) -> None:
 
 def test_configuration_says_what_is_tied(written: Written, pico: Callable[[str], Any]) -> None:
     tied = tiny.is_tied(pico(written.config["model_type"]))
-    assert written.config["tie_word_embeddings"] is written.config["text_config"]["tie_word_embeddings"] is tied
+    text = registry.get(written.config["model_type"]).core(written.config)["text_config"]
+    assert written.config["tie_word_embeddings"] is text["tie_word_embeddings"] is tied
 
 
 def test_decoder_alone_is_one_group(pico_dir: Callable[[str], Path], tmp_path: Path) -> None:

@@ -87,6 +87,40 @@ def test_a_kill_changes_nothing(
     assert sum(batches) == len(jsonl(out / "segments.jsonl")) + 1
 
 
+@pytest.mark.parametrize("torn", [None, "..request.json.77.tmp"])
+def test_a_kill_at_the_first_instant_costs_nothing(
+    made: Made, talk: Path, whole: Path, tmp_path: Path, torn: str | None
+) -> None:
+    """The directory is there, and what says whose it is is not."""
+    out = tmp_path / "out"
+    out.with_name("out.partial").mkdir()
+    if torn:
+        (out.with_name("out.partial") / torn).write_text("{")
+    run("translate", made.model, talk, "--out", out, *SHORT)
+    assert written(out) == written(whole)
+
+
+@pytest.mark.parametrize("out", ["", ".", "..", "/", "a/.."])
+def test_a_place_without_a_name_is_refused(
+    made: Made, talk: Path, capsys: Capsys, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, out: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    said = refusal(capsys, "translate", made.model, talk, "--out", out, *SHORT)
+    assert "is no name of a new directory" in said
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_places_that_cannot_be_written_are_one_line(made: Made, talk: Path, capsys: Capsys, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    said = refusal(capsys, "translate", made.model, talk, "--out", tmp_path / "file" / "x", *SHORT)
+    assert f"{tmp_path}/file/x.partial: a file is where a directory must be" in said
+    said = refusal(capsys, "translate", made.model, talk, "--out", tmp_path / ("x" * 300), *SHORT)
+    assert "the name is too long" in said
+    (tmp_path / "empty").mkdir()
+    run("translate", made.model, talk, "--out", tmp_path / "empty", *SHORT)  # nothing of anyone's is in it
+    assert (tmp_path / "empty" / "text.txt").is_file()
+
+
 def test_a_kill_at_the_last_instant_costs_nothing(
     made: Made, talk: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -165,7 +199,7 @@ def test_long_audio_without_a_way_to_cut_it_is_refused_before_anything_is_loaded
     said = refusal(capsys, "translate", made.model, talk, *SHORT)
     assert "the model hears 30 s at once" in said
     assert "--segments talk.yaml" in said
-    assert "pip install 'sordino[vad]'" in said
+    assert "pip install '.[vad]'" in said
 
 
 @pytest.fixture(autouse=True)

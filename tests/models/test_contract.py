@@ -78,7 +78,8 @@ def test_project_path_is_the_stock_forward(speech: SpeechModel) -> None:
     inputs = tiny.ask(speech, [wave])
     assert inputs.input_ids == expected["input_ids"].tolist()
     tolerance = tiny.MEL_TOLERANCE.get(speech.family.model_type, 0.0)
-    torch.testing.assert_close(inputs.audio[0], expected["input_features"], rtol=0, atol=tolerance)
+    stock = expected["input_features"][..., : inputs.audio[0].shape[-1]]  # silence behind the clip may be left out
+    torch.testing.assert_close(inputs.audio[0], stock, rtol=0, atol=tolerance)
     with torch.no_grad():
         reference = speech.model(**expected, use_cache=False).logits
     torch.testing.assert_close(tiny.logits(speech, inputs), reference, atol=5e-4, rtol=1e-4)
@@ -210,7 +211,7 @@ def test_a_pruned_model_survives_saving(speech: SpeechModel, scope: Scope, tmp_p
     assert len(loaded.layers(scope)) == len(KEEP[scope])
     again = loading.load_checkpoint(str(tmp_path), device="cpu")
     assert tiny.ask(again, [tiny.clip(1, 1.0)]).input_ids == inputs.input_ids
-    config = json.loads((tmp_path / "config.json").read_text())
+    config = speech.family.core(json.loads((tmp_path / "config.json").read_text()))
     assert config["tie_word_embeddings"] == config["text_config"]["tie_word_embeddings"] == tiny.is_tied(speech)
 
 
@@ -218,7 +219,7 @@ def test_a_saved_config_says_one_dtype(speech: SpeechModel, tmp_path: Path) -> N
     changed = tiny.fresh(speech)
     changed.model.to(torch.bfloat16)
     saving.save(changed, tmp_path)
-    config = json.loads((tmp_path / "config.json").read_text())
+    config = speech.family.core(json.loads((tmp_path / "config.json").read_text()))
     parts = [config, *(config[name] for name in changed.model.config.sub_configs)]
     assert len(parts) >= 2 and {part["dtype"] for part in parts} == {"bfloat16"}
 
@@ -229,23 +230,24 @@ def test_cached_generation_equals_uncached(speech: SpeechModel, pruned: bool) ->
         for scope in speech.family.scopes:
             layers.prune(speech, scope, KEEP[scope])
     inputs = tiny.ask(speech, [tiny.clip(1, 1.0), tiny.clip(2, 0.6)])
-    ids, scores = tiny.greedy(speech, inputs, 6, cached=True)
-    same_ids, same_scores = tiny.greedy(speech, inputs, 6, cached=False)
+    ids, scores = tiny.greedy(speech, inputs, 6)
     assert ids.shape == (2, 6)
-    assert torch.equal(ids, same_ids)
-    torch.testing.assert_close(scores, same_scores, atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(scores, tiny.forced(speech, inputs, ids), atol=1e-3, rtol=1e-3)
 
 
 def test_cached_generation_notices_a_wrong_index(speech: SpeechModel) -> None:
     """The test above can fail: a layer that keeps its old index after surgery breaks the cache."""
-    layers.prune(speech, "decoder", KEEP["decoder"])
+    if "decoder" in speech.family.scopes:
+        layers.prune(speech, "decoder", KEEP["decoder"])
     inputs = tiny.ask(speech, [tiny.clip(1, 1.0)])
-    _, expected = tiny.greedy(speech, inputs, 4, cached=False)
-    for module in speech.layers("decoder")[2].modules():
+    ids, _ = tiny.greedy(speech, inputs, 4)
+    expected = tiny.forced(speech, inputs, ids)
+    last = 2 if "decoder" in speech.family.scopes else 1  # of the layers with keys and values of their own
+    for module in speech.layers("decoder")[last].modules():
         if hasattr(module, "layer_idx"):
-            module.layer_idx = 1  # type: ignore[assignment]
+            module.layer_idx = last - 1  # type: ignore[assignment]
     with pytest.raises((AssertionError, RuntimeError)):  # other numbers, or more columns than the mask has
-        torch.testing.assert_close(tiny.greedy(speech, inputs, 4, cached=True)[1], expected, atol=1e-2, rtol=1e-2)
+        torch.testing.assert_close(tiny.greedy(speech, inputs, 4)[1], expected, atol=1e-2, rtol=1e-2)
 
 
 @pytest.mark.parametrize(

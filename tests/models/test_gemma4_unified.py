@@ -20,7 +20,7 @@ from sordino.models.family import Prompt
 from sordino.models.features import Features
 from sordino.models.generation import generate
 from sordino.models.speech import SpeechModel
-from sordino.pruning import layers, search
+from sordino.pruning import layer, layers, search
 from sordino.pruning.speculative import SpeculativeDecoder
 from sordino.training import trainer
 from tests import tiny
@@ -111,11 +111,12 @@ def test_per_layer_settings_follow_their_layers(speech: SpeechModel, tmp_path: P
 
 
 def test_the_last_layer_stays(speech: SpeechModel) -> None:
-    assert [layer.index for layer in search.candidates(speech, "decoder", 0, 0)] == [0, 1, 2]
+    assert [candidate.index for candidate in search.candidates(speech, "decoder", 0, 0)] == [0, 1, 2]
     with pytest.raises(RecipeError, match="decoder layer 3 cannot be removed from a gemma4_unified model"):
         layers.prune(speech, "decoder", [0, 1, 2])
+    config = speech.model.config.to_dict()
     with pytest.raises(RecipeError, match="decoder layer 3 cannot be removed"):
-        search.refuse_removals(speech.family, speech.model.config, [search.parse_layer("3")])
+        layer.refuse_removals(speech.family, config, {"decoder": 4}, [layer.parse_layer("3")])
 
 
 def test_training_sees_the_logits_of_generation(speech: SpeechModel) -> None:
@@ -184,7 +185,7 @@ def test_freezing_an_encoder_that_is_not_there_is_refused(speech: SpeechModel) -
         ),
         (
             {"rank": {"method": "explicit", "layers": ["encoder.0"]}},
-            "encoder layer 0: this model has no encoder layers",
+            "encoder layer 0 is out of range: this model has no encoder layers",
         ),
         ({"rank": {"scope": "encoder"}}, "rank.scope: a gemma4_unified model has no encoder layers"),
         ({"finetune": {"freeze": ["encoder"]}}, "finetune.freeze: a gemma4_unified model has no encoder"),

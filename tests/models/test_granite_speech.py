@@ -70,7 +70,7 @@ def test_the_prompt_is_that_of_4_0(granite: SpeechModel) -> None:
     assert text == "USER: <|audio|>translate the speech to German\n ASSISTANT:"
     with pytest.raises(FamilyError, match="no place for a system prompt"):
         GRANITE_SPEECH.chat.render(granite.processor, Prompt("Go.", system="Be brief."))
-    with pytest.raises(FamilyError, match="chats only.*'base'"):
+    with pytest.raises(FamilyError, match=r"chats only.*'base'"):
         GRANITE_SPEECH.chat.render(granite.processor, Prompt("Go.", style="base"))
 
 
@@ -131,7 +131,7 @@ def test_encoder_layers_go_in_a_way_that_leaves_the_feedback(deep: SpeechModel, 
     inputs = tiny.ask(deep, [tiny.clip(1, 1.0)])
     changed = tiny.fresh(deep)
     if not fits:
-        with pytest.raises(RecipeError, match="cannot be removed.*before the feedback of its middle"):
+        with pytest.raises(RecipeError, match=r"cannot be removed.*before the feedback of its middle"):
             layers.prune(changed, "encoder", keep)
         assert len(changed.layers("encoder")) == 6
         return

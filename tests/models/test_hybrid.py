@@ -100,7 +100,7 @@ def test_tokens_part_at_near_ties_alone(
 def agreed(
     speech: SpeechModel, encoded: list[EncodedClip], found: list[list[int]], expected: list[list[int]], tie: float
 ) -> int:
-    """Tokens before the first that differ, all of which must be ties: so near to the best, in deviations of all scores."""
+    """Tokens before the first that differ; all that do must be ties: so near to the best, in deviations of scores."""
     total = 0
     for h, ours, theirs in zip(encoded, found, expected, strict=True):
         parting = next((i for i, (a, b) in enumerate(zip(ours, theirs, strict=False)) if a != b), None)

@@ -187,5 +187,5 @@ def test_weights_beyond_16_bits_are_told_apart(model_dir: Path, tmp_path: Path) 
     tensors["language_model.lm_head.weight"][0, 0] = 70_000.0
     save_file(tensors, large / "model.safetensors", metadata={"format": "pt"})
     loading.load_checkpoint(str(large), device="cpu", dtype="bfloat16")
-    with pytest.raises(FamilyError, match="hold NaN or infinity.* Take bfloat16 or float32"):
+    with pytest.raises(FamilyError, match=r"hold NaN or infinity.* Take bfloat16 or float32"):
         loading.load_checkpoint(str(large), device="cpu", dtype="float16")

@@ -6,6 +6,7 @@ tests/fixtures/make_run_of_schema_1.py says how it was made.
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 import tarfile
 from pathlib import Path
@@ -130,6 +131,22 @@ def test_an_unfinished_stage_that_lacks_a_setting_goes_on(run: Path) -> None:
     now["section"]["protect_last"] = 2
     why = artifact.why_not_resumed(run / "30-ranking", now["section"], parents, (), "rank")
     assert why == "was started with other settings: protect_last"
+
+
+def test_an_old_run_gets_todays_report(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.rmtree(run / "90-report")
+    assert answer(capsys, "report", "recipe.yaml")["ran"] is True
+    page = (run / "90-report" / "report.html").read_text(encoding="utf-8")
+    for text in (
+        "What to try next",
+        "Bytes by part",
+        "<strong>QLoRA adapter</strong>",
+        "Time and memory",
+        "Clip by clip",
+    ):
+        assert text in page
+    assert "data:audio/mpeg;base64," in page
+    assert load(run / "90-report" / "recipe.yaml") == load("recipe.yaml")
 
 
 def test_an_old_adapter_loads_and_has_a_lineage(run: Path) -> None:

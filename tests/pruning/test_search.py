@@ -13,6 +13,7 @@ import pytest
 from numpy.typing import NDArray
 
 from sordino.errors import RecipeError
+from sordino.models import registry
 from sordino.models.speech import SpeechModel
 from sordino.pruning import search
 from sordino.pruning.layer import Layer
@@ -71,6 +72,20 @@ def brute_force(judge: FakeJudge, layers: Sequence[Layer], remove: int) -> list[
         scores = [judge.score([*order, layer]) for layer in left]
         order.append(left[scores.index(max(scores) if judge.higher_is_better else min(scores))])
     return order
+
+
+def test_what_a_search_of_another_length_has_tried_is_recorded_and_not_run_again() -> None:
+    for racing in (False, True):
+        runs: dict[int, list[Trial]] = {}
+        for remove in (2, 3, 4):
+            runs[remove] = []
+            search.search(pool(9), remove, FakeJudge(), [], runs[remove].append, racing)
+        for before, now in ((2, 4), (4, 2), (3, 3), (4, 3)):
+            judge, recorded = FakeJudge(), list[Trial]()
+            search.search(pool(9), now, judge, [], recorded.append, racing, known=runs[before])
+            assert recorded == runs[now]
+            asked = {number for number, _, _ in judge.asked}
+            assert asked <= ({*range(before + 1, now + 1)} or {now} if racing else {*range(before + 1, now + 1)})
 
 
 def order_of(judge: FakeJudge, layers: Sequence[Layer], remove: int, **options: Any) -> list[Layer]:
@@ -184,9 +199,7 @@ def test_protected_layers_are_no_candidates(speech: SpeechModel) -> None:
 def test_the_middle(total: int, remove: int, block: Sequence[int]) -> None:
     """The paper's 12 to 19 of 32 for 8."""
 
-    model: Any = types.SimpleNamespace(
-        family=types.SimpleNamespace(stacks={"decoder": None, "encoder": None}), layer_count=lambda _: total
-    )
+    model: Any = types.SimpleNamespace(family=registry.get("qwen2_audio"), layer_count=lambda _: total)
     assert [layer.index for layer in search.middle(model, "decoder", remove)] == list(block)
     both = search.middle(model, "both", remove)
     assert [layer.index for layer in both] == [*block, *block]

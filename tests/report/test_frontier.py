@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sordino.report.frontier import Point, frontier, knee
+from sordino.report.frontier import Point, frontier, knee, smallest_good
 
 points = st.lists(st.tuples(st.integers(1, 9), st.integers(0, 9)), max_size=8)
 
@@ -33,3 +33,10 @@ def test_short_frontiers() -> None:
     assert knee([(3, 1.0), (1, 2.0)]) == 1  # the smallest is the best
     assert knee([(3, 2.0), (1, 1.0)]) == 0  # nothing between: the better one
     assert knee([(3, 3.0), (2, 2.0), (1, 1.0)]) == 2  # a straight line
+
+
+def test_the_smallest_as_good_as_the_best() -> None:
+    assert smallest_good([]) is None
+    assert smallest_good([(100, 66.0, (64.0, 68.0)), (30, 64.5, (62, 66)), (20, 63.0, (61, 65))]) == 1
+    assert smallest_good([(100, 66.0, None), (30, 65.9, (60, 70))]) == 0
+    assert smallest_good([(30, 64.0, (63, 65)), (30, 64.5, (63, 66))]) == 1

@@ -1,6 +1,9 @@
 """The page: everything is in it, nothing escapes it, nothing is loaded from elsewhere."""
 
+import base64
 import dataclasses
+import hashlib
+import html
 import re
 from html.parser import HTMLParser
 from xml.etree import ElementTree
@@ -9,12 +12,14 @@ import pytest
 
 from sordino.metrics.base import Score
 from sordino.metrics.paired import Paired
-from sordino.report.charts import STEPS, cells, colour_range, heat_map, scatter, ticks
+from sordino.report.charts import NARROW, scatter
+from sordino.report.heat_map import STEPS, cells, colour_range, heat_map
 from sordino.report.model import Removal, Report, System, Trial
 from sordino.report.page import outputs, render
+from sordino.report.svg import ticks
 from tests.report import made_up
 
-VOID = {"meta", "br"}
+VOID = {"meta", "br", "input"}
 
 
 class Balance(HTMLParser):
@@ -46,21 +51,34 @@ def test_page_nests_and_loads_nothing(page):
     parser = Balance()
     parser.feed(page)
     assert parser.open == []
-    assert parser.addresses == []
-    assert "script" not in parser.seen and "link" not in parser.seen
+    assert parser.addresses == ["recipe.yaml", "scores.json", "data:audio/mpeg;base64,AAEC"]
+    assert parser.seen.count("script") == 1 and "link" not in parser.seen
     assert not re.search(r"https?:|url\(|@import", page)
 
 
+def test_the_policy_lets_no_script_run_but_the_pages_own(page):
+    (policy,) = re.findall(r'http-equiv="Content-Security-Policy" content="([^"]+)"', page)
+    (script,) = re.findall(r"<script>(.*?)</script>", page, re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    policy = html.unescape(policy)
+    assert policy.startswith("default-src 'none';") and f"script-src 'sha256-{digest}'" in policy
+    assert "<script>" not in render(dataclasses.replace(made_up.report(), clips=()))
+
+
 def test_hypotheses_are_escaped(page):
-    assert "<script" not in page
+    assert page.count("<script") == 1
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
     hostile = '"><img src=x onerror=alert(1)>'
     report = made_up.report()
-    systems = tuple(dataclasses.replace(system, label=hostile + system.name) for system in report.systems)
+    systems = tuple(dataclasses.replace(s, label=hostile + s.name, path=hostile) for s in report.systems)
+    clips = tuple(dataclasses.replace(clip, id=hostile, source=hostile, reference=hostile) for clip in report.clips)
+    trainings = tuple(dataclasses.replace(training, label=hostile) for training in report.trainings)
+    links = {hostile: hostile}
     trials = tuple(dataclasses.replace(trial, scope=hostile) for trial in report.trials if trial.scope == "decoder")
     changed = dataclasses.replace(
-        report, systems=systems, trials=trials, title=hostile, facts={hostile: hostile}, notes=(hostile,)
+        report, systems=systems, trials=trials, title=hostile, facts={hostile: hostile}, notes=(hostile,), links=links
     )
+    changed = dataclasses.replace(changed, clips=clips, trainings=trainings, recipe=hostile, lengths={hostile: 2})
     assert "<img" not in render(dataclasses.replace(changed, criterion=hostile))
 
 
@@ -139,6 +157,26 @@ def test_scatter_places_bytes_and_intervals():
     assert str(scatter(systems[:1], "chrf", "chrF")) == ""
 
 
+def names(drawing):
+    return [text.text for text in drawing.iter("text") if (text.get("class") or "").endswith("name")]
+
+
+def test_names_stand_beside_their_points_and_cover_nothing():
+    """Boxes as tall as a line and as wide as 0.5 em a letter, which is what most letters take."""
+    systems = made_up.report().systems
+    drawing = ElementTree.fromstring(str(scatter(systems, "chrf", "chrF")))
+    assert sorted(names(drawing)) == sorted(system.label for system in systems)
+    boxes = [(float(d.get("cx")) - 9, float(d.get("cx")) + 9, float(d.get("cy"))) for d in drawing.iter("circle")]
+    for text in drawing.iter("text"):
+        style = text.get("class") or ""
+        if style.endswith("name"):
+            x, wide = float(text.get("x")), 6 * len(text.text)
+            left = x - wide if "end" in style else x - wide / 2 if "middle" in style else x
+            boxes.append((left, left + wide, float(text.get("y")) - 4))
+    for i, (left, right, y) in enumerate(boxes):
+        assert not [b for b in boxes[:i] if left < b[1] and b[0] < right and abs(y - b[2]) < 10]
+
+
 def test_the_frontier_goes_through_its_systems_and_the_knee_has_a_ring():
     report = dataclasses.replace(made_up.report(), frontier=("nf4", "merged", "teacher"), knee="merged")
     drawing = ElementTree.fromstring(str(scatter(report.systems, "chrf", "chrF", report.frontier, report.knee)))
@@ -152,7 +190,10 @@ def test_the_frontier_goes_through_its_systems_and_the_knee_has_a_ring():
     assert len(discs) == len(report.systems) and {d.get("class") for d in on_it} == {"point"}
     assert discs["healed student"].get("cx") == discs["merged"].get("cx")  # true places, even if they cover each other
     assert discs["healed student"].get("class") == "point beaten"
-    assert [t.text for t in drawing.iter("text") if t.get("class") == "end axis"] == ["2", "6", "7"]
+    assert sorted(names(drawing)) == ["merged", "nf4 export", "teacher"]
+    narrow = str(scatter(report.systems, "chrf", "chrF", report.frontier, report.knee, NARROW))
+    numbers = [t.text for t in ElementTree.fromstring(narrow).iter("text") if t.get("class") == "end axis"]
+    assert numbers == ["7", "6", "2"]
     page = render(report)
     assert "the ring is its knee" in page and "the ring is its knee" not in render(made_up.report())
 
@@ -182,7 +223,8 @@ def test_tests_groups_and_cleaned_scores_are_shown():
     for text in (">38.20†<", ">65.10<", ">&lt; 0.001<", ">0.012<", ">talk1<", ">40.25<", ">3 preamble<"):
         assert text in page
     assert "38.20† → 70.00" in page or "38.20 → 70.00" in page
-    assert page.count("<details>") == 3 == page.count("</details>")
+    assert page.count("<details>") == 5 == page.count("</details>")  # with lengths and bits
+    report = dataclasses.replace(report, lengths={}, mixture=None)
     without = render(dataclasses.replace(report, no_groups="each of the 9 groups is a single clip"))
     assert "<details>" not in without and "each of the 9 groups is a single clip" in without and "†" not in without
 

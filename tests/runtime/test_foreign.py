@@ -64,6 +64,7 @@ def test_a_few_aliases_are_fine() -> None:
         ("0x_", "not of the type", None),
         ("0b_", "not of the type", None),
         ("1" * 5000, "not of the type", None),
+        ("- [a, b]\n" * 100_000, "900,000 characters are more than", None),
         ("1" * 400, "hundreds of digits", None),
         ("seed: 1\nlr: 2\nseed: 3", "the key 'seed' stands there twice", 3),
         ("!!python/object/apply:os.system [true]", "not YAML", 1),

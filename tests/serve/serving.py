@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import shutil
@@ -13,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import numpy as np
 import soundfile
 from starlette.testclient import TestClient
@@ -83,3 +85,17 @@ def listening(service: Service) -> Iterator[str]:
         finally:
             server.should_exit = True
             thread.join()
+
+
+async def gathered(service: Service, clips: list[bytes]) -> list[str]:
+    """The texts of clips that are sent all at once."""
+    app = application(service)
+    async with app.router.lifespan_context(app):
+        while not service.ready:
+            await asyncio.sleep(0.01)
+        transport = httpx2.ASGITransport(app)
+        async with httpx2.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
+            work = (client.post(TRANSLATIONS, files={"file": ("a.wav", each)}) for each in clips)
+            answers = await asyncio.gather(*work)
+    assert [answer.status_code for answer in answers] == [200] * len(clips)
+    return [answer.json()["text"] for answer in answers]

@@ -176,7 +176,7 @@ def talk(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def rows(german: Path, talk: Path) -> list[dict[str, Any]]:
     """What `sordino translate` makes of the talk."""
     options = long_audio.Options(device="cpu", dtype="float32", max_new_tokens=NEW)
-    found: list[dict[str, Any]] = long_audio.translate_talks(str(german), [str(talk)], None, None, options)[
+    found: list[dict[str, Any]] = long_audio.translate_recordings(str(german), [str(talk)], None, None, options)[
         "hypotheses"
     ]
     assert len(found) > 5
@@ -220,7 +220,7 @@ def test_a_talk_without_voice_activity_detection(client: TestClient, monkeypatch
     monkeypatch.setattr(voice, "available", lambda: False)
     said = refused(post(client, speech(0, 4.5)), 501, "audio_too_long_for_model", "file")
     assert "4.5 s long and the model hears 4 s at once" in said
-    assert "pip install 'sordino[vad]'" in said
+    assert "pip install '.[vad]'" in said
 
 
 # -- chat
@@ -339,6 +339,7 @@ def test_models_are_listed_with_bytes_and_languages(client: TestClient, german: 
         "bytes": 0,
         "sources": ["en"],
         "targets": ["de"],
+        "source": "en",
         "target": "de",
     }
     assert client.get("/v1/models/german").json() == model

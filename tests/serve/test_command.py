@@ -86,7 +86,9 @@ def test_a_gguf_export_is_left_out_where_nothing_can_run_it(
     small = run / "70-export" / "gguf-q8_0"
     shutil.copytree(run / "70-export" / "nf4", small)
     config = json.loads((small / "config.json").read_text())
-    (small / "config.json").write_text(json.dumps(config | {"quantization_config": {"quant_method": "gguf"}}))
+    (small / "config.json").write_text(
+        json.dumps(config | {"quantization_config": {"quant_method": "gguf", "file": "decoder.gguf"}})
+    )
     (small / "model.safetensors").write_bytes((small / "model.safetensors").read_bytes())
     monkeypatch.setattr(catalog.size, "measure", lambda path: _Weighs(1 if "gguf" in path.name else 2))
     monkeypatch.setattr(llama_cpp, "available", lambda: True)
@@ -119,7 +121,7 @@ def test_languages_of_a_model_are_not_overridden(german: Path, pico_dir: Callabl
     with pytest.raises(RecipeError, match="not --from fr"):
         names(german, source="fr")
     (plain,) = catalog.entries([str(pico_dir("qwen2_audio"))], Settings(target="zh"))
-    assert (plain.source, plain.code) == ("en", "zh")
+    assert (plain.source, plain.target) == ("en", "zh")
 
 
 def test_what_is_no_model_is_refused_before_anything_listens(made: Made, tmp_path: Path, capsys: Capsys) -> None:
@@ -138,7 +140,7 @@ def test_options_that_cannot_be(german: Path, capsys: Capsys, monkeypatch: pytes
     assert "there is no port 99999" in refusal(capsys, "serve", german, "--port", "99999")
     monkeypatch.setattr("sordino.serve.command.PACKAGES", ("starlette", "no_such_package"))
     said = refusal(capsys, "serve", german)
-    assert said.strip() == "sordino: serve: no_such_package is not installed. Run: pip install 'sordino[serve]'."
+    assert said.strip() == "sordino: serve: no_such_package is not installed. Run: pip install '.[serve]'."
 
 
 # -- a process of its own
@@ -265,6 +267,7 @@ def test_a_line_of_curl(line: str, documented: tuple[str, Path]) -> None:
         assert json.loads(done.stdout)
 
 
+@pytest.mark.filterwarnings("ignore:deprecated:DeprecationWarning")  # OpenAI's, see test_openai_client.py
 def test_the_lines_of_python(documented: tuple[str, Path], capsys: Capsys, monkeypatch: pytest.MonkeyPatch) -> None:
     address, directory = documented
     (code,) = re.findall(r"```python\n(.*?)```", DOCS.read_text(encoding="utf-8"), re.DOTALL)

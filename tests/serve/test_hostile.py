@@ -154,7 +154,7 @@ ATTACKS: dict[str, Attack] = {
     "samples that would fill the memory": form(flac_of(5, 96_000, 8)),
     "a compressed body": body(gzip.compress(bytes(10 * MIB)), FORM, **{"content-encoding": "gzip"}),
     "a file that is too large": form(bytes(2 * MIB)),
-    "a file that is much too large": form(bytes(10 * MIB)),
+    "a file that is much too large": form(bytes(3 * MIB)),
     "a path as the file's name": form(b"x" * 100, "../../../etc/passwd"),
     "a name with all letters": form(b"x" * 100, "\u202ea\u0000b\ud7ff" + "c" * 500),
     "a path as the model": form(model="../../../etc/passwd"),

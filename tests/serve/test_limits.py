@@ -21,8 +21,7 @@ from sordino.errors import FamilyError
 from sordino.inference import translation
 from sordino.serve import decoding
 from sordino.serve.app import application
-from sordino.serve.service import Service
-from tests.serve.serving import SHORT, TRANSLATIONS, in_process, listening, service_of, speech, until, wav
+from tests.serve.serving import SHORT, TRANSLATIONS, gathered, in_process, listening, service_of, speech, until, wav
 from tests.tiny import clip
 
 SECONDS = (0.4, 3.1, 0.9, 1.7, 0.5, 2.2, 1.1, 0.7, 3.9, 1.3, 0.6, 2.8, 1.9, 0.8)
@@ -55,19 +54,6 @@ def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
 
 
 # -- batching
-
-
-async def gathered(service: Service, clips: list[bytes]) -> list[str]:
-    app = application(service)
-    async with app.router.lifespan_context(app):
-        while not service.ready:
-            await asyncio.sleep(0.01)
-        transport = httpx2.ASGITransport(app)
-        async with httpx2.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
-            work = (client.post(TRANSLATIONS, files={"file": ("a.wav", each)}) for each in clips)
-            answers = await asyncio.gather(*work)
-    assert [answer.status_code for answer in answers] == [200] * len(clips)
-    return [answer.json()["text"] for answer in answers]
 
 
 @pytest.mark.parametrize("family", ["qwen2_audio", "voxtral"])

@@ -17,11 +17,12 @@ import torch
 import yaml
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
-from sordino.cli import main
+from sordino.cli import main, recipe_commands
 from sordino.models import loading, registry, saving
 from tests.data import sounds
 from tests.tiny import clip
 
+CHANGING = ("run", "sweep", *recipe_commands.STAGES)  # commands that ask before they replace finished work
 WORDS = ("rain", "train", "late", "bread", "open", "window", "cold", "green", "seven", "again")
 SPLITS = ("train",) * 10 + ("select",) * 4 + ("dev",) * 2 + ("test",) * 4
 
@@ -117,8 +118,9 @@ def recipe_file(directory: Path, model: Path, corpus: Path, changes: Mapping[str
 
 
 def run(*words: str | Path) -> None:
-    """The command line, which must succeed."""
-    code = main([str(word) for word in words])
+    """The command line, which must succeed; finished work may be replaced."""
+    yes = ["--yes"] if words[0] in CHANGING else []
+    code = main([*(str(word) for word in words), *yes])
     assert code == 0, f"sordino {' '.join(map(str, words))} ended with {code}"
 
 

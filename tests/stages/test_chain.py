@@ -23,10 +23,12 @@ FILES = {
     "61-adapter": {"adapter_model.safetensors", "adapter_config.json", "log.jsonl", "sordino.json"},
     "62-merged": CHECKPOINT,
     "63-trimmed": CHECKPOINT | {"coverage.json"},
-    "70-export": {f"{form}/{name}" for form in ("bf16", "nf4", "w4a16") for name in (*CHECKPOINT, "audit.json")},
+    "70-export": {
+        f"{form}/{name}" for form in ("bf16", "nf4", "w4a16") for name in (*CHECKPOINT, "audit.json", "README.md")
+    },
     "80-outputs": {f"{key}/{name}" for key in ("base", "student", "nf4") for name in ("test.jsonl", "speed.json")},
     "85-scores": {"scores.json", "size.json", "speed.json"},
-    "90-report": {"scores.json", "size.json", "speed.json", "report.html"},
+    "90-report": {"scores.json", "size.json", "speed.json", "report.html", "recipe.yaml"},
 }
 SYSTEMS = ["base", "teacher", "pruned", "student", "adapter", "merged", "trimmed", "bf16", "nf4", "w4a16"]
 
@@ -146,7 +148,8 @@ ALL += ["translate", "evaluate", "report"]
         ({}, None, []),
         ({"report": {"samples": 1}}, "settings changed: samples", ["report"]),
         ({"evaluate": {"bootstrap": 5}}, "settings changed: bootstrap", ["evaluate", "report"]),
-        ({"export": {"formats": ["nf4"]}}, "settings changed: formats", ALL[9:]),
+        ({"export": {"formats": ["nf4"]}}, "made from other inputs: 70-export", ALL[10:]),
+        ({"export": {"formats": ["nf4", "w4a16-gptq"]}}, "settings changed: formats", ALL[9:]),
         ({"qlora": {"rank": 2}}, "settings changed: rank", ALL[6:]),
         ({"prune": {"remove": 1}}, "settings changed: remove", ["prune", *ALL[5:]]),
         ({"rank": {"criterion": "bleu"}}, "settings changed: criterion", ["rank", "prune", *ALL[5:]]),

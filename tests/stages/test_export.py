@@ -41,17 +41,17 @@ def test_an_interrupted_gptq_goes_on_to_the_same_bytes(again: Path, monkeypatch:
 
     monkeypatch.setattr(gptq, "round_columns", counted)
     limit = 17  # in the third of four layers, of seven weights each
-    assert main(["run", str(again)]) == 130
+    assert main(["run", str(again), "--yes"]) == 130
     (state,) = (out.parent / "70-export.partial" / ".state").glob("w4a16-gptq-of-*")
     assert len(list(state.iterdir())) == 14
     limit = 0
-    assert main(["run", str(again)]) == 0
+    assert main(["run", str(again), "--yes"]) == 0
     assert len(calls) == 18 + 14  # finished layers are not rounded again
     bytes_of = {name: (out / name / "model.safetensors").read_bytes() for name in FORMATS}
     assert len(bytes_of["w4a16"]) == len(bytes_of["w4a16-gptq"])
     assert bytes_of["w4a16"] != bytes_of["w4a16-gptq"]
     shutil.rmtree(out)
-    assert main(["run", str(again)]) == 0
+    assert main(["run", str(again), "--yes"]) == 0
     assert len(calls) == 18 + 14 + 28
     assert {name: (out / name / "model.safetensors").read_bytes() for name in FORMATS} == bytes_of
 

@@ -15,6 +15,7 @@ from sordino.errors import ArtifactError, DataError
 from sordino.inference import long_audio
 from sordino.measure.audit import audit
 from sordino.pipeline import lineage
+from sordino.publishing.choice import chosen_model
 from sordino.runtime import files
 from sordino.submission import pack
 from tests.stages.runs import Made, answer, contents, jsonl, refusal
@@ -216,7 +217,7 @@ def test_which_model(made: Made, whole: Path, tmp_path: Path, capsys: Capsys) ->
     assert "is an adapter" in said
     run_dir = tmp_path / "run"
     shutil.copytree(made.finished / "70-export" / "nf4", run_dir / "70-export" / "nf4")
-    assert pack.chosen_model(run_dir) == run_dir / "70-export" / "nf4"
+    assert chosen_model(run_dir) == run_dir / "70-export" / "nf4"
 
 
 def test_side_files_of_macos_are_passed_over(tst: Path, whole: Path) -> None:

@@ -13,12 +13,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import sordino
-from sordino.cli import model_commands, process, recipe_commands, text_commands
+from sordino.cli import model_commands, process, recipe_commands, start_commands, text_commands
 from sordino.cli.command import Command, Parser
 from sordino.errors import SordinoError, UsageError, is_out_of_memory, near_match
 from sordino.runtime import environment
 
 GROUPS: dict[str, dict[str, Command]] = {
+    "First steps": start_commands.COMMANDS,
     "The whole chain of a recipe": recipe_commands.CHAIN,
     "One stage of a recipe, in the order in which they run": recipe_commands.STAGES,
     "Models": model_commands.COMMANDS,

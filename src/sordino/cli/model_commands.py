@@ -1,4 +1,4 @@
-"""Commands that take a model: translate audio, make a submission, weigh; and the families there are."""
+"""Commands that take a model: translate audio, submit, describe, publish, weigh; and the families there are."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 from sordino.cli.command import Command, Parser, Result, count, output, seconds
 from sordino.config.run_layout import EXPORT, STUDENT, TEACHER
 from sordino.errors import UsageError
+from sordino.runtime.progress import note
+from sordino.runtime.terminal import message, printable, whole
 from sordino.serve import command as serve
 
 if TYPE_CHECKING:
@@ -43,7 +45,7 @@ def _options(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _translate_arguments(parser: Parser) -> None:
-    parser.add_argument("model", metavar="MODEL", help="a model of a run, an export, an adapter or a Hub id")
+    parser.add_argument("model", metavar="MODEL|RUN", help="a model, an export, an adapter, a Hub id, or a run")
     parser.rest("audio", "AUDIO", "audio files of any length")
     _how(parser)
     parser.add_argument("--out", type=Path, metavar="DIR", help="write there, and resume there")
@@ -54,11 +56,13 @@ def _translate(args: argparse.Namespace) -> Result:
 
     if not args.audio:
         raise UsageError("translate: no audio files.", "Name one or more after the model.")
-    if args.segments or args.out or long_audio.needed(args.audio):
+    _choose(args)
+    _warn_of_languages(args)
+    if args.segments or args.out or long_audio.needed(args.model, args.audio):
         options = long_audio.Options(**_options(args), pause=args.pause)
         result = long_audio.translate_recordings(args.model, args.audio, args.segments, args.out, options)
         for skipped in result["skipped"]:
-            print(f"{skipped['id']}: {skipped['problem']}: an empty line", file=sys.stderr)
+            print(message(f"{skipped['id']}: {skipped['problem']}: an empty line"), file=sys.stderr)
     else:
         result = {"hypotheses": translation.translate_files(args.model, args.audio, **_options(args))}
     if not args.json and result.get("out"):
@@ -66,8 +70,27 @@ def _translate(args: argparse.Namespace) -> Result:
     elif not args.json:
         for row in result["hypotheses"]:
             text = row["text"] if len(result["hypotheses"]) == 1 else " ".join(row["text"].splitlines())
-            print(text if len(args.audio) == 1 else f"{row['audio']}\t{text}")
+            print(whole(text) if len(args.audio) == 1 else f"{printable(row['audio'], None)}\t{whole(text)}")
     return result
+
+
+def _choose(args: argparse.Namespace) -> None:
+    """Put the best model of a run in its place."""
+    from sordino.inference import runs
+
+    args.model, model = runs.chosen(args.model)
+    if model is not None:
+        note(
+            f"translating with {model}, the best of the run's exports" if model.export else f"translating with {model}"
+        )
+
+
+def _warn_of_languages(args: argparse.Namespace) -> None:
+    from sordino.inference import model
+
+    warning = model.untrained(args.model, *model.languages_of(args.model, args.source, args.to))
+    if warning:
+        note(warning)
 
 
 def _submit_arguments(parser: Parser) -> None:
@@ -84,10 +107,13 @@ def _submit_arguments(parser: Parser) -> None:
 
 def _submit(args: argparse.Namespace) -> Result:
     from sordino.inference import long_audio
+    from sordino.publishing.choice import chosen_model
     from sordino.submission.pack import Entry, submit
 
     if not args.folders:
         raise UsageError("submit: no test sets.", "Name one or more folders after the model.")
+    args.model = str(chosen_model(Path(args.model)))
+    _warn_of_languages(args)
     entry = Entry(args.team, args.constrained, args.contrastive, args.datasets)
     options = long_audio.Options(**_options(args), pause=args.pause)
     result = submit(args.model, list(map(Path, args.folders)), entry, args.out, options, args.segments)
@@ -102,8 +128,77 @@ def _submit(args: argparse.Namespace) -> Result:
     return result
 
 
+def _statement_arguments(parser: Parser) -> None:
+    """What only the publisher knows: of card and publish."""
+    note = "the base model on the Hub, where the run was given a directory"
+    parser.add_argument("--base-model", metavar="OWNER/NAME", help=note)
+    note = "of the model, by the Hub's name for it (default: that of the base model's card, if it names one)"
+    parser.add_argument("--license", metavar="NAME", help=note)
+    parser.add_argument("--data-license", metavar="TEXT", help="of the training data, where it is no published corpus")
+
+
+def _card_arguments(parser: Parser) -> None:
+    parser.add_argument("model", metavar="MODEL|RUN", help="a model of a run, an export, or a run with one export")
+    _statement_arguments(parser)
+    parser.add_argument("--out", type=Path, metavar="FILE", help="write it there (default: print it)")
+
+
+def _card(args: argparse.Namespace) -> Result:
+    from sordino.errors import ArtifactError
+    from sordino.publishing import card, hub
+    from sordino.publishing.choice import chosen_model
+    from sordino.publishing.facts import Statement
+    from sordino.runtime import files
+
+    model = chosen_model(Path(args.model))
+    known = hub.described(model, Statement(args.base_model, args.license, args.data_license))
+    text = card.render(known)
+    if args.out and args.out.resolve().is_relative_to(model.resolve()):
+        raise ArtifactError(
+            f"{args.out} lies in the model's directory, whose files are as its stage wrote them.",
+            "Name another place; `sordino publish` uploads the whole card by itself.",
+        )
+    if args.out:
+        files.write_text(args.out, text)
+    elif not args.json:
+        print(text, end="")
+    return {"model": str(model), "card": text, "scored": known.scored is not None}
+
+
+def _publish_arguments(parser: Parser) -> None:
+    parser.add_argument("model", metavar="EXPORT|RUN", help="an export, a model of a run, or a run with one export")
+    parser.add_argument("name", metavar="OWNER/NAME", help="the repository on the Hugging Face Hub")
+    parser.add_argument("--public", action="store_true", help="for everybody to see (default: private)")
+    parser.add_argument("--dry-run", action="store_true", help="check, list files and bytes, and upload nothing")
+    _statement_arguments(parser)
+
+
+def _publish(args: argparse.Namespace) -> Result:
+    from sordino.publishing import hub
+    from sordino.publishing.choice import chosen_model
+    from sordino.publishing.facts import Statement
+
+    model = chosen_model(Path(args.model))
+    upload = hub.prepare(model, args.name, Statement(args.base_model, args.license, args.data_license))
+    for line in upload.notes:
+        print(f"note: {line}", file=sys.stderr)
+    sizes = upload.sizes()
+    result = {"repo": args.name, "files": sizes, "bytes": sum(sizes.values()), "notes": list(upload.notes)}
+    if not args.dry_run:
+        result |= hub.push(upload, args.public)
+    if not args.json:
+        for name, size in sizes.items():
+            print(f"{size:>14,}  {name}")
+        print(f"{result['bytes']:>14,}  bytes in {len(sizes)} files")
+        place = "nothing was uploaded" if args.dry_run else result["url"]
+        print(f"{'public' if args.public else 'private'}: {place}")
+    return result
+
+
 def _inspect_arguments(parser: Parser) -> None:
-    parser.add_argument("model", nargs="?", metavar="MODEL", help="a model or adapter directory, or one .safetensors")
+    parser.add_argument(
+        "model", nargs="?", metavar="MODEL", help="a model, adapter or run directory, or one .safetensors"
+    )
     parser.add_argument("--config", type=Path, metavar="FILE", help="a config.json instead: sizes from shapes alone")
     parser.add_argument("--decoder-layers", type=count, metavar="N", help="with --config: as if pruned to N layers")
     parser.add_argument("--vocabulary", type=count, metavar="N", help="with --config: as if trimmed to N tokens")
@@ -119,14 +214,37 @@ def _inspect(args: argparse.Namespace) -> Result:
             "inspect: --decoder-layers and --vocabulary are of shapes, not of a model's files.",
             f"Use --config {Path(args.model) / 'config.json'}.",
         )
+    from sordino.inference import runs
     from sordino.measure import audit, show, size
 
     path = Path(args.model)
+    if runs.is_run(path):
+        return _inspect_run(path, args.json)
     result = audit.audit(path)
     if not args.json:
         output().print(show.audit_tables(result))
     measured = size.measure(path).to_json() if path.is_dir() else None
     return {"model": args.model, "size": measured, "audit": result.to_json()}
+
+
+def _inspect_run(run: Path, quiet: bool) -> Result:
+    """The models of a run, with what they weigh."""
+    from sordino.inference import runs
+    from sordino.measure import show, size
+
+    rows = [
+        {
+            "model": model.key,
+            "label": model.label,
+            "path": str(model.path),
+            "weights_bytes": size.measure(model.path).weights_bytes,
+            "chrf": model.score,
+        }
+        for model in runs.models_of(run)
+    ]
+    if not quiet:
+        output().print(show.run_table(rows, str(run)))
+    return {"run": str(run), "models": rows}
 
 
 def _inspect_config(args: argparse.Namespace) -> Result:
@@ -183,6 +301,7 @@ COMMANDS = {
         _translate,
         f"""sordino translate {RUN}/{EXPORT}/nf4 recording.wav --to German
         sordino translate {RUN}/{STUDENT} *.wav --json
+        sordino translate {RUN} recording.wav
         sordino translate MODEL talk.flac --to de --out out/talk""",
     ),
     "submit": Command(
@@ -198,11 +317,26 @@ COMMANDS = {
         f"""sordino serve {RUN}
         sordino serve small={RUN}/{EXPORT}/nf4 teacher={RUN}/{TEACHER} --port 8000""",
     ),
+    "card": Command(
+        "a model's card: how it was made, what it scores and weighs, how to load it",
+        _card_arguments,
+        _card,
+        f"""sordino card {RUN}/{EXPORT}/nf4
+        sordino card {RUN} --license apache-2.0 --out card.md""",
+    ),
+    "publish": Command(
+        "upload a model and its card to the Hugging Face Hub, private unless --public",
+        _publish_arguments,
+        _publish,
+        f"""sordino publish {RUN}/{EXPORT}/nf4 my-name/demo-en-de-nf4 --dry-run
+        sordino publish {RUN} my-name/demo-en-de-nf4 --license apache-2.0 --public""",
+    ),
     "inspect": Command(
         "what a model directory weighs, from its headers alone",
         _inspect_arguments,
         _inspect,
         f"""sordino inspect {RUN}/{EXPORT}/nf4
+        sordino inspect {RUN}
         sordino inspect --config config.json --decoder-layers 24""",
     ),
     "families": Command(

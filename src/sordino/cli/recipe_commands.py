@@ -7,9 +7,11 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sordino.cli import replacing
 from sordino.cli.command import Command, Parser, Result, output
 from sordino.config import records
 from sordino.runtime import files
+from sordino.runtime.progress import note
 
 if TYPE_CHECKING:
     from sordino.config.schema import Recipe
@@ -23,8 +25,13 @@ def _recipe(parser: Parser) -> None:
     parser.rest("overrides", "key=value", "settings that replace the recipe's")
 
 
-def _working(parser: Parser) -> None:
+def _changing(parser: Parser) -> None:
     _recipe(parser)
+    replacing.argument(parser)
+
+
+def _working(parser: Parser) -> None:
+    _changing(parser)
     parser.add_argument("--skip-bad", action="store_true", help="leave unusable clips out and list them")
 
 
@@ -36,7 +43,7 @@ def _planning(parser: Parser) -> None:
 
 
 def _evaluating(parser: Parser) -> None:
-    _recipe(parser)
+    _changing(parser)
     note = "compare COMET with the original, which is installed in DIR (1.4 GB; default: in the run)"
     parser.add_argument("--comet-check", type=Path, nargs="?", const=Path(), metavar="DIR", help=note)
 
@@ -47,11 +54,21 @@ def _load(args: argparse.Namespace) -> Recipe:
     return recipe.load(args.recipe, args.overrides)
 
 
+def _told(args: argparse.Namespace) -> Recipe:
+    """The recipe, with a word on what it asks for in vain."""
+    from sordino.pipeline import preflight
+
+    recipe = _load(args)
+    for line in preflight.notes(recipe):
+        note(line)
+    return recipe
+
+
 def _run(args: argparse.Namespace) -> Result:
     from sordino.pipeline import runner
 
-    recipe = _load(args)
-    ran = runner.run(recipe, {"skip_bad": args.skip_bad})
+    recipe = _told(args)
+    ran = runner.run(recipe, {"skip_bad": args.skip_bad}, replacing.allow(recipe, args.yes))
     if not ran:
         print("nothing to do: every stage is done", file=sys.stderr)
     return {"run": str(recipe.directory), "ran": ran} | _results(recipe, args.json)
@@ -66,27 +83,37 @@ def _results(recipe: Recipe, quiet: bool) -> Result:
     if runner.by_name("report").section(recipe) is None or records.read_stage(directory) is None:
         return {}
     if not quiet:
-        from sordino.pipeline.results import report_of
+        from sordino.pipeline.results import systems_of
+        from sordino.report import advice
         from sordino.report.table import table
 
-        output().print(table(report_of(recipe).systems))
+        systems = systems_of(recipe)
+        output().print(table(systems))
         print(f"report: {directory / PAGE}")
+        for line in advice.last_lines(systems):
+            print(line)
     return {"report": str(directory / PAGE), "scores": files.read_json(directory / SCORES_FILE)}
 
 
 def _plan(args: argparse.Namespace) -> Result:
     from sordino.measure import predict, show
-    from sordino.pipeline import runner
+    from sordino.pipeline import planning, runner
     from sordino.pipeline.forecast import config_of
 
     recipe = _load(args)
     config = config_of(recipe, args.config)
-    rows = [line.to_json() for line in runner.plan(recipe, config, args.predict_for)]
+    lines = runner.plan(recipe, config, args.predict_for)
+    rows = [line.to_json() for line in lines]
+    told = planning.told_of(recipe, lines)
+    missing = [message.partition(":")[0] for message in told["not_installed"]]
+    rows = [row | ({"not_installed": missing} if row["stage"] == "export" else {}) for row in rows]
     if not args.json:
         output().print(show.plan_table(rows, str(recipe.directory), recipe.model if config is None else None))
+        for title, messages in told.items():
+            print("".join(f"{title.replace('_', ' ')}: {message}\n" for message in messages), end="")
         if args.formulas:
             print(predict.FORMULAS)
-    result: Result = {"run": str(recipe.directory), "plan": rows}
+    result: Result = {"run": str(recipe.directory), "plan": rows} | told
     return result | ({"formulas": predict.FORMULAS} if args.formulas else {})
 
 
@@ -105,8 +132,9 @@ def _check(args: argparse.Namespace) -> Result:
 def _stage(args: argparse.Namespace) -> Result:
     from sordino.pipeline import runner
 
-    recipe, name = _load(args), STAGE_OF.get(args.command, args.command)
-    ran = runner.run_one(name, recipe, {"skip_bad": getattr(args, "skip_bad", False)})
+    recipe, name = _told(args), STAGE_OF.get(args.command, args.command)
+    options = {"skip_bad": getattr(args, "skip_bad", False)}
+    ran = runner.run_one(name, recipe, options, replacing.allow(recipe, args.yes))
     directory = recipe.directory / runner.by_name(name).directory
     return {"run": str(recipe.directory), "stage": name, "ran": ran, "directory": str(directory)}
 
@@ -148,9 +176,9 @@ def _sweep(args: argparse.Namespace) -> Result:
 
     if _load(args).sweep is None:
         args.overrides = [*args.overrides, "sweep={}"]
-    recipe = _load(args)
+    recipe = _told(args)
     directory = recipe.directory / SWEEP
-    ran = runner.run(recipe, {"skip_bad": args.skip_bad})
+    ran = runner.run(recipe, {"skip_bad": args.skip_bad}, replacing.allow(recipe, args.yes))
     result: Result = files.read_json(directory / SWEEP_FILE)
     if not args.json:
         from sordino.pipeline.sweeping import report_of
@@ -203,7 +231,7 @@ CHAIN = {
 
 
 def _stage_command(name: str, help: str, example: str) -> Command:
-    return Command(help, _recipe, _stage, example, STAGE_OF.get(name, name))
+    return Command(help, _changing, _stage, example, STAGE_OF.get(name, name))
 
 
 STAGES = {
@@ -251,7 +279,7 @@ STAGES = {
     ),
     "report": Command(
         "one offline page of all results, and the table",
-        _recipe,
+        _changing,
         _report,
         "sordino report demo report.samples=20",
         "report",

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 from sordino.config.chain import AUTO, CHAIN, EXPORTS, MERGED, makes
 from sordino.config.schema import FilterSection, PseudolabelSection, Recipe
@@ -140,8 +141,31 @@ def _trim(recipe: Recipe) -> Iterator[str]:
         yield "trim.splits: 'extra' needs data.extra, the out-of-domain corpus"
 
 
+def unused(recipe: Recipe) -> list[str]:
+    """Settings that another one makes void, and that do no harm."""
+    export, sweep = recipe.export, recipe.sweep
+    rows: list[tuple[Any, str, str, tuple[str, ...]]] = []  # section, its key, the format it is of, settings
+    if export:
+        of_mixed = ("budget_gb", "budget_ratio") if sweep else ("budget_gb", "budget_ratio", "sensitivity")
+        rows.append((export, "export", "mixed", of_mixed))  # a sweep's points are measured and rounded alike
+        rows.append((export, "export", "w4a16-gptq", () if sweep else ("calibration",)))
+    if sweep and sweep.formats:
+        rows.append((sweep, "sweep", "mixed", ("budget_ratios",)))
+    return [
+        f"{key}.{name}: not used, since '{form}' is not among the formats"
+        for section, key, form, names in rows
+        if form not in section.formats
+        for name in _set(section, names)
+    ]
+
+
+def _set(section: Any, names: Sequence[str]) -> list[str]:
+    """Those of the settings that are not their defaults."""
+    return [name for name in names if getattr(section, name) != getattr(type(section)(), name)]
+
+
 def _export(recipe: Recipe) -> Iterator[str]:
-    """Format mixed has a budget, and a budget is of format mixed."""
+    """Format mixed has a budget."""
     export = recipe.export
     if export is None:
         return
@@ -150,8 +174,6 @@ def _export(recipe: Recipe) -> Iterator[str]:
     budgeted = export.budget_gb is not None or export.budget_ratio is not None
     if "mixed" in export.formats and not budgeted:
         yield "export.formats: 'mixed' needs export.budget_gb or export.budget_ratio"
-    if "mixed" not in export.formats and budgeted:
-        yield "export: a budget is for format mixed, which is not among the formats"
 
 
 def _sweep(recipe: Recipe) -> Iterator[str]:

@@ -105,6 +105,8 @@ def _scalar(hint: type, value: Any, where: str, problems: list[str]) -> Any:
             pass
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
+    if isinstance(value, str) and "\0" in value:
+        problems.append(f"{where}: {quoted(value, 100)} holds NUL, which no text and no path has")
     if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
         problems.append(f"{where}: expected {hint.__name__}, found {quoted(value, SHOWN)}")
     elif isinstance(value, str) and "\0" in value:

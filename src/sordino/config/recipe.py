@@ -23,8 +23,8 @@ from sordino.languages import language_tag
 from sordino.runtime import foreign
 from sordino.runtime.terminal import quoted
 
+NAME_BYTES = 200  # of a run's directory: file systems end at 255, and work in progress has longer names
 SHIPPED = Path(__file__).parents[1] / "recipes"
-NAME_BYTES = 255  # that a file system takes
 DEMO = "demo"  # directory of a source checkout: the demo's model and corpus, which the package does not hold
 
 
@@ -99,7 +99,7 @@ def _name(recipe: Recipe, origin: str) -> str:
     written = quoted(recipe.name, 100)
     if "{" in name or "}" in name:
         raise RecipeError(f"{origin}: name: {written} may use {{source}} and {{target}} only.")
-    if "/" in name or name in ("", ".", "..") or len(os.fsencode(name)) > NAME_BYTES:
+    if "/" in name or name in ("", ".", "..") or not name.isprintable() or len(os.fsencode(name)) > NAME_BYTES:
         problem = f"{origin}: name: {written} must be a plain directory name of at most {NAME_BYTES} bytes."
         raise RecipeError(problem, "Use `out` for its parent.")
     return name

@@ -235,6 +235,11 @@ class TranslateSection:
     split: Literal["dev", "test"] = setting("test", "clips to translate")
     systems: tuple[str, ...] = setting((), "models and formats to translate with; default: all")
     batch_size: int = setting(16, "clips at once", least=1)
+    timed: int | None = setting(
+        None,
+        "measure speed on so many clips, of all lengths; the others' audio is encoded once for all; default: all",
+        least=1,
+    )
     max_new_tokens: int = setting(256, "tokens of the longest translation", least=1)
 
 
@@ -255,6 +260,7 @@ class ReportSection:
     """One offline page of all results."""
 
     samples: int = setting(8, "clips shown side by side", least=0)
+    audio: bool = setting(True, "samples play inside the page, which takes up to 1 MB; false: texts alone")
 
 
 @dataclass(frozen=True)

@@ -108,5 +108,5 @@ def missing(problem: str) -> DataError:
     return DataError(
         problem,
         "Give its segments (--segments talk.yaml, a list of {wav, offset, duration}), "
-        "or install voice activity detection: pip install 'sordino[vad]'.",
+        "or install voice activity detection: pip install '.[vad]'.",
     )

@@ -62,7 +62,7 @@ def write(
             f"{source} ties its head to its embedding, and a packed embedding cannot be tied.",
             "Keep the embedding in 16 bits.",
         )
-    told = quantization_config(shapes, schemes)
+    told = quantization_config(shapes, schemes, model.speech.family.tensors.live_name)
     check_targets(model.speech, told, schemes)
     planned: dict[str, Planned] = {}
     for name, origin in sources.items():
@@ -103,8 +103,10 @@ def schemes_of(shapes: Mapping[str, tuple[int, ...]], bits: Mapping[str, int], g
     return by_layer
 
 
-def quantization_config(shapes: Mapping[str, tuple[int, ...]], schemes: Mapping[str, Scheme]) -> dict[str, Any]:
-    """What config.json says of a checkpoint with these packed weights.
+def quantization_config(
+    shapes: Mapping[str, tuple[int, ...]], schemes: Mapping[str, Scheme], live: Callable[[str], str]
+) -> dict[str, Any]:
+    """What config.json says of a checkpoint with these packed weights. live: a name in the file -> in the model.
 
     Every matrix that is not packed is on the list of what is ignored: vLLM refuses layers it finds on neither.
     """
@@ -118,10 +120,10 @@ def quantization_config(shapes: Mapping[str, tuple[int, ...]], schemes: Mapping[
         "quantization_status": "compressed",
         "global_compression_ratio": None,
         "kv_cache_scheme": None,
-        "ignore": patterns(name for name, shape in shapes.items() if len(shape) == 2 and name not in schemes),
+        "ignore": patterns(live(name) for name, shape in shapes.items() if len(shape) == 2 and name not in schemes),
         "config_groups": {
             f"group_{i}": {
-                "targets": patterns(groups[stored, scheme]),
+                "targets": patterns(map(live, groups[stored, scheme])),
                 "format": stored,
                 "input_activations": None,
                 "output_activations": None,
@@ -142,7 +144,7 @@ def quantization_config(shapes: Mapping[str, tuple[int, ...]], schemes: Mapping[
 
 
 def patterns(names: Iterable[str]) -> list[str]:
-    """Names of weights -> expressions ("re:...") that match the modules' names, in the file and alive, and no others.
+    """Names of live weights -> expressions ("re:...") that match the modules' names, alive and in vLLM, and no others.
 
     Layers of the same kind share one: re:.*language_model\\.(?:model\\.)?layers\\.(?:0|2)\\.(?:mlp\\.up_proj)$
     """
@@ -168,7 +170,7 @@ def is_embedding(name: str) -> bool:
 
 
 def _open(module: str) -> str:
-    """A module's saved name as an expression that its live names match too."""
+    """A module's name as an expression, with the word `model` left open."""
     parts = [part for part in module.split(".") if part != "model"]
     return r"\.(?:model\.)?".join(map(re.escape, parts[-1:] if part_of(f"{module}.weight") == "head" else parts))
 

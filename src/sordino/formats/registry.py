@@ -16,6 +16,7 @@ FORMATS = {
     "gguf-q4_0": "sordino.formats.gguf:Q4_0",
 }
 MIXED = "mixed"  # the format whose widths are chosen for a budget of bytes
+CALIBRATED = ("w4a16-gptq",)  # written by a model that has encoded clips of the run
 WITH_PACKAGES = ("gguf-q8_0", "gguf-q4_k_m", "gguf-q4_0")  # that have `require`: the others are not imported to ask
 
 

@@ -16,7 +16,6 @@ from sordino.quantization.integer import Rounded, Scheme, unpack
 from sordino.runtime.progress import bar
 
 LOADS_WITH = "vLLM; transformers with compressed-tensors: from_pretrained(path), which unpacks it"
-CALIBRATED = True  # write needs a model that has encoded clips
 
 
 def write(source: str, directory: Path, revision: str | None = None, *, calibration: Calibration, state: Path) -> None:

@@ -28,7 +28,7 @@ from sordino.data.clip import MAX_SECONDS, SAMPLE_RATE, Clip
 from sordino.errors import ArtifactError, DataError, UsageError
 from sordino.inference.model import Model, languages_of, load
 from sordino.languages import has_spaces
-from sordino.models import adapter_base, registry
+from sordino.models import adapter_base, registry, shapes
 from sordino.models.generation import Decoding, batches_by_length
 from sordino.models.loading import ADAPTER_CONFIG
 from sordino.models.translation import encode_and_translate
@@ -55,12 +55,25 @@ class Options:
     pause: float = PAUSE
 
 
-def needed(files: Sequence[str]) -> bool:
-    """Whether any file is longer than the encoders' window. What cannot be read is left to who reads it to refuse."""
+def window_of(model: str) -> float:
+    """Seconds that a model hears at once, by its configuration; MAX_SECONDS for one on the Hub. Raises FamilyError."""
+    directory = Path(model)
+    if (directory / ADAPTER_CONFIG).is_file() and not (directory / registry.CONFIG).is_file():
+        model = adapter_base.base_of(directory)
+    if registry.is_hub_id(model):
+        return MAX_SECONDS
+    config = registry.read_config(model)
+    return min(MAX_SECONDS, shapes.model(config).window_seconds) if shapes.known(config) else MAX_SECONDS
+
+
+def needed(model: str, files: Sequence[str]) -> bool:
+    """Whether any file is longer than what the model hears at once. What cannot be read is left to who reads it to
+    refuse."""
+    window = window_of(model)
 
     def long(file: str) -> bool:
         try:
-            return duration(file) > MAX_SECONDS
+            return duration(file) > window
         except DataError:
             return False
 

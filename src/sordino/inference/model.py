@@ -14,7 +14,7 @@ import torch
 from sordino.config import card
 from sordino.config.card import Card
 from sordino.errors import UsageError
-from sordino.languages import language_name
+from sordino.languages import language_code, language_name
 from sordino.models import prompts
 from sordino.models.features import Features
 from sordino.models.loading import open_model
@@ -93,6 +93,20 @@ def languages(asked: Card, source: str | None, target: str | None) -> tuple[str,
 def languages_of(path: str, source: str | None, target: str | None) -> tuple[str, str]:
     """As `languages`, for a model that is not loaded."""
     return languages(card.read(Path(path)), source, target)
+
+
+def untrained(path: str, source: str, target: str) -> str | None:
+    """A word of warning where a model is asked for languages that it was not trained for; None where all is well, or
+    nothing says what it was trained for."""
+    asked = card.read(Path(path))
+    pairs = (("translate into", target, asked.target), ("listen to", source, asked.source))
+    others = [(what, now, known) for what, now, known in pairs if known and language_code(now) != language_code(known)]
+    if not others:
+        return None
+    what, now, known = others[0]
+    return (
+        f"{path} was trained to {what} {language_name(known)}, not {language_name(now)}: what it answers may be neither"
+    )
 
 
 def with_languages(model: Model, source: str | None, target: str | None) -> Model:

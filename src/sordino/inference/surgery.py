@@ -17,10 +17,16 @@ from sordino.formats import registry as formats
 from sordino.inference.model import Model
 from sordino.models import prompts, registry
 from sordino.models.family import Scope
+from sordino.pipeline import lineage
+from sordino.pipeline.lineage import Lineage
 from sordino.pruning import removal
 from sordino.pruning.layer import Layer, parse_layer
+from sordino.publishing import card as model_card
+from sordino.publishing import facts
+from sordino.runtime import files
 
 SIXTEEN_BIT = "bf16"
+UNSCORED = "it was written with the model, before anything was scored."
 OF_A_RUN = (formats.MIXED, "w4a16-gptq")  # formats that are made for a run's clips
 
 
@@ -46,7 +52,7 @@ def _names(model: Model, scope: Scope) -> list[int]:
 
 
 def write(model: Model | str, directory: Path, name: str) -> None:
-    """Write a model in a format, from its files, with its card.
+    """Write a model in a format, from its files, with sordino.json and a model card.
 
     Raises ArtifactError where `directory` exists or weights were changed in memory, UsageError for a format that is
     not there or needs a run, FamilyError, ArtifactError as the formats do.
@@ -79,6 +85,17 @@ def write(model: Model | str, directory: Path, name: str) -> None:
             formats.get(name).write(path, out)
         if asked.target is not None:
             prompts.describe(out, registry.family_of(str(out)), asked)
+        history = None if removed else _history(path)
+        known = facts.read(out, f"A model in {name}", facts.HERE, history, UNSCORED, form=name)
+        files.write_text(out / model_card.README, model_card.render(known))
+
+
+def _history(path: str) -> Lineage | None:
+    """How a model of a run was made; None for any other."""
+    try:
+        return lineage.read(Path(path).resolve())
+    except ArtifactError:
+        return None
 
 
 @contextmanager

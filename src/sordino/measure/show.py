@@ -29,6 +29,16 @@ def gigabytes(count: int | None) -> str:
     return f"{count / 1e3:,.1f} kB"
 
 
+def spent(seconds: float | None) -> str:
+    """'42 s', '2.2 min', '1.5 h'."""
+    if seconds is None:
+        return "unknown"
+    for unit, size in (("h", 3600.0), ("min", 60.0)):
+        if seconds >= size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
+
+
 def audit_tables(model: Audit) -> RenderableType:
     """Everything that `inspect` says about a checkpoint."""
     head = Table("", "count", "GB", "GiB", title=model.path, title_justify="left")
@@ -69,13 +79,26 @@ def config_tables(model: shapes.Model, title: str) -> RenderableType:
     return Group(parts, table)
 
 
+def run_table(rows: Sequence[Mapping[str, Any]], title: str) -> RenderableType:
+    """`sordino inspect RUN`: rows as its --json has them."""
+    table = Table("model", "weights", "chrF", "path", title=Text(title), title_justify="left")
+    for row in rows:
+        score = "" if row["chrf"] is None else f"{row['chrf']:.1f}"
+        table.add_row(row["label"], gigabytes(row["weights_bytes"]), score, Text(row["path"]))
+    for column in table.columns[1:3]:
+        column.justify = "right"
+    return Group(table, Text("`sordino inspect PATH` shows what one of them consists of"))
+
+
 def plan_table(lines: Sequence[Mapping[str, Any]], title: str, unknown: str | None) -> RenderableType:
     """`sordino plan`: lines as its --json has them. unknown: the model whose config is not at hand."""
-    table = Table("stage", "directory", "state", "on disk", "takes", "writes", "peak memory", "memory to use it")
+    table = Table("stage", "directory", "state", "on disk", "took", "writes", "peak memory", "memory to use it")
     table.title, table.title_justify = title, "left"
     for line in lines:
         state = f"runs: {line['why']}" if line["runs"] else "done"
-        took = "" if line["seconds"] is None else f"{line['seconds']:.1f} s"
+        state += "".join(f"; {name} not installed" for name in line.get("not_installed", ()))
+        # what is made anew probably takes as long as it did
+        took = "" if line["seconds"] is None else f"{'~' if line['runs'] else ''}{spent(line['seconds'])}"
         there = gigabytes(line["bytes"]) if line["bytes"] else ""
         ahead = line["forecast"]
         guesses = [f"~{gigabytes(ahead[k])}" if ahead and ahead[k] else "" for k in ("size", "memory", "use")]
@@ -84,11 +107,24 @@ def plan_table(lines: Sequence[Mapping[str, Any]], title: str, unknown: str | No
         table.add_row(line["stage"], line["directory"], state, there, took, *guesses)
     for column in table.columns[3:]:
         column.justify = "right"
-    note = "predicted (~) for the longest clip; --formulas says how"
+    note = "~: times as the last time, sizes predicted for the longest clip (--formulas says how)"
     if unknown is not None:
         note = f"sizes are unknown without the config.json of {unknown}: fetch it (hf download {unknown} config.json)"
         note += " or give one with --config FILE"
-    return Group(table, Text(note))
+    return Group(table, Text(note), Text(_total(lines)))
+
+
+def _total(lines: Sequence[Mapping[str, Any]]) -> str:
+    """Time behind and ahead, as far as it is known."""
+    done = sum(line["seconds"] or 0.0 for line in lines if not line["runs"])
+    ahead = [line["seconds"] for line in lines if line["runs"]]
+    unknown = sum(seconds is None for seconds in ahead)
+    parts = [f"done: {spent(done)}"] if len(ahead) < len(lines) else []
+    if len(ahead) > unknown:
+        parts.append(f"to run: ~{spent(sum(seconds or 0.0 for seconds in ahead))}")
+    if unknown:
+        parts.append(f"{unknown} stage{'s' * (unknown > 1)} to run for the first time")
+    return "; ".join(parts)
 
 
 def config_json(model: shapes.Model) -> dict[str, Any]:
@@ -108,9 +144,12 @@ def config_parts(model: shapes.Model) -> dict[str, Share]:
 
 
 def layout_rows(model: shapes.Model, rank: int = 64) -> dict[str, dict[str, int | None]]:
-    """Layout -> bytes of its files, bytes torch.save would give, stored elements. rank: of an adapter beside."""
+    """Layout -> bytes of its files, bytes torch.save would give, stored elements. rank: of an adapter beside.
+
+    GGUF only where llama.cpp has the decoder.
+    """
     rows: dict[str, dict[str, int | None]] = {}
-    for name in tables.TITLES:
+    for name in tables.TITLES if model.family.tensors.gguf else tables.LAYOUTS:
         stored = tables.stored(model.tensors, name)
         size = tables.disk_bytes(stored)
         if name in tables.LAYOUTS and tables.LAYOUTS[name].adapter:

@@ -24,6 +24,7 @@ from typing import Any
 
 from sordino.checkpoint import gguf
 from sordino.checkpoint.reading import ENCODER_STEM, STEM, Checkpoint, Tensor, names_of, read_headers
+from sordino.config.records import STAGE_FILE
 from sordino.errors import ArtifactError
 from sordino.layouts import packed
 from sordino.models import config_file
@@ -43,7 +44,8 @@ class Size:
     """What a model directory weighs.
 
     weights_bytes: safetensors files that `from_pretrained` loads, an adapter in the same directory included.
-    directory_bytes: all files of the directory itself (config, tokenizer, ... too), not its subdirectories.
+    directory_bytes: all files of the directory itself (config, tokenizer, ... too), not its subdirectories; without
+    hidden ones and stage.json, which tells how long the work took and is of another length each time.
     stored_elements: sum over the headers. logical_parameters: weights of the network, tied ones once, the
     adapter's included; None where config.json names a quantization whose packing is not known here.
     bytes_by_dtype, bytes_by_part: tensor data (without headers); parts are the keys of PARTS.
@@ -79,13 +81,17 @@ def measure(path: Path) -> Size:
     tensors = headers(files)
     return Size(
         weights_bytes=sum(file.stat().st_size for file in files),
-        directory_bytes=sum(file.stat().st_size for file in path.iterdir() if file.is_file()),
+        directory_bytes=sum(file.stat().st_size for file in path.iterdir() if file.is_file() and _counts(file)),
         stored_elements=sum(tensor.elements for tensor in tensors.values()),
         logical_parameters=logical_parameters(tensors, read_json(path / "config.json")),
         bytes_by_dtype=_bytes_by(tensors, lambda name: tensors[name].dtype),
         bytes_by_part=_bytes_by(tensors, part_of),
         files=tuple(file.name for file in files),
     )
+
+
+def _counts(file: Path) -> bool:
+    return not file.name.startswith(".") and file.name != STAGE_FILE
 
 
 def together(first: Size, second: Size) -> Size:

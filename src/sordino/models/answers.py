@@ -106,8 +106,7 @@ class SpeechLM(nn.Module):
         else:
             assert batch.inputs is not None
             states = speech.states(batch.inputs)
-        embeds = speech.embed(batch.ids, speech.project(states), among=batch.labels == IGNORED)
-        decoder = speech.part("decoder")
-        hidden = decoder(inputs_embeds=embeds, attention_mask=batch.mask, use_cache=False).last_hidden_state
+        given = speech.inputs(batch.ids, batch.mask, speech.project(states), among=batch.labels == IGNORED)
+        hidden = speech.part("decoder")(**given, use_cache=False).last_hidden_state
         at = batch.labels[:, 1:] != IGNORED
         return speech.family.decoder.logits(self.model, hidden[:, :-1][at]).float()

@@ -7,7 +7,6 @@ are the same however a weight is read, so that a loaded model and a copy from fi
 from __future__ import annotations
 
 import math
-import os
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -151,5 +150,5 @@ def without_adapter(checkpoint: Checkpoint | None, path: str) -> Iterator[str]:
     with tempfile.TemporaryDirectory() as links:
         for file in checkpoint.directory.iterdir():
             if file.name not in (CONFIG, WEIGHTS):
-                os.symlink(file.resolve(), Path(links) / file.name)
+                (Path(links) / file.name).symlink_to(file.resolve())
         yield links

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
@@ -81,7 +82,7 @@ class Stack:
     (sub-config, count) -> layers that may go at all. resize: (sub-config, old indices that stay) -> the attributes that
     follow as well, with their values then; it changes nothing, and with all indices gives what a view puts back. fits:
     (sub-config, indices that stay) -> why they cannot stay without the others, or nothing. counted: attribute of the
-    module around the list that holds the number of layers too.
+    module around the list that holds the number of layers too. whole: why no layer may go, where that is so.
     """
 
     path: str
@@ -92,6 +93,7 @@ class Stack:
     resize: Callable[[Any, Sequence[int]], Mapping[str, Any]] | None = None
     fits: Callable[[Any, Sequence[int]], str] = lambda config, keep: ""
     counted: str = ""
+    whole: str = ""
 
 
 def head_logits(model: Any, hidden: Tensor) -> Tensor:
@@ -106,11 +108,15 @@ class Decoder:
 
     logits: (model, normed hidden states) -> logits, with the scaling and soft-capping that the model was trained with.
     scaling: of a model, what transformers' generation leaves its logits undivided by; it matters where one samples.
+    forget: takes out of a model what a generation leaves in it.
+    beside: (model, ids with the pad token in place of audio (B, S)) -> what it wants beside the embeddings, by name.
     """
 
     line: str | None = None
     logits: Callable[[Any, Tensor], Tensor] = head_logits
     scaling: Callable[[Any], float] = lambda model: 1.0
+    forget: Callable[[Any], None] = lambda model: None
+    beside: Callable[[Any, Tensor], Mapping[str, Tensor]] = lambda model, ids: {}
 
 
 @dataclass(frozen=True)
@@ -145,10 +151,10 @@ class Gguf:
     """What llama.cpp calls the decoder. names: of a layer's modules, or of its tensors that are no weights of modules;
     outside: of the decoder's other tensors.
 
-    interleaved: rotary pairs are neighbours there, and half a head apart in transformers. keys: of the decoder's config,
-    what this architecture's file says beside the usual sizes. one_kind: whether all layers have the same heads, rotary
-    embeddings and full attention, in the usual keys; else `keys` says it. constants: of the decoder's config, further
-    tensors of numbers that llama.cpp wants.
+    interleaved: rotary pairs are neighbours there, and half a head apart in transformers. keys: of the decoder's
+    config, what this architecture's file says beside the usual sizes. one_kind: whether all layers have the same heads,
+    rotary embeddings and full attention, in the usual keys; else `keys` says it. constants: of the decoder's config,
+    further tensors of numbers that llama.cpp wants.
     """
 
     architecture: str
@@ -171,7 +177,7 @@ class Tensors:
 
     saved: module path -> what stands for it in the names of checkpoints. fixed: tables that no training changes; idle:
     parts that speech never runs, which are neither trained nor adapted. tied: whether head and embedding are one tensor
-    where a config leaves it out.
+    where a config leaves it out; rows: further tables with a row for every token.
     tables: prefix in checkpoints -> rows, or empty where nobody has written them down: sizes are then not predicted.
     fields: letter -> (sub-config, field, default): a config leaves out what equals its class's default. letters:
     (config.json, those of the fields) -> further letters, and other values.
@@ -187,6 +193,7 @@ class Tensors:
     idle: tuple[str, ...] = ()
     ignored: tuple[str, ...] = ()  # prefixes of weights that checkpoints hold and this model does not use
     tied: bool = False
+    rows: tuple[str, ...] = ()
     tables: Mapping[str, Table] = field(default_factory=dict)
     fields: Mapping[str, tuple[str, str, int]] = field(default_factory=dict)
     letters: Callable[[Mapping[str, Any], Mapping[str, int]], Mapping[str, int]] = lambda config, dims: {}
@@ -217,6 +224,17 @@ def _renamed(name: str, prefixes: Iterable[tuple[str, str]]) -> str:
 
 
 @dataclass(frozen=True)
+class Wrapping:
+    """A configuration around the model's own in config.json, as engines want it.
+
+    key: where the model's own lies there; around: what stands beside it.
+    """
+
+    key: str
+    around: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
 class Family:
     """One audio LLM architecture, as transformers implements it.
 
@@ -226,6 +244,8 @@ class Family:
     check: (config.json, its path) -> raises FamilyError for a checkpoint of this type in a layout that is not read.
     adapter_flag: field of config.json that says whether a LoRA adapter belongs to the weights and lies beside them.
     ready: what a loaded model of the transformers class needs before it takes embeddings.
+    stock_call: Python, for model cards: makes `inputs` with the stock `processor`, of the rendered `prompt` and `wave`
+    at `rate`, or of `instruction` and recording.wav. '' where that processor needs packages that sordino does not.
     """
 
     model_type: str  # config.json's
@@ -240,7 +260,9 @@ class Family:
     tiny: Callable[[str, int, int, int], None]
     check: Callable[[Mapping[str, Any], str], None] = lambda config, path: None
     adapter_flag: str = ""
+    wrapping: Wrapping | None = None
     ready: Callable[[Any], None] = lambda model: None
+    stock_call: str = ""
 
     def gguf_name(self, name: str) -> str | None:
         """llama.cpp's name for a decoder's tensor, by its name in the model or in a checkpoint; None for another's."""
@@ -258,7 +280,14 @@ class Family:
             return f"blk.{index}.{gguf.names[module]}.{kind}" if module in gguf.names else None
         return gguf.outside.get(live.removeprefix(decoder)) if live.startswith(decoder) else None
 
+    def core(self, config: Any) -> Any:
+        """The model's own configuration, of config.json or of an object that holds it; sub-configs are those of it."""
+        if self.wrapping is None:
+            return config
+        get = config.get if isinstance(config, Mapping) else partial(getattr, config)
+        return get(self.wrapping.key, None) or config
+
     @property
     def scopes(self) -> tuple[Scope, ...]:
         """The stacks that layers may be removed from: decoder first."""
-        return tuple(self.stacks)
+        return tuple(scope for scope, stack in self.stacks.items() if not stack.whole)

@@ -63,7 +63,7 @@ def encoder_hash(speech: SpeechModel) -> str:
     family = speech.family
     digest = hashlib.sha256(f"{family.model_type} {speech.device.type} {speech.dtype}".encode())
     for part in family.audio.cached_parts:
-        for name, tensor in speech.part(part).state_dict().items():
+        for name, tensor in speech.tensors_of(part).items():
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
             digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:24]

@@ -35,7 +35,7 @@ layers.#.mlp.up_proj.weight I H
 layers.#.post_attention_layernorm.weight H
 layers.#.post_feedforward_layernorm.weight H
 layers.#.pre_feedforward_layernorm.weight H
-layers.#.self_attn.k_norm.weight head_dim
+layers.#.self_attn.k_norm.weight keys_head
 layers.#.self_attn.k_proj.weight K H
 layers.#.self_attn.o_proj.weight H Q
 layers.#.self_attn.q_norm.weight head_dim
@@ -141,8 +141,8 @@ def capped_logits(model: Any, hidden: Tensor) -> Tensor:
 
 
 def take_embeddings(model: Any) -> None:
-    """Let `generate` start from embeddings. The class passes them on, but its method does not name them, and transformers
-    looks for the name."""
+    """Let `generate` start from embeddings. The class passes them on, but its method does not name them, and
+    transformers looks for the name."""
 
     def prepare_inputs_for_generation(self: Any, input_ids: Tensor, inputs_embeds: Any = None, **kwargs: Any) -> Any:
         return type(self).prepare_inputs_for_generation(self, input_ids, inputs_embeds=inputs_embeds, **kwargs)
@@ -171,11 +171,15 @@ def layer_type(text: Mapping[str, Any], index: int) -> str:
 
 
 def layer_letters(dims: Mapping[str, int], text: Mapping[str, Any], index: int) -> dict[str, int]:
-    """head_dim, Q, K and values (rows of the value projection, 0 where keys serve as values) of a layer."""
+    """head_dim, Q, K and values (rows of the value projection, 0 where keys serve as values) of a layer; I. One that
+    reads another's keys and values has none, and, where the config says so, a wider MLP."""
     head, heads = _of_layer({"head_dim": dims["head_dim"], "num_key_value_heads": dims["kv_heads"], **text}, index)
     keys_as_values = bool(text.get("attention_k_eq_v")) and layer_type(text, index) == FULL
-    keys = heads * head
-    return {"head_dim": head, "Q": dims["heads"] * head, "K": keys, "values": 0 if keys_as_values else keys}
+    own = {"head_dim": head, "keys_head": head, "Q": dims["heads"] * head, "K": heads * head, "I": dims["I"]}
+    own["values"] = 0 if keys_as_values else own["K"]
+    if index < dims["decoder_layers"] - text.get("num_kv_shared_layers", 0):
+        return own
+    return own | {"K": 0, "values": 0, "keys_head": 0, "I": (2 if text.get("use_double_wide_mlp") else 1) * dims["I"]}
 
 
 def _of_layer(text: Mapping[str, Any], index: int) -> tuple[int, int]:
@@ -246,6 +250,35 @@ def norm_bytes(dims: Mapping[str, int], b: int) -> int:
     """Bytes a token that a layer's norms keep for training: four on the hidden states, three in the attention, each its
     input and what it makes of it before the weight, in 32 bits."""
     return 4 * 8 * dims["H"] + 8 * dims["Q"] + 12 * dims["K"]
+
+
+def token_ids(ids: Mapping[str, int]) -> dict[str, int]:
+    """A config's settings that name tokens, by a tokenizer's vocabulary."""
+    return {
+        "boi_token_id": ids["<|image>"], "eoi_token_id": ids["<image|>"], "image_token_id": ids["<|image|>"],
+        "video_token_id": ids["<|video|>"], "boa_token_id": ids[AUDIO_START], "eoa_token_index": ids[AUDIO_END],
+        "audio_token_id": ids[AUDIO],
+    }  # fmt: skip
+
+
+def describe_generation(model: Any, ids: Mapping[str, int]) -> None:
+    """The generation config of the published models: ends, and what is never said."""
+    model.generation_config.update(
+        bos_token_id=ids["<bos>"],
+        eos_token_id=[ids[END], ids[TURN_END]],
+        pad_token_id=ids["<pad>"],
+        suppress_tokens=[ids[AUDIO_END], ids["<image|>"]],
+    )
+
+
+def enliven(model: Any) -> None:
+    """Random weights that make predictions differ: with the usual 0.02 they are nearly the same."""
+    for name, weight in model.named_parameters():
+        weight.normal_(0, 0.15) if weight.ndim > 1 else weight.uniform_(0.5, 1.5)
+        if "q_norm" in name or "k_norm" in name:  # attention is not scaled: trained norms keep its scores small
+            weight.mul_(0.5)
+    for layer in model.model.language_model.layers:
+        layer.layer_scalar.uniform_(0.6, 1)
 
 
 def write_tokenizer(directory: Path) -> dict[str, int]:

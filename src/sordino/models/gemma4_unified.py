@@ -43,7 +43,7 @@ def load_processor(path: str, revision: str | None = None) -> gemma.GemmaProcess
 
 
 def prepare(processor: gemma.GemmaProcessor, clips: Sequence[Waveform], prompts: Sequence[str]) -> AudioInputs:
-    """Waveforms (n,) at 16 kHz and rendered prompts -> ids with expanded placeholders; frames (B, A, 640), of clips (B,).
+    """Waveforms (n,) at 16 kHz and rendered prompts -> ids with expanded placeholders; frames (B, A, 640), counts (B,).
 
     Raises ValueError for a clip longer than the window and for a prompt without exactly one audio placeholder.
     """
@@ -118,30 +118,13 @@ def tiny(directory: str, decoder_layers: int, encoder_layers: int, seed: int) ->
         text_config=text,
         vision_config=vision,
         audio_config={"audio_embed_dim": FRAME},
-        boi_token_id=ids["<|image>"],
-        eoi_token_id=ids["<image|>"],
-        image_token_id=ids["<|image|>"],
-        video_token_id=ids["<|video|>"],
-        boa_token_id=ids[gemma.AUDIO_START],
-        eoa_token_index=ids[gemma.AUDIO_END],
-        audio_token_id=ids[gemma.AUDIO],
+        **gemma.token_ids(ids),
     )
     torch.manual_seed(seed)
     model = Gemma4UnifiedForConditionalGeneration(config)
-    with torch.no_grad():  # the default 0.02 leaves every prediction nearly the same; tests need a lively model
-        for name, weight in model.named_parameters():
-            weight.normal_(0, 0.15) if weight.ndim > 1 else weight.uniform_(0.5, 1.5)
-            if "q_norm" in name or "k_norm" in name:  # attention is not scaled: trained norms keep its scores small
-                weight.mul_(0.5)
-        for layer in model.model.language_model.layers:
-            layer.layer_scalar.uniform_(0.6, 1)
-    stops = [ids[gemma.END], ids[gemma.TURN_END]]
-    model.generation_config.update(
-        bos_token_id=ids["<bos>"],
-        eos_token_id=stops,
-        pad_token_id=ids["<pad>"],
-        suppress_tokens=[ids[gemma.AUDIO_END], ids["<image|>"]],
-    )
+    with torch.no_grad():
+        gemma.enliven(model)
+    gemma.describe_generation(model, ids)
     model.save_pretrained(directory)
     processor = {
         "audio_seq_length": 100, "processor_class": "Gemma4UnifiedProcessor",

@@ -1,4 +1,4 @@
-"""Gemma 4's decoder layer by layer: two kinds of layers, each with rotary embeddings, a mask and a head size of its own.
+"""Gemma 4's decoder layer by layer: two kinds of layers, each with its own rotary embeddings, mask and head size.
 
 A sliding layer sees the last `sliding_window` positions. The window is counted in positions and not in columns: a
 cache's columns have gaps, where rows of unlike length lie side by side.

@@ -112,12 +112,12 @@ def generate(
     from transformers import GenerationConfig, LogitsProcessorList
 
     ids, mask = pad_left([h.ids for h in encoded], speech.pad_id(), speech.device)
-    embeds = speech.embed(ids, speech.project([h.states for h in encoded]))  # (B, S, H)
+    given = speech.inputs(ids, mask, speech.project([h.states for h in encoded]))
     stops, suppressed = speech.stop_ids(), speech.suppressed_ids()
     if speech.external_decoder:
         if sampling:
             raise ValueError("a decoder outside is greedy")
-        prompts = [row[-len(h.ids) :] for row, h in zip(embeds, encoded, strict=True)]
+        prompts = [row[-len(h.ids) :] for row, h in zip(given["inputs_embeds"], encoded, strict=True)]
         return speech.external_decoder.greedy(prompts, stops, max_new_tokens, suppressed)
     greedy = GenerationConfig(
         do_sample=False,
@@ -134,9 +134,10 @@ def generate(
     try:
         scale = speech.family.decoder.scaling(speech.model)
         shaping = LogitsProcessorList([lambda _, scores: scores / scale, sampling] if sampling else [])
-        out = speech.model.generate(inputs_embeds=embeds, attention_mask=mask, logits_processor=shaping)
+        out = speech.model.generate(**given, logits_processor=shaping)
     finally:
         speech.model.generation_config = stored
+        speech.family.decoder.forget(speech.model)
     return [cut(row, stops) for row in out.tolist()]
 
 

@@ -18,7 +18,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sordino.errors import FamilyError
+from sordino.models import processors
 from sordino.models.family import Audio, AudioInputs, Chat, Decoder, Family, Prompt, Stack, Table, Tensors
+from sordino.models.processors import PartProcessor
 from sordino.models.tables import LLAMA_GGUF, LLAMA_TEXT, causal
 
 if TYPE_CHECKING:
@@ -44,55 +46,22 @@ TEMPLATE = (  # of 4.0 and 4.1
 
 
 @dataclass(frozen=True)
-class GraniteProcessor:
-    """mels: bins of the spectrogram; directory: where the processor's files are."""
+class GraniteProcessor(PartProcessor):
+    """mels: bins of the spectrogram."""
 
-    tokenizer: Any
     mels: int
-    directory: Path
-
-    def save_pretrained(self, directory: str) -> None:
-        """Copy the processor's files, byte for byte."""
-        from sordino.models.stored import copy_processor
-
-        copy_processor(self.directory, Path(directory))
 
 
 def load_processor(path: str, revision: str | None = None) -> GraniteProcessor:
     """Raises FamilyError for another family's processor and for a spectrogram that is none of Granite Speech's."""
-    from transformers import AutoTokenizer
-
-    from sordino.models import registry
-    from sordino.models.registry import PROCESSOR_FILES
-
-    directory = Path(path)
-    if registry.is_hub_id(path):
-        from huggingface_hub import snapshot_download
-
-        directory = Path(snapshot_download(path, revision=revision, allow_patterns=["config.json", *PROCESSOR_FILES]))
-    whole, settings = _json(directory / "processor_config.json"), _json(directory / "preprocessor_config.json")
-    settings = whole.get("audio_processor") or settings
-    if not settings:
-        raise FileNotFoundError(f"no preprocessor_config.json in {directory}")
-    for said, wanted in (
-        (whole.get("processor_class") or settings.get("processor_class"), PROCESSOR),
-        (settings.get("feature_extractor_type"), EXTRACTOR),
-    ):
-        if said not in (None, wanted):
-            raise FamilyError(
-                f"the processor in {path} is a {said}, and this model needs {wanted}.",
-                "Copy the processor's files of the original model beside the weights.",
-            )
+    directory = processors.fetched(path, revision)
+    named = {"processor_class": PROCESSOR, "feature_extractor_type": EXTRACTOR}
+    settings = processors.settings(directory, "audio_processor", named)
     usual = {"n_fft": FFT, "win_length": FRAME, "hop_length": HOP, "sampling_rate": SAMPLING_RATE}
     other = sorted(name for name, value in usual.items() if settings.get(name, value) != value)
     if other:
         raise FamilyError(f"the processor in {path} has {other[0]} {settings[other[0]]} instead of {usual[other[0]]}.")
-    return GraniteProcessor(AutoTokenizer.from_pretrained(str(directory)), int(settings.get("n_mels", 80)), directory)
-
-
-def _json(file: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    return found
+    return GraniteProcessor(processors.open_tokenizer(directory), directory, int(settings.get("n_mels", 80)))
 
 
 def check(config: Mapping[str, Any], path: str) -> None:

@@ -33,8 +33,8 @@ def require_gguf() -> None:
 class Rows(nn.Module):
     """The embedding in a GGUF file, read and unpacked a row at a time. ids (...) -> (..., H) in float32.
 
-    scale: what the model multiplies its embedding by. llama.cpp multiplies rows that it takes by their ids, and none that
-    it is given.
+    scale: what the model multiplies its embedding by. llama.cpp multiplies rows that it takes by their ids, and none
+    that it is given.
     """
 
     def __init__(self, file: Path, dtype: torch.dtype, device: torch.device, scale: float) -> None:

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from sordino.errors import FamilyError
 
-EXTRA = "Run: pip install 'sordino[gguf]' (it compiles llama.cpp: a C++ compiler, some 15 minutes)"
+EXTRA = "Run: pip install '.[gguf]' (it compiles llama.cpp: a C++ compiler, some 15 minutes)"
 BATCH_TOKENS = 2048  # of one call, over all sequences
 ERROR = 4  # ggml's level of a log line
 ALL_LAYERS = 1_000_000

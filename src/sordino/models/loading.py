@@ -100,7 +100,7 @@ def load_checkpoint(
     stored.check_names(
         path,
         missing=report["missing_keys"],
-        unexpected=report["unexpected_keys"],
+        unexpected=[name for name in report["unexpected_keys"] if not name.startswith(family.tensors.ignored)],
         mismatched=[f"'{key[0]}'" for key in report["mismatched_keys"]],
     )
     embedded.put_in(family, model, checkpoint)

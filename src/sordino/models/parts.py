@@ -12,14 +12,14 @@ from sordino.models import registry
 # decoder once the audio tower is out.
 PARTS = {
     "adapter": re.compile(r"\blora_"),
-    "projector": re.compile(r"projector|\bembed_audio\b|\baudio_adapter\b"),
+    "projector": re.compile(r"projector|\baudio_tower\.proj\d?\.|\bembed_audio\b|\baudio_adapter\b"),
     "audio_encoder": re.compile(
         r"\baudio_tower\b|^(?:model\.)?encoder\.|\baudio_encoder\b|\baudio_model\b|\bspeech_encoder\b"
     ),
     "head": re.compile(r"\blm_head\b|^output\.weight$"),
     "embedding": re.compile(r"\bembed_tokens(?:_per_layer)?\b|^token_embd\b|\btok_embeddings\b|\bwte\b"),
     "other": re.compile(r"\bvision_tower\b|\bembed_vision\b"),
-    "decoder": re.compile(r"\blayers\.\d+\.|^blk\.\d+\."),
+    "decoder": re.compile(r"\blayers\.\d+\.|^blk\.\d+\.|\bper_layer_model_projection\b"),
 }
 
 HEAD = "lm_head.weight"  # in the state dict of transformers' models
@@ -39,9 +39,10 @@ def is_counter(name: str) -> bool:
 def is_tied(config: Mapping[str, Any]) -> bool:
     """Whether head and embedding are one tensor: the model's flag, which transformers 5 goes by, else the text model's,
     else what its family has."""
-    inner = config.get("text_config") or {}
     model_type = str(config.get("model_type"))
-    usual = model_type in registry.FAMILIES and registry.get(model_type).tensors.tied
+    family = registry.get(model_type) if model_type in {*registry.FAMILIES, *registry.ALIASES} else None
+    config = family.core(config) if family else config
+    inner, usual = config.get("text_config") or {}, family is not None and family.tensors.tied
     return bool(config.get("tie_word_embeddings", inner.get("tie_word_embeddings", usual)))
 
 

@@ -240,4 +240,5 @@ QWEN2_AUDIO = Family(
     ),
     load_processor=load_processor,
     tiny=tiny,
+    stock_call='inputs = processor(text=prompt, audio=[wave], sampling_rate=rate, return_tensors="pt")',
 )

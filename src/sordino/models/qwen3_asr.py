@@ -291,5 +291,6 @@ QWEN3_ASR = Family(
     ),
     load_processor=load_processor,
     tiny=tiny,
+    stock_call='inputs = processor(text=prompt, audio=[wave], sampling_rate=rate, return_tensors="pt")',
     check=check,
 )

@@ -18,9 +18,11 @@ from sordino.models.family import Family, Scope
 
 CONFIG = config_file.NAME
 FAMILIES = {
+    "gemma4": "sordino.models.gemma4:GEMMA4",
     "gemma4_unified": "sordino.models.gemma4_unified:GEMMA4_UNIFIED",
     "granite_speech": "sordino.models.granite_speech:GRANITE_SPEECH",
     "qwen2_audio": "sordino.models.qwen2_audio:QWEN2_AUDIO",
+    "qwen2_5_omni": "sordino.models.qwen2_5_omni:QWEN2_5_OMNI",
     "qwen3_asr": "sordino.models.qwen3_asr:QWEN3_ASR",
     "voxtral": "sordino.models.voxtral:VOXTRAL",
 }
@@ -30,9 +32,15 @@ PROCESSOR_FILES = (
     "vocab.json", "merges.txt", "tekken.json", "chat_template*", "additional_chat_templates/*",
 )  # fmt: skip
 
+# other names of the same, as bare configurations have them
+ALIASES = {"qwen2_5_omni_thinker": "qwen2_5_omni"}
+
+USUAL = "Qwen/Qwen2-Audio-7B-Instruct"  # the paper's, which a first recipe starts from
+
 
 def get(model_type: str) -> Family:
     """The family of a config.json's model_type. Raises FamilyError for one that sordino does not know."""
+    model_type = ALIASES.get(model_type, model_type)
     if model_type not in FAMILIES:
         raise FamilyError(
             f"models of type '{model_type}' are not supported; supported: {', '.join(sorted(FAMILIES))}.",
@@ -51,7 +59,7 @@ def of_config(config: Mapping[str, Any], path: str = "config.json") -> Family:
     model_type = config.get("model_type")
     if not isinstance(model_type, str):
         raise FamilyError(f"{path} names no model_type.", "Give a transformers model.")
-    if model_type not in FAMILIES and "auto_map" in config:
+    if model_type not in {*FAMILIES, *ALIASES} and "auto_map" in config:
         raise FamilyError(
             f"{path}: models of type '{model_type}' bring code of their own (auto_map), which is never run.",
             f"Use a checkpoint in transformers' own layout; supported: {', '.join(sorted(FAMILIES))}.",

@@ -8,8 +8,13 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from sordino.checkpoint.finite import refuse_nonfinite
+from sordino.checkpoint.reading import TYPES
+from sordino.checkpoint.writing import Planned, Writer
 from sordino.errors import FamilyError
+from sordino.models.family import Family
 from sordino.models.speech import SpeechModel
 from sordino.runtime import files, foreign
 
@@ -32,7 +37,7 @@ def save(speech: SpeechModel, directory: Path) -> None:
     refuse_nonfinite(speech.path, speech.model.state_dict().items())
     stored, speech.model.generation_config = speech.model.generation_config, greedy(speech)
     try:  # transformers refuses to save some configs that it loads
-        speech.model.save_pretrained(str(directory))
+        write_model(speech.family, speech.model, directory)
     finally:
         speech.model.generation_config = stored
     speech.processor.save_pretrained(str(directory))
@@ -42,7 +47,7 @@ def save(speech: SpeechModel, directory: Path) -> None:
 
 def complete(speech: SpeechModel, directory: Path) -> None:
     """Finish the files beside a model's weights, so that others read and generate as sordino does."""
-    complete_config(directory, speech.model)
+    complete_config(speech.family, directory, speech.model)
     greedy(speech).save_pretrained(str(directory))
     file = directory / "tokenizer_config.json"
     tokenizer = foreign.read_json(file, raises=FamilyError) if file.is_file() else {}
@@ -77,8 +82,33 @@ def greedy(speech: SpeechModel) -> Any:
     )
 
 
-def complete_config(directory: Path, model: Any) -> None:
-    """State in config.json whether head and embedding are one tensor, and one dtype at all levels.
+def write_model(family: Family, model: Any, directory: Path) -> None:
+    """Weights, config and generation config, by `save_pretrained` where engines read what that writes."""
+    if family.wrapping is None:
+        model.save_pretrained(str(directory))
+    else:
+        directory.mkdir(parents=True, exist_ok=True)
+        write_weights(family, model, directory)
+        model.config.architectures = [type(model).__name__]
+        model.config.dtype = str(model.dtype).removeprefix("torch.")
+        model.config.save_pretrained(str(directory))
+        model.generation_config.save_pretrained(str(directory))
+
+
+def write_weights(family: Family, model: Any, directory: Path) -> None:
+    """A model's weights under the names of its family's checkpoints."""
+    types = {getattr(torch, name): kind for kind, (_, name) in TYPES.items() if name}
+    tensors = {id(tensor): (name, tensor) for name, tensor in reversed(model.state_dict(keep_vars=True).items())}
+    named = {family.tensors.saved_name(name): tensor for name, tensor in tensors.values()}  # a tied one once
+    planned = {name: Planned(types[tensor.dtype], tuple(tensor.shape)) for name, tensor in named.items()}
+    with Writer(directory, planned) as out:
+        for name, tensor in named.items():
+            out.write(name, tensor.detach())
+
+
+def complete_config(family: Family, directory: Path, model: Any) -> None:
+    """State in config.json whether head and embedding are one tensor, and one dtype at all levels; put the family's
+    wrapping around it.
 
     Left out, engines inherit the class default, and one of them ran untied models with a tied head; transformers saves
     the dtype that a part was once made in.
@@ -92,4 +122,9 @@ def complete_config(directory: Path, model: Any) -> None:
     for name in set(model.config.sub_configs) & set(config):
         if config[name] is not None:
             config[name]["dtype"] = config["dtype"]
+    if family.wrapping:
+        shared = ("dtype", "tie_word_embeddings", "transformers_version", "quantization_config")
+        beside = {name: config[name] for name in shared if name in config}
+        inside = {family.wrapping.key: config}
+        config = {"model_type": family.model_type, **family.wrapping.around, **inside, **beside}
     file.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

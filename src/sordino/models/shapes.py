@@ -18,7 +18,7 @@ from sordino.models.parts import is_tied, part_of
 from sordino.runtime.terminal import quoted
 
 Kind = Literal["linear", "head", "embedding", "other"]
-TABLE = re.compile(r"\bembed_\w+\.weight$|_emb\.weight$")  # matrices of which rows are looked up
+TABLE = re.compile(r"\bembed_\w+\.weight$|_emb\.weight$|_eos_token\.weight$")  # matrices of which rows are looked up
 
 
 @dataclass(frozen=True)
@@ -87,6 +87,7 @@ def model(
         raise FamilyError(
             f"the shapes of '{family.model_type}' models are not written down.", "Inspect the weights themselves."
         )
+    config = family.core(config)
     dims = _dims(family, config)
     changed = {"V": vocabulary, "decoder_layers": decoder_layers, "encoder_layers": encoder_layers}
     dims |= {name: value for name, value in changed.items() if value is not None}
@@ -135,7 +136,7 @@ def count(tensors: Iterable[Shape]) -> int:
 def layer_counts(config: Mapping[str, Any]) -> dict[str, int]:
     """Scope -> number of layers by config.json. Raises FamilyError."""
     family = registry.of_config(config)
-    return {scope: _dims(family, config)[f"{scope}_layers"] for scope in family.scopes}
+    return {scope: _dims(family, family.core(config))[f"{scope}_layers"] for scope in family.stacks}
 
 
 def _dims(family: Family, config: Mapping[str, Any]) -> dict[str, int]:

@@ -54,6 +54,13 @@ class SpeechModel:
         """A named part: encoder, projector, decoder, embeddings, head."""
         return module_at(self.model, self.family.parts[name])
 
+    def tensors_of(self, name: str) -> dict[str, Tensor]:
+        """Weights and buffers of a part, without those of other parts that lie inside it."""
+        path = f"{self.family.parts[name]}."
+        inside = tuple(f"{part.removeprefix(path)}." for part in self.family.parts.values() if part.startswith(path))
+        tensors = self.part(name).state_dict(keep_vars=True)
+        return {inner: tensor for inner, tensor in tensors.items() if not inner.startswith(inside)}
+
     def layers(self, scope: Scope) -> nn.ModuleList:
         layers = module_at(self.model, self.family.stacks[scope].path)
         assert isinstance(layers, nn.ModuleList)
@@ -125,6 +132,18 @@ class SpeechModel:
             raise ValueError(f"{int(is_audio.sum())} audio placeholders but {len(rows)} audio features")
         embeds: Tensor = self.model.get_input_embeddings()(input_ids)
         return embeds.masked_scatter(is_audio[..., None], rows.to(embeds.dtype))
+
+    def inputs(
+        self, input_ids: Tensor, mask: Tensor, features: Sequence[Tensor], among: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """What the decoder and `generate` take: embeddings as `embed` makes them, the attention mask (B, S), and what
+        else the family's decoder wants."""
+        embeds = self.embed(input_ids, features, among)
+        is_audio = input_ids == self.placeholder_id()
+        if among is not None:
+            is_audio = is_audio & among
+        beside = self.family.decoder.beside(self.model, input_ids.masked_fill(is_audio, self.pad_id()))
+        return {"inputs_embeds": embeds, "attention_mask": mask, **beside}
 
 
 def module_at(root: nn.Module, path: str) -> nn.Module:

@@ -28,7 +28,7 @@ from sordino.models.family import Family
 from sordino.models.registry import PROCESSOR_FILES
 from sordino.models.speech import SpeechModel
 from sordino.runtime import foreign
-from sordino.runtime.progress import byte_bar
+from sordino.runtime.progress import byte_bar, note
 from sordino.runtime.terminal import quoted
 
 GENERATION = "generation_config.json"
@@ -50,6 +50,16 @@ class Stored:
         for name, tensor in self.speech.model.state_dict(keep_vars=True).items():
             names.setdefault(id(tensor), name)  # a tied weight once
         return {self.speech.family.tensors.saved_name(name): self.name_of[key] for key, name in names.items()}
+
+    @property
+    def ignored(self) -> dict[str, tuple[int, int]]:
+        """Prefix of weights that the family leaves aside -> how many there are, and their bytes."""
+        aside = {}
+        for prefix in self.speech.family.tensors.ignored:
+            sizes = [tensor.bytes for name, tensor in self.checkpoint.tensors.items() if name.startswith(prefix)]
+            if sizes:
+                aside[prefix] = len(sizes), sum(sizes)
+        return aside
 
     def read(self, name: str, rows: tuple[int, int] | None = None) -> torch.Tensor:
         """A tensor, or some of its rows, by its name in the checkpoint. Raises FamilyError for NaN and infinity."""
@@ -77,6 +87,9 @@ class Stored:
         planned = {name: planned_16bit(self.checkpoint, source) for name, source in sources.items()}
         self.describe(directory)
         total = sum(tensors[source].bytes for source in sources.values())
+        if self.ignored:
+            aside = (f"{p.rstrip('.')} ({n} weights, {size / 1e9:.2f} GB)" for p, (n, size) in self.ignored.items())
+            note(f"  left out: {', '.join(aside)}")
         with Writer(directory, planned) as out, byte_bar(label, total) as advance:
             for name in sorted(planned):  # as they lie in the files
                 out.copy(name, self.checkpoint, sources[name])
@@ -170,10 +183,15 @@ def _matched(speech: SpeechModel, checkpoint: Checkpoint) -> dict[int, str]:
     names = {family.tensors.live_name(name): name for name in checkpoint.tensors}
     expected = speech.model.state_dict(keep_vars=True)
     matched = {id(tensor): names[name] for name, tensor in expected.items() if name in names}
+    unused = re.compile("|".join(ignored_by_class(speech.model)) or r"(?!)")
     check_names(
         path,
         missing=[family.tensors.saved_name(name) for name, tensor in expected.items() if id(tensor) not in matched],
-        unexpected=[names[name] for name in names.keys() - expected.keys()],
+        unexpected=[
+            names[name]
+            for name in names.keys() - expected.keys()
+            if not unused.search(name) and not name.startswith(family.tensors.ignored)
+        ],
         mismatched=[
             f"'{names[name]}' of {checkpoint.file_of[names[name]].name}"
             for name, tensor in expected.items()
@@ -181,6 +199,12 @@ def _matched(speech: SpeechModel, checkpoint: Checkpoint) -> dict[int, str]:
         ],
     )
     return matched
+
+
+def ignored_by_class(model: Any) -> list[str]:
+    """Expressions of weights that a transformers class expects in files and does not use."""
+    lists = (getattr(module, "_keys_to_ignore_on_load_unexpected", None) for module in model.modules())
+    return [expression for found in lists for expression in found or ()]
 
 
 def local(path: str, revision: str | None = None) -> Path:

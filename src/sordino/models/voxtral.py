@@ -43,7 +43,7 @@ def load_processor(path: str, revision: str | None = None) -> Any:
     if importlib.util.find_spec("mistral_common") is None or not is_mistral_common_available():
         raise FamilyError(
             "Voxtral's tokenizer needs a recent mistral-common, which is not installed.",
-            "Run: pip install --upgrade 'sordino[voxtral]'",
+            "Run: pip install --upgrade '.[voxtral]'",
         )
 
     return AutoProcessor.from_pretrained(path, revision=revision)
@@ -277,4 +277,7 @@ VOXTRAL = Family(
     ),
     load_processor=load_processor,
     tiny=tiny,
+    stock_call="""\
+content = [{"type": "audio", "path": "recording.wav"}, {"type": "text", "text": instruction}]
+inputs = processor.apply_chat_template([{"role": "user", "content": content}])""",
 )

@@ -30,7 +30,7 @@ def write(job: Job, key: str, form: str, directory: Path) -> None:
     source = job.model(key)
     module = formats.get(form)
     options = {}
-    if getattr(module, "CALIBRATED", False):
+    if form in formats.CALIBRATED:
         options = {"calibration": calibration(job, key), "state": job.state / f"{form}-of-{key}"}
     facts = module.write(source.path, directory, source.revision, **options)
     audit(job, form, directory, facts or {})
@@ -38,7 +38,8 @@ def write(job: Job, key: str, form: str, directory: Path) -> None:
 
 def write_mixed(mixer: MixedPrecision, limit: int, directory: Path) -> None:
     """Write a model of the chain in so many bytes, with its audit. Raises RecipeError where they are too few."""
-    mixer.measure()
+    if not mixer.holds_all(limit):
+        mixer.measure()
     choice = mixer.choose(limit)
     directory.mkdir(exist_ok=True)
     measured = audit(mixer.job, MIXED, directory, {MIXED: mixer.write(choice, directory, limit)})

@@ -16,7 +16,7 @@ from sordino.models.features import Features
 from sordino.models.speech import SpeechModel
 from sordino.pipeline.device import device_of
 from sordino.pipeline.stage import Job
-from sordino.runtime import files
+from sordino.runtime.progress import note
 from sordino.training.collate import Example
 from sordino.training.trainer import Trained, freeze, train, weight_dtype
 
@@ -33,10 +33,12 @@ def fit(
 ) -> Trained:
     """Train `speech` in place on clips with target texts; resumes; records losses; writes log.jsonl."""
     prompt = job.prompt(speech)
-    cached = (speech.part(name) for name in speech.family.audio.cached_parts)
-    frozen = not any(p.requires_grad for part in cached for p in part.parameters())
+    cached = speech.family.audio.cached_parts
+    frozen = not any(tensor.requires_grad for part in cached for tensor in speech.tensors_of(part).values())
     features = Features(speech, job.layout.cache) if frozen else None
     dev_clips = job.clips("dev") if job.layout.manifest("dev").exists() else []
+    log = job.out / f"log{round_name}.jsonl"
+    note(f"  every step's loss: {log}")
     result = train(
         speech,
         examples(job, speech, clips, features, prompt),
@@ -46,9 +48,8 @@ def fit(
         state=job.state / f"train{round_name}",
         label=label,
         dev=examples(job, speech, dev_clips, features, prompt),
+        log=log,
     )
-    lines = "".join(files.json_line(row) + "\n" for row in result.log)
-    files.write_text(job.out / f"log{round_name}.jsonl", lines)
     last = result.log[-1]
     job.record |= {"steps": result.steps, "loss": last["loss"], "dev_loss": last.get("dev_loss")}
     trained = [p.numel() for p in speech.model.parameters() if p.requires_grad]

@@ -71,6 +71,12 @@ def budget_bytes(unpruned: shapes.Model, gigabytes: float | None, ratio: float |
     return int(ratio * tables.safetensors_bytes(tables.stored(unpruned.tensors, "bf16")))
 
 
+def whole_bytes(recipe: Recipe, config: Mapping[str, Any]) -> int:
+    """Of the weights file of what a recipe exports, in 16 bits."""
+    model = _Stages(recipe, config, recipe.device).model(chain.EXPORTS.key)
+    return tables.safetensors_bytes(tables.stored(model.tensors, "bf16"))
+
+
 class _Stages:
     """A recipe's models by key, with the shapes that each will have."""
 

@@ -50,17 +50,27 @@ def read(model: Path) -> Lineage:
     if own is None:
         raise ArtifactError(f"the lineage of {model} is unknown: it is no finished stage of a run.")
     _check_files(own)
+    stage = records.read_stage(own)
+    assert stage is not None
+    return behind(own, stage)
+
+
+def behind(directory: Path, record: Mapping[str, Any]) -> Lineage:
+    """The lineage of a stage of a run by its record: `stage`, `section` and `parents`. It need not have finished.
+
+    Raises ArtifactError as `read` does.
+    """
     stages: dict[str, dict[str, Any]] = {}
     bases: dict[str, str] = {}
-    _collect(own, own.parent, stages, bases)
+    _collect(directory, record, stages, bases)
     data = [corpus for stage in stages.values() if stage["stage"] == PREPARE for corpus in _data(stage)]
     return Lineage(tuple(stages.values()), tuple(bases.items()), tuple(data))
 
 
-def _collect(directory: Path, run: Path, stages: dict[str, dict[str, Any]], bases: dict[str, str]) -> None:
-    stage = records.read_stage(directory)
-    assert stage is not None
-    directories = {stage.directory for stage in pipeline()}
+def _collect(
+    directory: Path, stage: Mapping[str, Any], stages: dict[str, dict[str, Any]], bases: dict[str, str]
+) -> None:
+    run, directories = directory.parent, {stage.directory for stage in pipeline()}
     for parent in stage["parents"]:
         path, made = parent["path"], records.read_stage(run / parent["path"])
         if made is not None:
@@ -70,14 +80,14 @@ def _collect(directory: Path, run: Path, stages: dict[str, dict[str, Any]], base
                     "`sordino run RECIPE` makes what is out of date again.",
                 )
             if path not in stages:
-                _collect(run / path, run, stages, bases)
+                _collect(run / path, made, stages, bases)
         elif path in directories:
             raise ArtifactError(
                 f"the lineage of {directory} is broken: {run / path} is gone.", "Keep at least its stage.json."
             )
         elif stage["stage"] != PREPARE:
             bases[path] = parent["hash"]
-    stages[directory.name] = stage
+    stages[directory.name] = dict(stage)
 
 
 def _check_files(directory: Path) -> None:

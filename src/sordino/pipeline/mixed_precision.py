@@ -95,8 +95,14 @@ class MixedPrecision:
 
     def choose(self, limit: int) -> allocation.Choice:
         """Bits for at most so many bytes of weights files. Raises RecipeError where that cannot be."""
-        parts, fixed, drops = mixture.problem(self.model, self.costs, self.order)
+        costs, order = ({}, []) if self.holds_all(limit) else (self.costs, self.order)
+        parts, fixed, drops = mixture.problem(self.model, costs, order)
         return allocation.choose(parts, limit, fixed, drops)
+
+    def holds_all(self, limit: int) -> bool:
+        """Whether so many bytes hold the whole model in 16 bits: then nothing has to be measured."""
+        parts, fixed, _ = mixture.problem(self.model, {})
+        return allocation.smallest(parts, fixed) <= limit
 
     def write(self, choice: allocation.Choice, directory: Path, limit: int) -> dict[str, Any]:
         """Write the chosen model; what was chosen, for its audit. Raises ArtifactError for a file above the limit."""

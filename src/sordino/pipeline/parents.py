@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +37,20 @@ def parents_of(stage: Stage[Any], recipe: Recipe) -> list[Parent]:
                     f"{recipe.directory / directory} is not finished, and {stage.name} needs it.",
                     "`sordino run RECIPE` runs what is missing.",
                 )
-            parents.append(Parent(directory, done["hash"]))
+            parents.append(Parent(directory, _hash(done, directory, recipe)))
     return parents
+
+
+def _hash(done: dict[str, Any], directory: str, recipe: Recipe) -> str:
+    """A finished stage's hash; of exports, that of the formats which the recipe asks for: others may lie beside."""
+    if directory != run_layout.EXPORT or recipe.export is None:
+        return str(done["hash"])
+    return hash_of_formats(done, recipe.export.formats)
+
+
+def hash_of_formats(done: Mapping[str, Any], formats: Collection[str]) -> str:
+    """The hash that an export of these formats alone would have. done: stage.json of one that has them."""
+    return files.combined({name: value for name, value in done["outputs"].items() if name.split("/")[0] in formats})
 
 
 def base_parent(recipe: Recipe) -> Parent:
@@ -62,8 +75,11 @@ def labels_directory(recipe: Recipe) -> str:
     return run_layout.PSEUDO if recipe.pseudolabel else run_layout.DATA
 
 
-def corpus_parents(recipe: Recipe) -> list[Parent]:
-    """The corpora: their tables by content, their audio by its ends. A plan may be made before they are there."""
+def corpus_parents(recipe: Recipe, remember: bool = False) -> list[Parent]:
+    """The corpora: their tables by content, their audio by its ends. A plan may be made before they are there.
+
+    remember: keep what was read, so that the next look reads only what has changed since.
+    """
     assert recipe.data
     sections = [recipe.data] + ([recipe.data.extra] if recipe.data.extra else [])
     ends = SampledPrints(RunLayout(recipe.directory).cache / AUDIO_PRINTS)
@@ -76,7 +92,8 @@ def corpus_parents(recipe: Recipe) -> list[Parent]:
         texts = [p for p in paths if p.suffix.lower() not in AUDIO_SUFFIXES]
         prints = {p.relative_to(root).as_posix(): files.fingerprint_file(p) for p in texts}
         by_size = files.combined(prints | {name: str(p.stat().st_size) for name, p in sounds.items()})
-        by_ends = files.combined(prints | {name: ends.of(p) for name, p in sounds.items()})
+        by_ends = files.combined(prints | {name: ends.of(p, f"{section.path}/{name}") for name, p in sounds.items()})
         parents.append(Parent(section.path, by_ends, former=(by_size,)))
-    ends.save()
+    if remember:
+        ends.save()
     return parents

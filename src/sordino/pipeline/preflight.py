@@ -5,36 +5,38 @@ No torch where the recipe does not ask for an accelerator: a plan is made in a m
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from sordino.config import chain, records
+from sordino.config.contradictions import unused
 from sordino.config.run_layout import RunLayout
-from sordino.config.schema import Recipe
-from sordino.data import manifest
+from sordino.config.schema import CorpusSection, Recipe
+from sordino.data import corpora, manifest
 from sordino.data.clip import Clip
-from sordino.errors import DataError, FamilyError, RecipeError
+from sordino.errors import DataError, FamilyError, RecipeError, SordinoError
 from sordino.formats import registry as formats
+from sordino.formats.registry import MIXED
 from sordino.metrics import comet_files
 from sordino.metrics import registry as metrics
 from sordino.models import registry, shapes
 from sordino.pipeline.device import device_type
-from sordino.pipeline.forecast import config_of
+from sordino.pipeline.forecast import budget_bytes, config_of, whole_bytes
 from sordino.pruning.layer import parse_layer, refuse_removals, stacks_of
 
 
 def refuse(recipe: Recipe) -> None:
-    """Raise SordinoError for a device, packages, layers, metrics and texts that are not there, and a
-    tokenizer that cannot be trimmed."""
+    """Raise SordinoError for packages that are not installed, and for all that `refuse_plan` refuses."""
+    for error in not_installed(recipe).values():
+        raise error
+    refuse_plan(recipe)
+
+
+def refuse_plan(recipe: Recipe) -> None:
+    """Raise SordinoError for a device, layers, metrics and texts that are not there, and a tokenizer that cannot be
+    trimmed."""
     device_type(recipe.device)
-    for name in recipe.export.formats if recipe.export else ():
-        formats.require(name)
-    for system in chain.scored(recipe) if recipe.translate else ():
-        try:
-            formats.require_to_translate(system)
-        except FamilyError as error:
-            remedy = f"{error.remedy} Or leave {system} out of translate.systems."
-            raise FamilyError(error.problem, remedy) from None
     refuse_layers(recipe)
     refuse_tokenizer(recipe)
     for _, setting, metric in metrics_of(recipe):
@@ -46,6 +48,58 @@ def refuse(recipe: Recipe) -> None:
     layout = RunLayout(recipe.directory)
     if records.read_stage(layout.data) is not None:
         refuse_sources(recipe, lambda split: manifest.read(layout.manifest(split)))
+
+
+def not_installed(recipe: Recipe) -> dict[str, FamilyError]:
+    """Export formats that need packages which are not there, to write them or translate with them; what to do."""
+    errors: dict[str, FamilyError] = {}
+    for name in recipe.export.formats if recipe.export else ():
+        try:
+            formats.require(name)
+        except FamilyError as error:
+            errors[name] = error
+    for system in chain.scored(recipe) if recipe.translate else ():
+        try:
+            formats.require_to_translate(system)
+        except FamilyError as error:
+            remedy = f"{error.remedy} Or leave {system} out of translate.systems."
+            errors.setdefault(system, FamilyError(error.problem, remedy))
+    return errors
+
+
+def problems(recipe: Recipe) -> list[SordinoError]:
+    """What the first stages will refuse of the base model and the corpora, as far as names and heads can tell."""
+    looks: list[Callable[[], object]] = [lambda: registry.is_hub_id(recipe.model) or registry.family_of(recipe.model)]
+    data = recipe.data
+    for section in (data, data.extra) if data else ():
+        if section is not None:
+            looks.append(functools.partial(_look_at, recipe, section))
+    errors = []
+    for look in looks:
+        try:
+            look()
+        except SordinoError as error:
+            errors.append(error)
+    return errors
+
+
+def _look_at(recipe: Recipe, section: CorpusSection) -> None:
+    corpora.check(section.corpus, section.path, recipe.source, recipe.target, section.texts)
+
+
+def notes(recipe: Recipe) -> list[str]:
+    """What a recipe asks for in vain, and does no harm."""
+    lines = unused(recipe)
+    config, export = config_of(recipe), recipe.export
+    if config is None or export is None or MIXED not in export.formats or not registry.of_config(config).tensors.tables:
+        return lines
+    budget = budget_bytes(shapes.model(config), export.budget_gb, export.budget_ratio)
+    whole = whole_bytes(recipe, config)
+    if budget >= whole:
+        name = "budget_gb" if export.budget_gb is not None else "budget_ratio"
+        took = f"{budget / 1e6:,.1f} MB are no less than the {whole / 1e6:,.1f} MB that the model takes in 16 bits"
+        lines.append(f"export.{name}: {took}: format mixed will be a 16-bit copy")
+    return lines
 
 
 def refuse_layers(recipe: Recipe) -> None:
@@ -66,7 +120,8 @@ def refuse_layers(recipe: Recipe) -> None:
             if part not in family.parts:
                 raise RecipeError(f"{name}.freeze: a {family.model_type} model has no {part}.", "Leave it out.")
     for name in recipe.export.formats if recipe.export else ():
-        if name.startswith("gguf") and family.tensors.gguf is None:
+        calibrated = name in formats.CALIBRATED
+        if (name.startswith("gguf") and family.tensors.gguf is None) or (calibrated and not family.decoder.line):
             raise FamilyError(
                 f"export.formats: {name} is not written of {family.model_type} models.", "Export another format."
             )

@@ -7,6 +7,7 @@ that a killed search goes on from its last batch.
 from __future__ import annotations
 
 import functools
+import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -30,6 +31,7 @@ from sordino.pruning.speculative import default_memory
 from sordino.runtime import files
 from sordino.runtime.progress import bar
 
+KNOWN = "known.jsonl"  # resume state: trials of searches before this one
 TRANSLATIONS = "found.jsonl"  # resume state: translations by candidates so far; named as in old runs
 
 
@@ -79,8 +81,8 @@ def ranked(removal: Removal) -> RankedRemoval:
 
 
 def search_layers(job: Job, section: RankSection, speech: SpeechModel) -> list[Removal]:
-    """Search on the select clips, from where a killed search of the same settings stopped."""
-    trials = [Trial.from_json(row) for row in files.read_jsonl(job.out / TRIALS)]
+    """Search on the select clips, from where a killed search stopped, which may have been to another length."""
+    known = known_trials(job)
     translations = {_key(row): row["ids"] for row in files.read_jsonl(job.state / TRANSLATIONS)}
     languages = target_languages(job, section, speech)
     return search_on(
@@ -89,11 +91,21 @@ def search_layers(job: Job, section: RankSection, speech: SpeechModel) -> list[R
         section,
         job.recipe.criterion,
         job.recipe.seed,
-        trials=trials,
+        known=known,
         translations=translations,
         record=lambda trial: files.append_jsonl(job.out / TRIALS, trial.to_json()),
         remember=lambda rows: files.append_jsonl(job.state / TRANSLATIONS, *map(_row, rows)),
     )
+
+
+def known_trials(job: Job) -> list[Trial]:
+    """What a killed or a finished search has tried, which is not to be run again; trials.jsonl begins anew."""
+    here = files.read_jsonl(job.out / TRIALS)
+    rows = {json.dumps(row): row for row in (*files.read_jsonl(job.state / KNOWN), *here)}
+    if here:
+        files.write_text(job.state / KNOWN, "".join(files.json_line(row) + "\n" for row in rows.values()))
+        (job.out / TRIALS).unlink()
+    return [Trial.from_json(row) for row in rows.values()]
 
 
 def search_on(
@@ -103,12 +115,16 @@ def search_on(
     criterion: str,
     seed: int,
     *,
-    trials: Sequence[Trial] = (),
+    known: Sequence[Trial] = (),
     translations: Mapping[Key, list[int]] | None = None,
     record: Callable[[Trial], None] = lambda _: None,
     remember: Callable[[Sequence[tuple[Key, list[int]]]], None] = lambda _: None,
 ) -> list[Removal]:
-    """Search on encoded clips. trials, translations: of a search that was cut short; record, remember: get the new."""
+    """Search on encoded clips.
+
+    known, translations: of a search that was cut short, or to another length; record, remember: get what this one
+    tries and translates.
+    """
     pool = search.candidates(speech, section.scope, section.protect_first, section.protect_last)
     racing = section.search == "racing"
     options = ScoringOptions(
@@ -120,7 +136,8 @@ def search_on(
     )
     features = Features(speech, None)  # another encoder's features are of no use to anything else
     total = work(len(pool), min(section.remove, len(pool)), len(languages[0].encoded) * len(languages), racing)
-    with bar(f"ranking layers by {criterion}", total, len(translations or {})) as advance:
+    behind = len(translations or {}) + len(languages) * sum(t.clips for t in known if t.round <= section.remove)
+    with bar(f"ranking layers by {criterion}", total, min(total, behind)) as advance:
         scorer = ClipScorer(
             speech,
             languages,
@@ -131,7 +148,7 @@ def search_on(
             advance=advance,
         )
         allowed = functools.partial(search.allows, speech)
-        return search.search(pool, section.remove, scorer, trials, record, racing, allowed)
+        return search.search(pool, section.remove, scorer, (), record, racing, allowed, known)
 
 
 def _row(pair: tuple[Key, list[int]]) -> dict[str, Any]:

@@ -5,52 +5,77 @@ from __future__ import annotations
 import datetime
 import os
 import platform
-from collections.abc import Sequence
 from typing import Any
 
 from sordino.config import chain, records
 from sordino.config.run_layout import DATA, SKIPPED, RunLayout
 from sordino.config.schema import Recipe
-from sordino.data import manifest
-from sordino.formats.registry import MIXED
 from sordino.languages import language_name
 from sordino.measure.size import Size
 from sordino.measure.speed import Speed
 from sordino.metrics.base import Score
 from sordino.metrics.health import Health
 from sordino.metrics.paired import Paired
+from sordino.pipeline import reported_clips, reported_stages
 from sordino.pruning.criteria import higher_is_better
 from sordino.pruning.layer import Layer
 from sordino.pruning.ranking import Ranking
-from sordino.report.lines import bits_line
-from sordino.report.model import Removal, Report, Sample, System, Trial
-from sordino.report.rows import megabytes
+from sordino.report.advice import main_metric
+from sordino.report.model import Removal, Report, System, Trial
 from sordino.runtime import files
 
 
-def report_of(recipe: Recipe) -> Report:
-    """A run's report. Raises ArtifactError where an artefact is missing."""
+def report_of(recipe: Recipe, sound: bool = False) -> Report:
+    """A run's report. sound: with the samples' audio. Raises ArtifactError where an artefact is missing."""
+    assert recipe.report
     layout = RunLayout(recipe.directory)
-    scores, sizes, speeds = (files.read_json(file) for file in (layout.scores, layout.sizes, layout.speeds))
-    keys = list(scores["systems"])
+    scores, speeds = files.read_json(layout.scores), files.read_json(layout.speeds)
     ranking = Ranking.read(layout.ranking) if recipe.rank else None
+    systems = systems_of(recipe)
+    metric = main_metric(systems)
+    clips = reported_clips.clips_of(recipe, scores)
+    texts = reported_clips.texts_of(recipe, scores["split"], [s.name for s in systems])
+    scored = reported_clips.scored_clips(clips, texts, systems, metric)
+    systems, lengths = reported_clips.by_length(systems, scored, metric, recipe.target)
+    shown = reported_clips.samples(scored, recipe.report.samples)
     return Report(
         title=recipe.name,
         facts=facts(recipe, scores, speeds),
-        systems=tuple(system(key, scores["systems"][key], sizes[key], speeds[key]) for key in keys),
+        systems=systems,
         trials=trials(layout, ranking) if ranking else (),
         removals=removals(ranking) if ranking else (),
         lower_is_better=not higher_is_better(recipe.criterion),
-        samples=samples(recipe, scores["split"], keys),
+        samples=reported_clips.with_sound(shown, clips) if sound else shown,
         notes=notes(recipe, scores),
         criterion=recipe.criterion,
         groups=scores["groups"]["clips"],
         no_groups=scores["groups"]["skipped"] or "",
+        lengths=lengths,
+        clips=scored,
+        trainings=reported_stages.trainings(recipe),
+        costs=reported_stages.costs(recipe),
+        splits=reported_clips.splits(recipe),
+        mixture=reported_stages.mixture(recipe),
+        directory=str(recipe.directory),
+        recipe=reported_stages.recipe_file(recipe),
+        links=reported_stages.report_links(recipe),
     )
 
 
-def system(key: str, entry: dict[str, Any], size: dict[str, Any] | None, speed: dict[str, Any]) -> System:
-    """entry: of scores.json."""
+def systems_of(recipe: Recipe) -> tuple[System, ...]:
+    """The scored systems of a run, in the chain's order. Raises ArtifactError where an artefact is missing."""
+    layout = RunLayout(recipe.directory)
+    scores, sizes, speeds = (files.read_json(file) for file in (layout.scores, layout.sizes, layout.speeds))
+    return tuple(
+        system(key, entry, sizes[key], speeds[key], chain.reference(recipe, key).path)
+        for key, entry in scores["systems"].items()
+    )
+
+
+def system(
+    key: str, entry: dict[str, Any], size: dict[str, Any] | None, speed: dict[str, Any], path: str = ""
+) -> System:
+    """entry: of scores.json; path: of the model, where it is kept."""
     model = speed.get("model", {})
     tests = {name: test for name, test in entry.get("significance", {}).items() if name != "against"}
     cleaned = entry.get("cleaned", {})
@@ -67,6 +92,8 @@ def system(key: str, entry: dict[str, Any], size: dict[str, Any] | None, speed: 
         groups=entry.get("groups", {}),
         cleaned={name: Score.from_json(s) for name, s in cleaned.get("scores", {}).items()},
         cleaned_counts=cleaned.get("counts", {}),
+        path=path,
+        section=chain.entry(key).section if path else "",
     )
 
 
@@ -86,19 +113,6 @@ def removals(ranking: Ranking) -> tuple[Removal, ...]:
     return tuple(Removal(**removal.to_json()) for removal in ranking.removals)
 
 
-def samples(recipe: Recipe, split: str, keys: Sequence[str]) -> tuple[Sample, ...]:
-    """Clips side by side: first those on which the systems differ most, in the order of the split."""
-    assert recipe.report
-    layout = RunLayout(recipe.directory)
-    texts = {key: {row["id"]: row["text"] for row in files.read_jsonl(layout.hypotheses(key, split))} for key in keys}
-    rows = [
-        Sample(clip.id, clip.source_text or "", clip.target_text or "", {key: texts[key][clip.id] for key in keys})
-        for clip in manifest.read(layout.manifest(split))
-    ]
-    ranked = sorted(range(len(rows)), key=lambda i: (-len(set(rows[i].hypotheses.values())), i))
-    return tuple(rows[i] for i in sorted(ranked[: recipe.report.samples]))
-
-
 def facts(recipe: Recipe, scores: dict[str, Any], speeds: dict[str, Any]) -> dict[str, str]:
     """What the page says of the run as a whole."""
     stage = records.read_stage(RunLayout(recipe.directory).outputs)
@@ -112,19 +126,8 @@ def facts(recipe: Recipe, scores: dict[str, Any], speeds: dict[str, Any]) -> dic
         "seed": str(recipe.seed),
         "device": f"{first['device']} ({platform.machine()}, {os.cpu_count()} cores), {first['model']['dtype']}",
         "versions": ", ".join(f"{name} {version}" for name, version in versions.items()),
-        **mixed_precision(recipe),
         "date": datetime.date.today().isoformat(),
     }
-
-
-def mixed_precision(recipe: Recipe) -> dict[str, str]:
-    """What was chosen for a budget of bytes, where a recipe has one."""
-    if not recipe.export or MIXED not in recipe.export.formats:
-        return {}
-    mixed = files.read_json(RunLayout(recipe.directory).audit(MIXED))[MIXED]
-    gone = f"; without {', '.join(mixed['dropped'])}" if mixed["dropped"] else ""
-    budget = f"{megabytes(mixed['predicted_bytes'])} of {megabytes(mixed['budget_bytes'])} MB"
-    return {"mixed precision": f"{budget}: {bits_line(mixed['bits'])}{gone}"}
 
 
 def notes(recipe: Recipe, scores: dict[str, Any]) -> tuple[str, ...]:
@@ -139,6 +142,8 @@ def notes(recipe: Recipe, scores: dict[str, Any]) -> tuple[str, ...]:
         lines.append("There is no teacher in this run, so no retention is given.")
     if recipe.qlora and recipe.qlora.quantize == "nf4" and chain.ADAPTER in scores["systems"]:
         lines.append("The adapter is weighed together with the 16-bit base it needs; it runs on that base in 4 bits.")
+    if recipe.translate and recipe.translate.timed is not None and recipe.translate.timed < scores["clips"]:
+        lines.append(f"Speeds are of about {recipe.translate.timed} of the {scores['clips']} clips, of all lengths.")
     if recipe.prompt.example:
         lines.append("The prompt is one-shot.")
     return tuple(lines)

@@ -8,9 +8,10 @@ sweep: smaller forms of them, bytes against quality
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import importlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,6 +44,8 @@ def pipeline() -> tuple[Stage[Any], ...]:
 class Planned:
     """One line of the plan. why: None where the stage is done; bytes: of the finished directory.
 
+    seconds: that the finished directory took, or the one that will be replaced; grows: whether that stays whole;
+    agreed: whether unfinished work of this request goes on, which nobody began unasked; replaces: neither.
     forecast: what the stage will write and take, None where no config was given or nothing is predicted.
     """
 
@@ -51,6 +54,9 @@ class Planned:
     why: str | None
     bytes: int
     seconds: float | None
+    replaces: bool = False
+    grows: bool = False
+    agreed: bool = False
     forecast: Forecast | None = None
 
     def to_json(self) -> dict[str, Any]:
@@ -61,8 +67,12 @@ class Planned:
             "why": self.why,
             "bytes": self.bytes,
             "seconds": self.seconds,
+            "replaces": self.replaces,
             "forecast": self.forecast.to_json() if self.forecast else None,
         }
+
+
+Allow = Callable[[Sequence[Planned]], None]  # raises where finished work must not be replaced
 
 
 def plan(recipe: Recipe, config: Mapping[str, Any] | None = None, device: str | None = None) -> list[Planned]:
@@ -70,26 +80,40 @@ def plan(recipe: Recipe, config: Mapping[str, Any] | None = None, device: str | 
 
     config: of the base model, for the forecasts (`forecast.config_of`); device: of the forecasts, cuda or cpu.
     """
-    preflight.refuse(recipe)
+    preflight.refuse_plan(recipe)
     # a family whose shapes nobody has written down is planned without a forecast
     described = config is not None and registry.of_config(config).tensors.tables
     ahead = forecast(recipe, config, device) if config and described else {}
+    return [dataclasses.replace(line, forecast=ahead.get(line.stage)) for line in lines_of(recipe)]
+
+
+def lines_of(recipe: Recipe) -> list[Planned]:
+    """The plan without forecasts."""
     lines: list[Planned] = []
-    renewed: set[str] = set()
+    renewed: dict[str, Planned] = {}
     for stage, settings in stages_of(recipe):
-        directory = recipe.directory / stage.directory
-        waiting = [p for p in stage.parents(recipe) if p in renewed]
-        if waiting:
-            why: str | None = f"after {max(waiting)}"
-        else:
-            why = artifact.why_stale(directory, settings, parents_of(stage, recipe))
-        if why is not None:
-            renewed.add(stage.directory)
-        done = records.read_stage(directory)
-        size = sum(f.stat().st_size for f in directory.rglob("*") if f.is_file()) if directory.is_dir() else 0
-        seconds = done["seconds"] if done else None
-        lines.append(Planned(stage.name, stage.directory, why, size, seconds, ahead.get(stage.name)))
+        line = _line(stage, settings, recipe, [renewed[p] for p in stage.parents(recipe) if p in renewed])
+        if line.why is not None:
+            renewed[stage.directory] = line
+        lines.append(line)
     return lines
+
+
+def _line(stage: Stage[Any], settings: Mapping[str, Any], recipe: Recipe, waiting: Sequence[Planned] = ()) -> Planned:
+    """waiting: for what will be made anew before."""
+    directory = recipe.directory / stage.directory
+    done = records.read_stage(directory)
+    why = f"after {max(line.directory for line in waiting)}" if waiting else None
+    grows, agreed = False, any(line.agreed for line in waiting)
+    if all(line.grows for line in waiting):
+        settings, parents, grows = stage.grown(recipe, settings, parents_of(stage, recipe))
+        why = why or artifact.why_stale(directory, settings, parents)
+        goes_on = artifact.why_not_resumed(directory, settings, parents, stage.resumable, stage.name) is None
+        agreed = agreed or (leftovers.partial_of(directory).exists() and goes_on)
+    size = sum(f.stat().st_size for f in directory.rglob("*") if f.is_file()) if directory.is_dir() else 0
+    seconds = done["seconds"] if done else None
+    replaces = why is not None and done is not None and not (stage.derived or grows or agreed)
+    return Planned(stage.name, stage.directory, why, size, seconds, replaces, grows and done is not None, agreed)
 
 
 def stages_of(recipe: Recipe) -> list[tuple[Stage[Any], dict[str, Any]]]:
@@ -98,26 +122,45 @@ def stages_of(recipe: Recipe) -> list[tuple[Stage[Any], dict[str, Any]]]:
     return [(stage, settings) for stage, settings in pairs if settings is not None]
 
 
-def run(recipe: Recipe, options: Mapping[str, Any] | None = None) -> list[str]:
-    """Run every stage that is missing or out of date, in order. Returns the names of the stages that ran."""
+def run(recipe: Recipe, options: Mapping[str, Any] | None = None, allow: Allow | None = None) -> list[str]:
+    """Run every stage that is missing or out of date, in order. Returns the names of the stages that ran.
+
+    allow: is asked with the lines of finished work that will be replaced, where there is any.
+    """
     preflight.refuse(recipe)
+    for error in preflight.problems(recipe):
+        raise error
     settle(recipe)
-    ran = []
-    for stage, settings in stages_of(recipe):
-        if run_stage(stage, settings, recipe, options or {}):
-            ran.append(stage.name)
-    return ran
+    _allowed(recipe, lines_of(recipe), allow)
+    stages = stages_of(recipe)
+    places = (f"[{number}/{len(stages)}] " for number in range(1, len(stages) + 1))
+    ran = [run_stage(*pair, recipe, options or {}, place) for pair, place in zip(stages, places, strict=True)]
+    return [stage.name for (stage, _), did in zip(stages, ran, strict=True) if did]
 
 
-def run_one(name: str, recipe: Recipe, options: Mapping[str, Any]) -> bool:
-    """Run one stage by name. Raises RecipeError where the recipe lacks it, ArtifactError where a parent is missing."""
+def run_one(name: str, recipe: Recipe, options: Mapping[str, Any], allow: Allow | None = None) -> bool:
+    """Run one stage by name. Raises RecipeError where the recipe lacks it, ArtifactError where a parent is missing.
+
+    allow: as of `run`.
+    """
     stage = by_name(name)
     settings = stage.settings(recipe)
     if settings is None:
         raise RecipeError(f"this recipe has no {name} section.", f"Add `{name}:` to it.")
     preflight.refuse(recipe)
     settle(recipe)
+    _allowed(recipe, [_line(stage, settings, recipe)], allow)
     return run_stage(stage, settings, recipe, options)
+
+
+def _allowed(recipe: Recipe, lines: Sequence[Planned], allow: Allow | None) -> None:
+    """Raise ArtifactError where a stage to come finds strangers' files in its place, and as `allow` does."""
+    for line in lines:
+        if line.why is not None:
+            leftovers.refuse_foreign(recipe.directory / line.directory)
+    replaced = [line for line in lines if line.replaces]
+    if replaced and allow is not None:
+        allow(replaced)
 
 
 def settle(recipe: Recipe) -> None:
@@ -126,18 +169,21 @@ def settle(recipe: Recipe) -> None:
         artifact.settle(recipe.directory / stage.directory)
 
 
-def run_stage(stage: Stage[Any], settings: Mapping[str, Any], recipe: Recipe, options: Mapping[str, Any]) -> bool:
-    """Run a stage if it is not done. settings: that it depends on. Returns whether it ran.
+def run_stage(
+    stage: Stage[Any], settings: Mapping[str, Any], recipe: Recipe, options: Mapping[str, Any], place: str = ""
+) -> bool:
+    """Run a stage if it is not done. settings: that it depends on; place: among all, for people. Returns whether it
+    ran.
 
     Raises ArtifactError where disk or memory is full, keeping progress.
     """
     directory = recipe.directory / stage.directory
-    parents = parents_of(stage, recipe)
+    settings, parents, _ = stage.grown(recipe, settings, parents_of(stage, recipe))
     why = artifact.why_stale(directory, settings, parents)
     if why is None:
-        note(f"{stage.name}: done ({directory})")
+        note(f"{place}{stage.name}: done ({directory})")
         return False
-    note(f"{stage.name}: {why}; writing {directory}")
+    note(f"{place}{stage.name}: {why}; writing {directory}")
     device = str(device_of(recipe.device))
     facts = {"stage": stage.name, "recipe": recipe.name, "seed": recipe.seed, "device": device}
     try:

@@ -30,11 +30,13 @@ if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
     from sordino.models.speech import SpeechModel
+    from sordino.pipeline.artifact import Parent
 
     Section = TypeVar("Section", bound=DataclassInstance)
 else:
     Section = TypeVar("Section")
 
+Grown = tuple[dict[str, Any], list["Parent"], bool]
 BASE_MODEL, CORPUS = "", "corpus"  # parents that lie outside the run
 # of a stage that trains: a resume point goes on with others of these, the steps are the same
 RESUMABLE_TRAINING = ("accumulate", "gradient_checkpointing", "checkpoint_steps")
@@ -42,6 +44,10 @@ RESUMABLE_TRAINING = ("accumulate", "gradient_checkpointing", "checkpoint_steps"
 
 def _nothing(_: Recipe) -> Mapping[str, Any]:
     return {}
+
+
+def _alone(_: Recipe, settings: Mapping[str, Any], parents: Sequence[Parent]) -> Grown:
+    return dict(settings), list(parents), False
 
 
 @dataclass(frozen=True)
@@ -53,6 +59,8 @@ class Stage(Generic[Section]):
     run: writes the artefact; gets the job and the stage's own section.
     uses: top-level settings of the recipe that change the result; extras: what else its result depends on, as further
     settings; resumable: settings that may change between a kill and going on, since progress does not depend on them.
+    grown: settings and parents with what the finished artefact holds beside and keeps, and whether it keeps all it
+    has. derived: made from what is kept anyway, in little time: it may be replaced without a question.
     """
 
     name: str
@@ -63,6 +71,8 @@ class Stage(Generic[Section]):
     uses: tuple[str, ...] = ()
     extras: Callable[[Recipe], Mapping[str, Any]] = _nothing
     resumable: tuple[str, ...] = ()
+    grown: Callable[[Recipe, Mapping[str, Any], Sequence[Parent]], Grown] = _alone
+    derived: bool = False
 
     def settings(self, recipe: Recipe) -> dict[str, Any] | None:
         """All that the result depends on beside the parents, as stage.json records it; None without the section."""

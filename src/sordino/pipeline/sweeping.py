@@ -22,7 +22,7 @@ from sordino.data.clip import Clip
 from sordino.formats.registry import MIXED
 from sordino.measure import size
 from sordino.metrics import groups
-from sordino.pipeline import artifact, evaluation, exporting, results, translating
+from sordino.pipeline import artifact, evaluation, exporting, reported_stages, results, translating
 from sordino.pipeline.device import device_of
 from sordino.pipeline.mixed_precision import MixedPrecision, limit_of
 from sordino.pipeline.parents import model_hash
@@ -151,14 +151,22 @@ def in_order(recipe: Recipe, made: Collection[str], directory: Path) -> list[Sys
     """
     layout = RunLayout(recipe.directory)
     scores, sizes, speeds = (files.read_json(file) for file in (layout.scores, layout.sizes, layout.speeds))
-    rows = {key: (entry, sizes[key], speeds[key]) for key, entry in scores["systems"].items()}
+    rows = {
+        key: (entry, sizes[key], speeds[key], chain.reference(recipe, key).path)
+        for key, entry in scores["systems"].items()
+    }
     if chain.TEACHER in rows:
         rows.pop(chain.BASE, None)
     teacher = scores["systems"].get(chain.TEACHER, {}).get("scores")
     for key in made:
         facts = files.read_json(directory / key / POINT)
         retention = evaluation.retention(facts["scores"]["scores"], teacher)
-        rows[key] = facts["scores"] | {"label": facts["label"], "retention": retention}, facts["size"], facts["speed"]
+        rows[key] = (
+            facts["scores"] | {"label": facts["label"], "retention": retention},
+            facts["size"],
+            facts["speed"],
+            "",
+        )
     # tested against the teacher are the chain's own systems alone: a mark on some of the points would mislead
     systems = [results.system(key, {**entry, "significance": {}}, *facts) for key, (entry, *facts) in rows.items()]
     return sorted(systems, key=lambda s: (-(s.size.weights_bytes if s.size else 0), s.name))
@@ -188,15 +196,18 @@ def report_of(recipe: Recipe, directory: Path) -> Report:
     """The page of a sweep, from its finished files."""
     layout = RunLayout(recipe.directory)
     result = files.read_json(directory / SWEEP_FILE)
-    made = {point["system"] for point in result["points"] if point["settings"]}
+    made = {point["system"]: tuple(point["settings"]) for point in result["points"] if point["settings"]}
+    systems = (dataclasses.replace(s, settings=made.get(s.name, ())) for s in in_order(recipe, made, directory))
     return Report(
         title=f"{recipe.name}: size against quality",
         facts=results.facts(recipe, files.read_json(layout.scores), files.read_json(layout.speeds)),
-        systems=tuple(in_order(recipe, made, directory)),
+        systems=tuple(systems),
         trials=(),
         samples=(),
         notes=tuple(f"Left out: {label}: {why}" for label, why in result["left_out"].items()),
         criterion=METRIC,
         frontier=tuple(result["frontier"]),
         knee=result["knee"] or "",
+        recipe=reported_stages.recipe_file(recipe),
+        links=reported_stages.sweep_links(recipe),
     )

@@ -78,5 +78,5 @@ def rows_left(recipe: Recipe) -> int | None:
     from transformers import AutoConfig
 
     speech = without_weights(recipe.model)
-    named = named_ids(token_configs(speech, AutoConfig.from_pretrained(recipe.model)))
-    return len(choose(recipe, speech, bpe_of(speech), named, training).rows)
+    config = speech.family.core(AutoConfig.from_pretrained(recipe.model))
+    return len(choose(recipe, speech, bpe_of(speech), named_ids(token_configs(speech, config)), training).rows)

@@ -84,11 +84,21 @@ def stacks_of(family: Family, scope: str) -> list[Scope]:
         raise RecipeError(
             f"rank.scope: a {family.model_type} model has no {lacking[0]} layers.", "Use rank.scope: decoder."
         )
+    for each in SCOPES[scope]:
+        if family.stacks[each].whole:
+            raise RecipeError(
+                f"rank.scope: no {each} layer can be removed from a {family.model_type} model: "
+                f"{family.stacks[each].whole}.",
+                "Leave rank: and prune: out.",
+            )
     return list(SCOPES[scope])
 
 
 def check_removable(family: Family, scope: Scope, config: Any, total: int, keep: Sequence[int]) -> None:
-    """Raise RecipeError where a layer goes that the family cannot do without. config: the stack's sub-config."""
+    """Raise RecipeError where layers go that the family cannot do without. config: the stack's sub-config."""
+    whole = family.stacks[scope].whole
+    if whole and len(keep) < total:
+        raise RecipeError(f"no {scope} layer can be removed from a {family.model_type} model: {whole}.")
     protected = sorted(set(range(total)) - {*family.stacks[scope].removable(config, total), *keep})
     if protected:
         raise RecipeError(
@@ -114,7 +124,6 @@ def refuse_removals(
         total = counts.get(scope, 0)
         staying = kept(total, scope, removed)
         if scope in family.stacks and any(layer.scope == scope for layer in removed):
-            part = functools.reduce(
-                lambda at, key: at[key], filter(None, family.stacks[scope].config.split(".")), config
-            )
+            path = filter(None, family.stacks[scope].config.split("."))
+            part = functools.reduce(lambda at, key: at[key], path, family.core(config))
             check_removable(family, scope, types.SimpleNamespace(**part), total, staying)

@@ -93,7 +93,7 @@ class PlainDecoder:
         """One batch of prompts: (layer, its input, its output (B, S, H), valid (B, S)) of every layer in turn."""
         rows = [encoded[i] for i in clips]
         ids, mask = pad_left([row.ids for row in rows], self.speech.pad_id(), self.speech.device)
-        embeds = self.speech.embed(ids, self.speech.project([row.states for row in rows]))
+        given = self.speech.inputs(ids, mask, self.speech.project([row.states for row in rows]))
         seen: list[tuple[Tensor, Tensor]] = []
 
         def keep(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
@@ -102,7 +102,7 @@ class PlainDecoder:
 
         hooks = [layer.register_forward_hook(keep, with_kwargs=True) for layer in self.speech.layers("decoder")]
         try:
-            self.speech.part("decoder")(inputs_embeds=embeds, attention_mask=mask, use_cache=False)
+            self.speech.part("decoder")(**given, use_cache=False)
         finally:
             for hook in hooks:
                 hook.remove()

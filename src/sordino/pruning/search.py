@@ -72,6 +72,9 @@ class Trial:
         return cls(row["round"], layer, row["score"], row["clips"], interval, hypotheses, values)
 
 
+TrialKey = tuple[int, Layer | None, int]  # round, layer, clips
+
+
 class CandidateScorer(Protocol):
     """Scores candidates; knows the model, the clips and the criterion."""
 
@@ -159,18 +162,21 @@ def search(
     record: Callable[[Trial], None],
     racing: bool = False,
     allowed: Callable[[Sequence[Layer]], bool] = lambda removed: True,
+    known: Sequence[Trial] = (),
 ) -> list[Removal]:
     """The removals, in order.
 
     earlier: trials of an earlier, interrupted search, which are not run again; record: called with every new trial.
-    allowed: whether layers may be out together. Raises RecipeError where more layers are to go than there are
-    candidates, and for a race where some may not go alone: its screening takes them all.
+    known: trials of a search of another length, whose rounds are the same as far as both go: they are recorded where
+    this one comes to them, instead of being run. allowed: whether layers may be out together. Raises RecipeError where
+    more layers are to go than there are candidates, and for a race where some may not go alone: its screening takes
+    them all.
     """
     if remove > len(pool):
         raise RecipeError(f"rank.remove: {remove} layers, but only {len(pool)} are candidates.", "Remove fewer.")
     if racing and not all(allowed([layer]) for layer in pool):
         raise RecipeError("rank.search: not all of these layers may go alone, which a race needs.", "Use exact.")
-    runner = Runner(scorer, pool, {(t.round, t.layer, t.clips): t for t in earlier}, record)
+    runner = Runner(scorer, pool, _by_key(earlier), record, _by_key(known))
     runner.score(0, [], [None], scorer.clips)
     removals: list[Removal] = []
     for number in range(1, remove + 1):
@@ -187,6 +193,10 @@ def search(
         whole = runner.score(remove, [r.layer for r in removals[:-1]], [last.layer], scorer.clips)
         removals[-1] = dataclasses.replace(last, trial=whole[0])
     return removals
+
+
+def _by_key(trials: Sequence[Trial]) -> dict[TrialKey, Trial]:
+    return {(trial.round, trial.layer, trial.clips): trial for trial in trials}
 
 
 def decide(results: Sequence[Trial], scorer: CandidateScorer) -> Removal:
@@ -214,14 +224,19 @@ class Runner:
 
     scorer: CandidateScorer
     pool: Sequence[Layer]
-    trials: dict[tuple[int, Layer | None, int], Trial]
+    trials: dict[TrialKey, Trial]
     record: Callable[[Trial], None]
+    known: dict[TrialKey, Trial] = field(default_factory=dict)
     screened: dict[int, dict[Layer, float]] = field(
         default_factory=dict
     )  # divergences, by the round they were found in
 
     def score(self, number: int, removed: Sequence[Layer], layers: Sequence[Layer | None], clips: int) -> list[Trial]:
         """Trials of all `layers` on so many clips, run now or earlier."""
+        lacking = {(number, layer, clips) for layer in layers} - self.trials.keys()
+        for key in [key for key in self.known if key in lacking]:
+            self.trials[key] = self.known[key]
+            self.record(self.known[key])
         new = [layer for layer in layers if (number, layer, clips) not in self.trials]
         if new:
             for trial in self.scorer.trials(number, removed, new, clips):

@@ -36,3 +36,16 @@ def knee(points: Sequence[Point]) -> int | None:
         return (score - low) / (high - low) - (size - small) / (large - small)
 
     return max(line, key=above)  # the first of equals: the smallest
+
+
+def smallest_good(points: Sequence[tuple[float, float, tuple[float, float] | None]]) -> int | None:
+    """Index of the smallest of (bytes, score, 95 % interval) whose score lies in the interval of the best one's.
+
+    The best itself where it has no interval; of equally small ones the better; None for no points.
+    """
+    if not points:
+        return None
+    _, score, interval = max(points, key=lambda point: point[1])
+    least = interval[0] if interval else score
+    good = [i for i, point in enumerate(points) if point[1] >= least]
+    return min(good, key=lambda i: (points[i][0], -points[i][1]))

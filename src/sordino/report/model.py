@@ -22,6 +22,9 @@ class System:
     scores: by metric key ('bleu', 'chrf', 'chrf++', ...); retention: per cent of the teacher's score, by metric key.
     significance: tests against the teacher, by metric key; groups: metric key -> group -> score.
     cleaned: scores of the outputs without their wrapping; cleaned_counts: outputs that each rule of it changed.
+    lengths: score in the main metric by range of clip lengths.
+    path: directory or Hub id, as a command names it; empty for a model that is thrown away. section: of the recipe,
+    that made it. settings: recipe overrides that make it again, of a sweep's point.
     Whatever was not measured is None or absent and printed as a dash.
     """
 
@@ -37,6 +40,10 @@ class System:
     groups: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     cleaned: Mapping[str, Score] = field(default_factory=dict)
     cleaned_counts: Mapping[str, int] = field(default_factory=dict)
+    lengths: Mapping[str, float] = field(default_factory=dict)
+    path: str = ""
+    section: str = ""
+    settings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -74,12 +81,69 @@ class Removal:
 
 @dataclass(frozen=True)
 class Sample:
-    """One clip with what each system made of it. source: transcript, may be empty; hypotheses: by System.name."""
+    """One clip with what each system made of it. source: transcript, may be empty; hypotheses: by System.name.
+
+    audio: the clip as MP3, empty where it is not on the page; silent: why not, where it was to be.
+    """
 
     id: str
     source: str
     reference: str
     hypotheses: Mapping[str, str]
+    audio: bytes = b""
+    silent: str = ""
+
+
+@dataclass(frozen=True)
+class ScoredClip:
+    """One clip of the scored split. seconds: None where it is not recorded; texts, scores: by System.name, the scores
+    in the main metric."""
+
+    id: str
+    seconds: float | None
+    source: str
+    reference: str
+    texts: Mapping[str, str]
+    scores: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Training:
+    """One training's log. label: what was trained; losses, dev_losses: (step, loss), the latter once an epoch."""
+
+    label: str
+    losses: tuple[tuple[int, float], ...]
+    dev_losses: tuple[tuple[int, float], ...]
+
+
+@dataclass(frozen=True)
+class StageCost:
+    """What a finished stage took. peak_memory_bytes: as stage.json has it, of the whole process or of the
+    accelerator."""
+
+    stage: str
+    seconds: float
+    peak_memory_bytes: int | None
+    device: str
+
+
+@dataclass(frozen=True)
+class Split:
+    """One split of the corpus. seconds: lengths of its clips, as far as they are recorded."""
+
+    name: str
+    clips: int
+    seconds: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """What format mixed was given and made of it. bits: by part, 'decoder.3.mlp'; dropped: layers left out."""
+
+    budget_bytes: int
+    predicted_bytes: int
+    bits: Mapping[str, int]
+    dropped: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -91,6 +155,9 @@ class Report:
     removals: of the search, in order; lower_is_better: of the criterion.
     frontier: names of the systems that no other beats in size and quality; knee: the one after which bytes stop paying.
     groups: clips of each group (talk, speaker) that has scores of its own; no_groups: why there are none.
+    lengths: clips of each range of lengths that has scores of its own.
+    directory: of the run, and recipe: its file, as commands name them, empty where there is none; links: label ->
+    address of a file beside the page.
     """
 
     title: str
@@ -106,3 +173,12 @@ class Report:
     lower_is_better: bool = False
     frontier: tuple[str, ...] = ()
     knee: str = ""
+    lengths: Mapping[str, int] = field(default_factory=dict)
+    clips: tuple[ScoredClip, ...] = ()
+    trainings: tuple[Training, ...] = ()
+    costs: tuple[StageCost, ...] = ()
+    splits: tuple[Split, ...] = ()
+    mixture: Mixture | None = None
+    directory: str = ""
+    recipe: str = ""
+    links: Mapping[str, str] = field(default_factory=dict)

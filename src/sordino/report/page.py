@@ -1,19 +1,28 @@
-"""A report as one HTML page that opens anywhere: no script, no font, no file and no address beside it."""
+"""A report as one HTML page that opens anywhere, offline: style, script, drawings and sounds are inside it.
+
+Its content security policy lets nothing be loaded, and no script run but the page's own, by its hash.
+"""
 
 from __future__ import annotations
 
+import base64
+import hashlib
 from collections.abc import Sequence
 from functools import cache
 from importlib import resources
+from typing import Any
 
-from jinja2 import Environment, StrictUndefined, Template
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 
-from sordino.report.charts import heat_map, scatter
+from sordino.report import advice, views
+from sordino.report.charts import NARROW, WIDTH, scatter
+from sordino.report.heat_map import heat_map
 from sordino.report.model import Report, Sample, System
-from sordino.report.rows import DASH, metric_keys, metric_label, printed, rows, score_cell
+from sordino.report.rows import DASH, megabytes, metric_keys, metric_label, printed, rows, score_cell
 
 SCATTER_METRIC = "chrf"
-TEMPLATE = "template.html.j2"
+TEMPLATE, STYLE, SCRIPT = "page.html.j2", "style.css", "script.js"
 
 
 def outputs(sample: Sample, systems: Sequence[System]) -> list[tuple[list[str], str]]:
@@ -67,34 +76,108 @@ def _cleaned(systems: Sequence[System], keys: Sequence[str]) -> list[tuple[str, 
     ]
 
 
+def _lengths(report: Report, metric: str | None) -> list[tuple[str, int, list[str]]]:
+    """(range of lengths, clips, a score of each system in order)."""
+    return [
+        (name, clips, [_by_length(system, metric, name) for system in report.systems])
+        for name, clips in report.lengths.items()
+        if metric
+    ]
+
+
+def _by_length(system: System, metric: str | None, name: str) -> str:
+    score = system.lengths.get(name)
+    return DASH if score is None or metric is None else printed(metric, score)
+
+
 @cache
-def _template() -> Template:
-    source = resources.files("sordino.report").joinpath(TEMPLATE).read_text(encoding="utf-8")
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    return environment.from_string(source)
+def _environment() -> Environment:
+    loader = PackageLoader("sordino.report", "templates")
+    environment = Environment(
+        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters["base64"] = lambda data: base64.b64encode(data).decode("ascii")
+    return environment
+
+
+@cache
+def _file(name: str) -> Markup:
+    """A file of the page's own, which is not escaped."""
+    return Markup(resources.files("sordino.report").joinpath("templates", name).read_text(encoding="utf-8"))
 
 
 def render(report: Report) -> str:
     """The page as text, to be written as UTF-8. Everything from the report is escaped."""
-    keys = metric_keys(report.systems)
-    criterion = metric_label(report.criterion)
-    scopes = sorted({trial.scope for trial in report.trials})
+    script = _file(SCRIPT)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
+    page = {"style": _file(STYLE), "script": script, "script_hash": f"'sha256-{digest}'"}
+    return _environment().get_template(TEMPLATE).render(page | _advised(report) | _tables(report) | _drawn(report))
+
+
+def _advised(report: Report) -> dict[str, Any]:
+    """What stands first: the run in a sentence, what to use, and what the scores do not say."""
+    metric, chosen = advice.main_metric(report.systems), advice.recommended(report.systems)
+    floor = advice.at_floor(report.systems)
+    return {
+        "report": report,
+        "chosen": chosen,
+        "main_label": metric_label(metric) if metric else "",
+        "summary": advice.summary(report),
+        "notes": [*advice.cautions(report), *report.notes],
+        "commands": advice.commands(chosen, report) if chosen and not floor else [],
+        "next_steps": advice.next_steps(report),
+        "clips": views.clip_rows(report, chosen, metric),
+    }
+
+
+def _tables(report: Report) -> dict[str, Any]:
+    systems, keys = report.systems, metric_keys(report.systems)
     signatures = {
-        metric_label(key): sorted({system.scores[key].signature for system in report.systems if key in system.scores})
+        metric_label(key): sorted({system.scores[key].signature for system in systems if key in system.scores})
         for key in keys
     }
-    return _template().render(
-        report=report,
-        rows=rows(report.systems),
-        metrics=[(key, metric_label(key)) for key in keys],
-        scatter=scatter(report.systems, SCATTER_METRIC, metric_label(SCATTER_METRIC), report.frontier, report.knee),
-        scatter_label=metric_label(SCATTER_METRIC),
-        maps=[(scope, heat_map(report.trials, scope, criterion, report.lower_is_better)) for scope in scopes],
-        criterion=criterion,
-        samples=[(sample, outputs(sample, report.systems)) for sample in report.samples],
-        tests=_tests(report.systems, keys),
-        groups=_groups(report, keys),
-        cleaned=_cleaned(report.systems, keys),
-        signatures={label: texts for label, texts in signatures.items() if texts},
-        faults=[(system.label, system.health) for system in report.systems if system.health and system.health.total],
+    return {
+        "rows": rows(systems),
+        "metrics": [(key, metric_label(key)) for key in keys],
+        "samples": [(sample, outputs(sample, systems)) for sample in report.samples],
+        "tests": _tests(systems, keys),
+        "groups": _groups(report, keys),
+        "lengths": _lengths(report, advice.main_metric(systems)),
+        "cleaned": _cleaned(systems, keys),
+        "signatures": {label: texts for label, texts in signatures.items() if texts},
+        "faults": [(system.label, system.health) for system in systems if system.health and system.health.total],
+        "mixture": _mixture(report),
+        "splits": views.split_rows(report.splits),
+        "longest": f"{max((length for split in report.splits for length in split.seconds), default=0):.1f}",
+        "total_time": views.duration(sum(cost.seconds for cost in report.costs)),
+    }
+
+
+def _mixture(report: Report) -> dict[str, Any] | None:
+    mixture = report.mixture
+    if mixture is None:
+        return None
+    columns, cells = views.bits_table(mixture)
+    size = f"{megabytes(mixture.predicted_bytes)} of at most {megabytes(mixture.budget_bytes)} MB"
+    return {"columns": columns, "rows": cells, "size": size, "dropped": ", ".join(mixture.dropped)}
+
+
+def _drawn(report: Report) -> dict[str, Any]:
+    label, criterion = metric_label(SCATTER_METRIC), metric_label(report.criterion)
+    wide, narrow = (
+        scatter(report.systems, SCATTER_METRIC, label, report.frontier, report.knee, width) for width in (WIDTH, NARROW)
     )
+    scopes = sorted({trial.scope for trial in report.trials})
+    maps = [(scope, heat_map(report.trials, scope, criterion, report.lower_is_better)) for scope in scopes]
+    part_bars = views.part_bars(report.systems)
+    return {
+        "scatter": {"wide": wide, "narrow": narrow} if wide else None,
+        "scatter_label": label,
+        "maps": maps,
+        "criterion": criterion,
+        "part_bars": part_bars,
+        "part_legend": views.part_legend(part_bars),
+        "speed_bars": views.speed_bars(report.systems),
+        "cost_bars": views.cost_bars(report.costs),
+        "curves": views.curves(report.trainings),
+    }

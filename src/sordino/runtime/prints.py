@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from contextlib import suppress
 from pathlib import Path
 
@@ -29,8 +28,7 @@ def fingerprint_sampled(file: Path, sample: int = 2**16) -> str:
 class SampledPrints:
     """`fingerprint_sampled` of many files; those whose size and time of change are as before are not read again.
 
-    file: where they are remembered between looks. It is a cache: a damaged one is made anew, one that cannot be
-    written costs the next look some time.
+    file: where they are remembered between looks. It is a cache: a damaged one is made anew.
     """
 
     def __init__(self, file: Path) -> None:
@@ -40,10 +38,10 @@ class SampledPrints:
         with suppress(ArtifactError):
             self._before = files.read_json(file, {}) if file.is_file() else {}
 
-    def of(self, path: Path) -> str:
+    def of(self, path: Path, key: str) -> str:
+        """key: what the file is called from look to look."""
         status = path.stat()
         stamp = [status.st_size, status.st_mtime_ns]
-        key = os.fspath(path.absolute())
         match self._before.get(key):
             case [int() as size, int() as changed, str() as digest] if [size, changed] == stamp:
                 pass
@@ -53,9 +51,6 @@ class SampledPrints:
         return digest
 
     def save(self) -> None:
-        """Remember what was asked for, where the run's directory is there already and may be written."""
-        now = {key: [*entry] for key, entry in self._now.items()}
-        if now != self._before and self.file.parent.parent.is_dir():
-            with suppress(OSError):
-                self.file.parent.mkdir(exist_ok=True)
-                files.write_json(self.file, now)
+        """Remember what was asked for."""
+        self.file.parent.mkdir(exist_ok=True)
+        files.write_json(self.file, {key: [*entry] for key, entry in self._now.items()})

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import datetime
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -22,6 +24,7 @@ from sordino.runtime import terminal
 
 Advance = Callable[[int], None]
 Listener = Callable[[str, int, int], None]  # what is done, steps behind it, steps in all
+LINES = 20  # of a training, where stderr is no terminal
 console = Console(stderr=True)
 _listener: ContextVar[Listener | None] = ContextVar("listener", default=None)
 
@@ -48,6 +51,39 @@ def bar(label: str, total: int, done: int = 0) -> Iterator[Advance]:
     """
     with _bar(MofNCompleteColumn(), label, total, done) as advance:
         yield advance
+
+
+@contextmanager
+def step_bar(label: str, total: int, done: int = 0) -> Iterator[Callable[..., None]]:
+    """A bar of steps that each say something (a loss). Yields advance(words, keep=False).
+
+    Where stderr is no terminal, some LINES of the steps, the last, and those to keep are lines with the time left.
+    """
+    listener = _listener.get()
+    if listener is not None:
+        told = _told(listener, label, total, done)
+        yield lambda words, keep=False: told(1)
+    elif console.is_terminal:
+        columns = (TextColumn("{task.description}"), BarColumn(24), MofNCompleteColumn(), TimeElapsedColumn())
+        words_column = TextColumn("{task.fields[words]}")
+        with Progress(*columns, TextColumn("left"), TimeRemainingColumn(), words_column, console=console) as progress:
+            task = progress.add_task(terminal.markup(label), total=total, completed=done, words="")
+            yield lambda words, keep=False: progress.update(task, advance=1, words=terminal.markup(words))
+    else:
+        yield _lines(label, total, done)
+
+
+def _lines(label: str, total: int, done: int) -> Callable[..., None]:
+    start, first, every = time.monotonic(), done, max(1, total // LINES)
+
+    def advance(words: str, keep: bool = False) -> None:
+        nonlocal done
+        done += 1
+        if keep or done % every == 0 or done == total:
+            left = (time.monotonic() - start) / (done - first) * (total - done)
+            note(f"  {label}: step {done} of {total}, {words}, {datetime.timedelta(seconds=round(left))} left")
+
+    return advance
 
 
 @contextmanager

@@ -23,6 +23,11 @@ def printable(text: str, limit: int | None = LIMIT) -> str:
     return _escaped(clipped(text, limit))
 
 
+def whole(text: str) -> str:
+    """As `printable`, of any length and with its line ends: what a command was asked for."""
+    return "\n".join(printable(line, None) for line in text.split("\n"))
+
+
 def message(text: str) -> str:
     """As `printable`, for sentences with foreign words in them: line ends stay, and each long word is clipped."""
     lines = (re.sub(rf"\S{{{LIMIT + 1},}}", lambda word: clipped(word[0]), line) for line in text.split("\n"))

@@ -17,6 +17,7 @@ import yaml
 from sordino.runtime.terminal import printable, quoted
 
 MOST_DEPTH = 100
+MOST_YAML = 2**18  # characters; PyYAML reads some 40,000 a second
 MOST_VALUES = 100_000  # of a YAML document, aliases written out
 MOST_BITS = 1023  # of an integer: beyond that no float holds it
 KINDS = {dict: "an object", list: "a list", str: "text", bool: "true or false", int: "a number", float: "a number"}
@@ -60,6 +61,8 @@ def parse_json(text: str, *, finite: bool = True) -> Any:
 
 def parse_yaml(text: str) -> Any:
     """A YAML value of plain types. Raises Malformed."""
+    if len(text) > MOST_YAML:
+        raise Malformed(f"not YAML to work with: {len(text):,} characters are more than {MOST_YAML:,}")
     loader = yaml.SafeLoader("")
     try:
         loader = yaml.SafeLoader(text)

@@ -29,6 +29,8 @@ from sordino.serve.translations import transcriptions, translations
 
 OPEN = ("/", "/health")  # paths that need no key: neither holds anything
 LOCAL_NAMES = ("127.0.0.1", "localhost", "::1")
+DRAIN_SECONDS = 1.0
+DRAIN_TIMES = 4  # as much as the largest file, of a body that was refused before it was read
 HANDLED = (ApiError, HTTPException, SordinoError, ClientDisconnect, MemoryError)
 
 
@@ -94,28 +96,23 @@ class Gate:
             await self.app(scope, receive, send)
             return
         path = scope["path"] if scope["path"] in self.paths else "other"
-        read = not any(name in (b"content-length", b"transfer-encoding") for name, _ in scope["headers"])
-
-        async def received() -> Message:
-            nonlocal read
-            message = await receive()
-            read = read or not message.get("more_body", False)
-            return message
+        body = Body(scope, receive, DRAIN_TIMES * self.service.settings.max_file_bytes)
 
         async def sent(message: Message) -> None:
             if message["type"] == "http.response.start":
                 self.service.metrics.add("sordino_requests_total", path=path, status=str(message["status"]))
+                await body.drain()
                 more = [(b"x-content-type-options", b"nosniff")]
-                if not read:  # the rest of the body may never come, or never end
+                if not body.read:  # the rest may never come, or never end
                     more.append((b"connection", b"close"))
                 message["headers"] = [*message["headers"], *more]
             await send(message)
 
         refusal = self._refusal(Request(scope))
         if refusal is None:
-            await self.app(scope, received, sent)
+            await self.app(scope, body.receive, sent)
         else:
-            await error_response(refusal)(scope, received, sent)
+            await error_response(refusal)(scope, body.receive, sent)
 
     def _refusal(self, request: Request) -> ApiError | None:
         settings, host = self.service.settings, request.headers.get("host", "")
@@ -136,6 +133,33 @@ class Gate:
         said = "A key is needed: Authorization: Bearer KEY."
         headers = {"www-authenticate": "Bearer"}
         return ApiError(401, said, code="invalid_api_key", headers=headers)
+
+
+class Body:
+    """A request's body on its way. read: to its end, or the client has gone."""
+
+    def __init__(self, scope: Scope, receive: Receive, limit: int) -> None:
+        headers = dict(scope["headers"])
+        declared = headers.get(b"content-length", b"0")
+        self.read = declared == b"0" and b"transfer-encoding" not in headers
+        # a client that asks whether it may send has sent nothing yet
+        self.drained = b"expect" not in headers and declared.isdigit() and int(declared) <= limit
+        self.limit, self._receive = limit, receive
+
+    async def receive(self) -> Message:
+        message = await self._receive()
+        self.read = self.read or not message.get("more_body", False)
+        return message
+
+    async def drain(self) -> None:
+        """Throw the rest away for a moment: closed with bytes on the way, a connection loses the answer."""
+        room = self.limit if self.drained else 0
+        try:
+            async with asyncio.timeout(DRAIN_SECONDS):
+                while not self.read and room > 0:
+                    room -= len((await self.receive()).get("body", b""))
+        except TimeoutError:
+            pass
 
 
 def policy(html: str) -> str:

@@ -15,9 +15,8 @@ from sordino.config.run_layout import EXPORT
 from sordino.errors import ArtifactError, RecipeError
 from sordino.languages import NAMES, language_code
 from sordino.measure import size
-from sordino.models import llama_cpp, registry
+from sordino.models import adapter_base, llama_cpp, registry
 from sordino.models.loading import ADAPTER_CONFIG
-from sordino.runtime import files
 from sordino.runtime.progress import note
 from sordino.serve.settings import Settings
 
@@ -44,11 +43,8 @@ class Entry:
     def to_json(self) -> dict[str, Any]:
         """As OpenAI describes a model, and what the page shows beside."""
         standard = {"id": self.id, "object": "model", "created": self.created, "owned_by": "sordino"}
-        return standard | {"bytes": self.bytes, "sources": self.sources, "targets": self.targets, "target": self.code}
-
-    @property
-    def code(self) -> str | None:
-        return language_code(self.target) if self.target else None
+        default = {"source": language_code(self.source), "target": language_code(self.target) if self.target else None}
+        return standard | {"bytes": self.bytes, "sources": self.sources, "targets": self.targets} | default
 
     @property
     def sources(self) -> list[str]:
@@ -118,7 +114,7 @@ def _smallest(exports: Sequence[Path]) -> Path:
 
 
 def _entry(name: str | None, path: str, settings: Settings) -> Entry:
-    if not registry.is_hub_id(path) and not (Path(path) / ADAPTER_CONFIG).is_file():
+    if not registry.is_hub_id(path) and not _is_adapter(Path(path)):
         registry.family_of(path)  # raises for what is no model
     card = cards.read(Path(path))
     target = settings.target or card.target
@@ -159,7 +155,12 @@ def weights_bytes(path: str) -> int | None:
     if not directory.is_dir():
         return None
     measured = size.measure(directory)
-    if not (directory / ADAPTER_CONFIG).is_file():
+    if not _is_adapter(directory):
         return measured.weights_bytes
-    base = directory / str(files.read_json(directory / ADAPTER_CONFIG).get("base_model_name_or_path"))
+    base = Path(adapter_base.base_of(directory))
     return size.together(measured, size.measure(base)).weights_bytes if base.is_dir() else None
+
+
+def _is_adapter(directory: Path) -> bool:
+    """Whether it holds nothing else; a model may have one beside its own weights."""
+    return (directory / ADAPTER_CONFIG).is_file() and not (directory / registry.CONFIG).is_file()

@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     """
     missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
-        raise RecipeError(f"serve: {', '.join(missing)} is not installed.", "Run: pip install 'sordino[serve]'.")
+        raise RecipeError(f"serve: {', '.join(missing)} is not installed.", "Run: pip install '.[serve]'.")
     from sordino.runtime.progress import note
     from sordino.serve.app import application
     from sordino.serve.catalog import entries

@@ -31,8 +31,6 @@ from sordino.serve.settings import Settings
 Result = TypeVar("Result")
 
 OTHER_BYTES = 2**16  # of a form beside its file, of a JSON body beside its audio
-DRAIN_SECONDS = 3.0  # a body that is too large is read and thrown away for so long, so that the answer is seen
-DRAIN_TIMES = 4  # ... if it says that it is at most so many times too large
 MAX_FIELDS = 32
 BASE64_GROWTH = 4 / 3
 
@@ -52,21 +50,13 @@ def bounded(request: Request, limit: int) -> Request:
     return Request(request.scope, receive)
 
 
-async def refuse_large(request: Request, limit: int) -> None:
+def refuse_large(request: Request, limit: int) -> None:
     """Raise ApiError 413 for a body that says that it is too large."""
     declared = request.headers.get("content-length", "0")
     if not declared.isdecimal():
         raise ApiError(400, f"Content-Length is {declared[:40]!r}.")
-    if int(declared) <= limit:
-        return
-    if "expect" not in request.headers and int(declared) <= DRAIN_TIMES * limit:
-        try:
-            async with asyncio.timeout(DRAIN_SECONDS):
-                async for _ in request.stream():
-                    pass
-        except TimeoutError:
-            pass  # the answer may be lost with the connection, which is closed
-    raise too_large(limit)
+    if int(declared) > limit:
+        raise too_large(limit)
 
 
 def too_large(limit: int) -> ApiError:
@@ -89,7 +79,7 @@ async def read_form(request: Request, settings: Settings) -> FormData:
     if not request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
         raise ApiError(400, "Send a form: Content-Type: multipart/form-data.", code="invalid_body")
     limit = settings.max_file_bytes + OTHER_BYTES
-    await refuse_large(request, limit)
+    refuse_large(request, limit)
     form = bounded(request, limit).form(max_files=1, max_fields=MAX_FIELDS, max_part_size=OTHER_BYTES)
     try:
         parsed = await in_time(form, settings)
@@ -105,7 +95,7 @@ async def read_form(request: Request, settings: Settings) -> FormData:
 async def read_json(request: Request, settings: Settings) -> dict[str, Any]:
     """A JSON object. Raises ApiError."""
     limit = round(settings.max_file_bytes * BASE64_GROWTH) + OTHER_BYTES
-    await refuse_large(request, limit)
+    refuse_large(request, limit)
     body = await in_time(bounded(request, limit).body(), settings)
     try:
         parsed = await asyncio.to_thread(json.loads, body)
@@ -178,7 +168,7 @@ def pieces(
     if not voice.available():
         said = (
             f"{name} is {seconds:.1f} s long and the model hears {window:g} s at once. This server cannot cut it: "
-            "voice activity detection is not installed (pip install 'sordino[vad]')."
+            "voice activity detection is not installed (pip install '.[vad]')."
         )
         raise ApiError(501, said, param="file", code="audio_too_long_for_model")
     found = _told(lambda _: chunks.pieces([whole], window, pause), file, name)

@@ -58,5 +58,6 @@ STAGE = Stage(
     section=lambda recipe: recipe.evaluate if recipe.translate else None,
     parents=parents,
     run=run,
+    derived=True,
     uses=("target", "seed"),
 )

@@ -14,6 +14,7 @@ from sordino.config.schema import DataSection, Recipe
 from sordino.data import leaks, manifest, splits
 from sordino.data.clip import Clip
 from sordino.errors import DataError
+from sordino.pipeline.parents import corpus_parents
 from sordino.pipeline.preflight import refuse_sources
 from sordino.pipeline.stage import CORPUS, Job, Stage
 from sordino.runtime import files
@@ -65,6 +66,7 @@ def run(job: Job, section: DataSection) -> None:
     note("  " + ", ".join(f"{n} {split}" for split, n in counts.items()) + (f"; {len(bad)} skipped" if bad else ""))
     for line in [*notes, *leaked]:
         note(f"  {line}")
+    corpus_parents(recipe, remember=True)
 
 
 def refuse_lacking(recipe: Recipe, dealt: Container[str]) -> None:

@@ -10,17 +10,18 @@ import dataclasses
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sordino.config import records
 from sordino.config.run_layout import CANDIDATES, DATA, PSEUDO, REJECTED, TEACHER, split_file
-from sordino.config.schema import PseudolabelSection
+from sordino.config.schema import PseudolabelSection, Recipe
 from sordino.data import manifest
 from sordino.data.clip import TEACHER_PREFIX, Clip
 from sordino.errors import DataError
 from sordino.pipeline import artifact
+from sordino.pipeline.artifact import Parent
 from sordino.pipeline.parents import parents_of
-from sordino.pipeline.stage import Job, Stage
+from sordino.pipeline.stage import Grown, Job, Stage
 from sordino.runtime import files
 from sordino.runtime.progress import note
 
@@ -68,12 +69,26 @@ def run(job: Job, section: PseudolabelSection) -> None:
 def take_over(job: Job, progress: Path) -> None:
     """Begin with what a finished stage translated that differs in the filter alone."""
     directory = job.layout.root / PSEUDO
-    done, settings = records.read_stage(directory), STAGE.settings(job.recipe)
-    if done is None or settings is None or progress.exists():
+    settings = STAGE.settings(job.recipe)
+    if settings is None or progress.exists():
         return
-    unfiltered = settings | {name: done["section"].get(name) for name in RESUMABLE}
-    if artifact.why_stale(directory, unfiltered, parents_of(STAGE, job.recipe)) is None:
+    if differs_in_filter_alone(job.recipe, settings, parents_of(STAGE, job.recipe)):
         files.write_text(progress, (directory / CANDIDATES).read_text(encoding="utf-8"))
+
+
+def differs_in_filter_alone(recipe: Recipe, settings: Mapping[str, Any], parents: Sequence[Parent]) -> bool:
+    """Whether the finished stage has all that this one would translate."""
+    directory = recipe.directory / PSEUDO
+    done = records.read_stage(directory)
+    if done is None:
+        return False
+    unfiltered = {**settings} | {name: done["section"].get(name) for name in RESUMABLE}
+    return artifact.why_stale(directory, unfiltered, parents) is None
+
+
+def grown(recipe: Recipe, settings: Mapping[str, Any], parents: Sequence[Parent]) -> Grown:
+    """As asked for, and whether every translation that is there stays."""
+    return dict(settings), list(parents), differs_in_filter_alone(recipe, settings, parents)
 
 
 def write(job: Job, clips: Sequence[Clip], translations: Sequence[Translation], rejected: Mapping[str, Reason]) -> None:
@@ -100,4 +115,5 @@ STAGE = Stage(
     run=run,
     uses=("source", "target", "prompt", "seed", "dtype", "attention"),
     resumable=RESUMABLE,
+    grown=grown,
 )

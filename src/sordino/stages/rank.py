@@ -2,22 +2,41 @@
 
 from __future__ import annotations
 
-from sordino.config import chain
+from sordino.config import chain, records
 from sordino.config.run_layout import DATA, RANKING, RANKING_FILE
 from sordino.config.schema import RankSection
+from sordino.pipeline import artifact
+from sordino.pipeline.parents import parents_of
 from sordino.pipeline.stage import Job, Stage
 from sordino.pruning.ranking import Ranking
 from sordino.runtime import files
 from sordino.runtime.progress import note
 
+# whatever these say, what was tried so far counts
+RESUMABLE = ("memory_mb", "remove")
+
 
 def run(job: Job, section: RankSection) -> None:
     from sordino.pipeline.ranking import rank_layers
 
+    take_over(job)
     speech = job.load(chain.ranked_model(job.recipe), own_masks=True)  # the common pool needs masks of its own
     ranking = rank_layers(job, section, speech)
     files.write_json(job.out / RANKING_FILE, ranking.to_json())
     tell(ranking)
+
+
+def take_over(job: Job) -> None:
+    """Begin with the trials of a finished ranking that removes more or fewer layers: the greedy order is the same."""
+    from sordino.pipeline.ranking import KNOWN
+
+    directory, settings = job.layout.root / RANKING, STAGE.settings(job.recipe)
+    done = records.read_stage(directory)
+    if done is None or settings is None or (job.state / KNOWN).exists() or not job.layout.trials.is_file():
+        return
+    same = settings | {name: done["section"].get(name) for name in RESUMABLE}
+    if artifact.why_stale(directory, same, parents_of(STAGE, job.recipe)) is None:
+        files.write_text(job.state / KNOWN, job.layout.trials.read_text(encoding="utf-8"))
 
 
 def tell(ranking: Ranking) -> None:
@@ -37,5 +56,5 @@ STAGE = Stage(
     parents=lambda recipe: [chain.directory_of(chain.ranked_model(recipe)), DATA],
     run=run,
     uses=("source", "target", "prompt", "seed", "dtype", "attention"),
-    resumable=("memory_mb",),
+    resumable=RESUMABLE,
 )

@@ -55,5 +55,6 @@ STAGE = Stage(
     section=lambda recipe: recipe.sweep,
     parents=parents,
     run=run,
+    derived=True,
     uses=("source", "target", "prompt", "seed", "dtype", "attention", "export", "translate", "evaluate"),
 )

@@ -22,7 +22,6 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from sordino.config import records
-from sordino.config.run_layout import EXPORT
 from sordino.data import chunks
 from sordino.data.clip import MAX_SECONDS, Clip
 from sordino.data.corpora import iwslt, order
@@ -32,8 +31,8 @@ from sordino.errors import ArtifactError, DataError, RecipeError
 from sordino.inference import long_audio
 from sordino.inference.model import languages_of
 from sordino.languages import language_code
-from sordino.models.loading import ADAPTER_CONFIG
 from sordino.pipeline import artifact, leftovers, lineage
+from sordino.publishing.choice import chosen_model
 from sordino.runtime import files
 from sordino.runtime.terminal import printable
 from sordino.submission.description import Described, describe
@@ -117,22 +116,6 @@ def submit(
         "empty": {key: outcome["empty"] for key, outcome in outcomes.items()},
         "folded": {key: outcome["folded"] for key, outcome in outcomes.items()},
     }
-
-
-def chosen_model(path: Path) -> Path:
-    """A model directory as given, or the only export of a run. Raises ArtifactError for an adapter, RecipeError."""
-    if (path / ADAPTER_CONFIG).is_file():
-        raise ArtifactError(
-            f"{path} is an adapter, which is no model without its base.", "Merge and export it, and submit the export."
-        )
-    if (path / "config.json").is_file():
-        return path
-    exports = sorted(file.parent for file in (path / EXPORT).glob("*/config.json"))
-    if len(exports) == 1:
-        return exports[0]
-    models = exports or sorted(file.parent for file in path.glob("*/config.json"))
-    remedy = f"Give one of: {', '.join(map(str, models))}." if models else "Give a model directory or a run."
-    raise RecipeError(f"it is not known which model of {path} is to be submitted.", remedy)
 
 
 def _lineage(model: Path, entry: Entry) -> lineage.Lineage | None:

@@ -18,7 +18,7 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,8 @@ from sordino.errors import DataError, RecipeError
 from sordino.models.answers import SpeechLM
 from sordino.models.generation import batches_by_length
 from sordino.models.speech import SpeechModel
-from sordino.runtime.progress import bar
+from sordino.runtime.files import json_line
+from sordino.runtime.progress import step_bar
 from sordino.training.collate import Example, collate, epoch_batches
 from sordino.training.objectives import Objective, cross_entropy
 
@@ -69,7 +70,8 @@ def freeze(speech: SpeechModel, section: TrainSection) -> None:
     for part in section.freeze:
         if part not in speech.family.parts:
             raise RecipeError(f"freeze: a {speech.family.model_type} model has no {part}.", "Leave it out.")
-        speech.part(part).requires_grad_(False)
+        for tensor in speech.tensors_of(part).values():
+            tensor.requires_grad_(False)
 
 
 def plan_steps(lengths: Sequence[float], section: TrainSection, seed: int) -> list[list[int]]:
@@ -93,10 +95,12 @@ def train(
     label: str,
     dev: Sequence[Example] = (),
     objective: Objective = cross_entropy,
+    log: Path | None = None,
 ) -> Trained:
     """Train the weights that require a gradient, in place; resumes from `state` where it holds a resume point.
 
-    objective: of the training clips; dev: held-out examples whose cross-entropy is logged at the end of every epoch.
+    objective: of the training clips; dev: held-out examples whose cross-entropy is logged at the end of every epoch;
+    log: file to which every step's row is added at once.
     Raises DataError where there is nothing to train on, or the loss is no longer a number.
     """
     if not examples:
@@ -106,13 +110,15 @@ def train(
     every = section.checkpoint_steps or per_epoch
     run = _Run.of(speech, section, len(steps), state)
     done = run.resume()
+    if log:  # steps behind the resume point are made again
+        log.write_text("".join(json_line(row) + "\n" for row in run.log), encoding="utf-8")
     mixed = precision_of(section, speech.device) == "bfloat16-mixed"
     if section.gradient_checkpointing:
         set_checkpointing(speech.recomputing, True)
     speech.model.train()
     part = section.batch_size // section.accumulate
     try:
-        with bar(label, len(steps), done) as advance:
+        with step_bar(label, len(steps), done) as advance:
             for step in range(done, len(steps)):
                 torch.manual_seed(seed * 1_000_003 + step)  # dropout depends on the step, not on what ran before
                 loss = _accumulate(speech, [examples[i] for i in steps[step]], part, prompt, mixed, objective)
@@ -126,7 +132,10 @@ def train(
                 if dev and ((step + 1) % per_epoch == 0 or step + 1 == len(steps)):
                     row["dev_loss"] = mean_loss(speech, dev, section.batch_size, prompt, mixed)
                 run.log.append(row)
-                advance(1)
+                if log:
+                    with log.open("a", encoding="utf-8") as out:
+                        out.write(json_line(row) + "\n")
+                advance(in_words(row), keep="dev_loss" in row)
                 if (step + 1) % every == 0 and step + 1 < len(steps):
                     run.checkpoint(step + 1)
     finally:
@@ -135,6 +144,12 @@ def train(
             set_checkpointing(speech.recomputing, False)
     tokens = sum(len(examples[i].answer) for batch in steps for i in batch)
     return Trained(len(steps), tuple(run.log), tokens)
+
+
+def in_words(row: Mapping[str, float]) -> str:
+    """A step of the log, for people."""
+    held_out = f", dev loss {row['dev_loss']:.4f}" if "dev_loss" in row else ""
+    return f"loss {row['loss']:.4f}{held_out}, lr {row['lr']:.2e}"
 
 
 def set_checkpointing(model: nn.Module, on: bool) -> None:

@@ -27,6 +27,7 @@ from sordino.errors import FamilyError, RecipeError
 
 # rows of the head: matrix products on GPUs are slow where this does not divide them
 MULTIPLE = 8
+SIZE_KEYS = ("vocab_size", "vocab_size_per_layer_input")  # settings that count the rows of a table of tokens
 # settings of a config that hold token ids, one or lists of them
 ID_KEYS = re.compile(r"_token_ids?$|_token_index$|^(?:begin_)?suppress_tokens$|^(?:bad|force)_words_ids$")
 SPACE = "▁"  # what byte fallback writes for a space: as bytes it would not become one again
@@ -183,7 +184,7 @@ def named_ids(config: Mapping[str, Any], rows: int) -> set[int]:
 def renumber(config: Mapping[str, Any], kept: Kept) -> dict[str, Any]:
     """The settings of a config (one section of it) that count or name tokens, for the kept ones."""
     ids = {key: _renumbered(value, kept.new) for key, value in config.items() if ID_KEYS.search(key)}
-    return ids | ({"vocab_size": len(kept.rows)} if "vocab_size" in config else {})
+    return ids | {key: len(kept.rows) for key in SIZE_KEYS if key in config}
 
 
 @dataclass

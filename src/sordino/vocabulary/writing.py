@@ -16,7 +16,7 @@ import torch
 from sordino.checkpoint.writing import Writer
 from sordino.errors import FamilyError
 from sordino.models import stored
-from sordino.models.speech import SpeechModel
+from sordino.models.speech import SpeechModel, module_at
 from sordino.models.stored import Stored
 from sordino.runtime import files
 from sordino.runtime.progress import byte_bar
@@ -61,9 +61,10 @@ def check_tokenizer(bpe: Bpe, kept: Kept, small: SpeechModel) -> None:
 
 
 def write_weights(model: Stored, kept: Kept, out: Path) -> None:
-    """The checkpoint with the kept rows of embedding and head alone."""
+    """The checkpoint with the kept rows of embedding, head and other tables of tokens alone."""
     checkpoint, sources = model.checkpoint, model.sources()
-    parts = (model.speech.part(name) for name in ("embeddings", "head"))
+    parts = [model.speech.part(name) for name in ("embeddings", "head")]
+    parts += [module_at(model.speech.model, path) for path in model.speech.family.tensors.rows]
     cut = {model.name_of[id(tensor)] for part in parts for tensor in part.parameters()}
     planned = {name: stored.planned_16bit(checkpoint, source) for name, source in sources.items()}
     for name, source in sources.items():

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any, cast
 
 from sordino.data.corpora.base import SPLITS, BadRow, Corpus, Loader, Split
-from sordino.errors import RecipeError, near_match
+from sordino.errors import DataError, RecipeError, near_match
 
-__all__ = ["CORPORA", "SPLITS", "BadRow", "Corpus", "Loader", "Split", "load", "loader"]
+__all__ = ["CORPORA", "SPLITS", "BadRow", "Corpus", "Loader", "Split", "check", "load", "loader"]
 
 CORPORA = {
     "acl6060": "sordino.data.corpora.acl6060:load",
@@ -28,6 +28,16 @@ def loader(name: str) -> Loader:
         raise RecipeError(f"There is no corpus {name!r}.", f"{hint}There are: {', '.join(sorted(CORPORA))}.")
     module, function = CORPORA[name].split(":")
     return cast(Loader, getattr(import_module(module), function))
+
+
+def check(name: str, path: str | Path, source_lang: str, target_lang: str, texts: str | None = None) -> None:
+    """Raise what `load` would for the corpus as a whole, as far as a look at the directory and the columns can tell."""
+    read = loader(name)
+    if not Path(path).is_dir():
+        raise DataError(f"{path} is not a directory.", f"Name the directory of the corpus '{name}' in data.path.")
+    look = getattr(import_module(read.__module__), "check", None)
+    if look is not None:
+        look(path, source_lang, target_lang, texts)
 
 
 def load(

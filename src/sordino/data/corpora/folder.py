@@ -73,6 +73,11 @@ def load(path: str | Path, source_lang: str, target_lang: str, texts: str | None
     )
 
 
+def check(path: str | Path, source_lang: str, target_lang: str, texts: str | None = None) -> None:
+    """Raise DataError for what `load` refuses of the table as a whole."""
+    _Columns(read(find(Path(path).absolute(), texts)), source_lang, target_lang)
+
+
 class _Columns:
     """Which column of a table holds what. notes: columns that go by other names."""
 

@@ -21,7 +21,7 @@ def reader(file: Path) -> Any:
     except ImportError:
         raise DataError(
             f"{file.name} is parquet, and reading that needs pyarrow, which is not installed.",
-            "Run: pip install 'sordino[hub]'",
+            "Run: pip install '.[hub]'",
         ) from None
     try:
         return parquet.ParquetFile(file)
