@@ -294,7 +294,8 @@ def of_true_layers(args: argparse.Namespace) -> dict[str, Any]:
 def measured(
     title: str, systems: list[System], encoded: Sequence[EncodedClip], args: argparse.Namespace
 ) -> dict[str, Any]:
-    endless = dataclasses.replace(systems[0].speech.family, stop_tokens=())
+    family = systems[0].speech.family
+    endless = dataclasses.replace(family, chat=dataclasses.replace(family.chat, stop_tokens=()))
     for system in systems:
         system.speech.family = endless
         system.speech.stop_ids = lambda: NO_STOP  # type: ignore[method-assign]

@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from sordino.config.recipe import load, shipped
+from sordino.models import registry
+
 ROOT = Path(__file__).parents[1]
 HISTORY = ROOT / "docs" / "log.md"  # names files as they were called
 PAGES = sorted({*ROOT.glob("docs/*.md"), *ROOT.glob("*.md")} - {HISTORY, ROOT / "CHANGELOG.md"})
@@ -42,3 +45,11 @@ def test_messages_that_the_troubleshooting_page_explains_are_ours() -> None:
     source = re.sub(r'"\s+f?"', "", source)  # literals that go on in the next line
     assert len(rows) > 10
     assert [row for row in rows if row not in source] == []
+
+
+def test_every_family_has_a_row_and_every_recipes_model_is_named() -> None:
+    rows = re.findall(r"^\| `(\w+)` \|", (ROOT / "docs" / "families.md").read_text(encoding="utf-8"), re.M)
+    assert sorted(rows) == sorted(registry.FAMILIES)
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    models = {load(path).model for path in shipped().values()}
+    assert {model for model in models if registry.is_hub_id(model) and f"`{model}`" not in readme} == set()

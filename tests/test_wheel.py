@@ -108,6 +108,12 @@ def test_a_shipped_recipe_is_planned_by_its_name(run: Run, tmp_path: Path) -> No
     assert forecast["finetune"]["size"] == pytest.approx(16.8e9, rel=0.01)
 
 
+def test_the_servers_page_is_in_it(run: Run) -> None:
+    code = "from importlib.resources import files; print(files('sordino.serve').joinpath('page.html').read_text()[:15])"
+    done = run("python", "-c", code)
+    assert done.stdout == "<!doctype html>\n", done.stderr
+
+
 def test_the_readmes_python_runs(run: Run, tmp_path: Path, pico_dir: Callable[[str], Path]) -> None:
     """With a pico model and a corpus of tones where it names the demo's."""
     done = run("python", "-c", test_readme.prepare(test_readme.python(), tmp_path, pico_dir))

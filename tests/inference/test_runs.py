@@ -27,7 +27,7 @@ def give_scores(directory: Path, **scores: float) -> None:
     file = directory / "85-scores/scores.json"
     record = json.loads(file.read_text())
     for name, value in scores.items():
-        record["systems"][name]["scores"]["chrf"]["value"] = value
+        record["systems"][name]["scores"]["chrf"] |= {"value": value, "interval": [value - 2, value + 2]}
     file.write_text(json.dumps(record))
 
 
@@ -51,6 +51,9 @@ def test_the_export_that_scored_best_translates(made: Made, copy: Path, capsys: 
     assert row["text"] == alone["text"]
     best = runs.best(copy)
     assert best and best.key == "nf4"
+    give_scores(copy, bf16=30.5, nf4=10.0, w4a16=29.0)
+    best = runs.best(copy)
+    assert best and best.key == "w4a16"  # as good as the best one, and smaller
 
 
 def _err(capsys: Capsys, *words: str | Path) -> str:

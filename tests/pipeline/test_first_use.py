@@ -286,15 +286,7 @@ def test_a_run_says_where_it_is_and_what_to_use(made: Made, tmp_path: Path, caps
     run("run", made.recipe(made.root))
     out, err = capsys.readouterr()
     assert "[1/13] prepare: done" in err and "[13/13] report: done" in err
-    last = out.splitlines()[-2:]
-    best = max(("bf16", "nf4", "w4a16"), key=lambda name: _chrf(made.finished, name))
-    assert last[0].startswith(f"best export: {made.finished}/70-export/{best} (chrF ")
-    assert last[1] == f"use it: sordino translate {made.finished}/70-export/{best} recording.wav"
-
-
-def _chrf(directory: Path, name: str) -> float:
-    scores = json.loads((directory / "85-scores/scores.json").read_text())["systems"]
-    return float(scores[name]["scores"]["chrf"]["value"])
+    assert out.splitlines()[-1].startswith("The scores are at the floor: the best BLEU")  # three steps of training
 
 
 def test_a_refusal_is_told_apart_from_an_interruption(made: Made, tmp_path: Path, capsys: Capsys) -> None:

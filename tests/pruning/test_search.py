@@ -13,6 +13,7 @@ import pytest
 from numpy.typing import NDArray
 
 from sordino.errors import RecipeError
+from sordino.models import registry
 from sordino.models.speech import SpeechModel
 from sordino.pruning import search
 from sordino.pruning.layer import Layer
@@ -198,9 +199,7 @@ def test_protected_layers_are_no_candidates(speech: SpeechModel) -> None:
 def test_the_middle(total: int, remove: int, block: Sequence[int]) -> None:
     """The paper's 12 to 19 of 32 for 8."""
 
-    model: Any = types.SimpleNamespace(
-        family=types.SimpleNamespace(stacks={"decoder": None, "encoder": None}), layer_count=lambda _: total
-    )
+    model: Any = types.SimpleNamespace(family=registry.get("qwen2_audio"), layer_count=lambda _: total)
     assert [layer.index for layer in search.middle(model, "decoder", remove)] == list(block)
     both = search.middle(model, "both", remove)
     assert [layer.index for layer in both] == [*block, *block]

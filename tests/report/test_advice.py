@@ -166,3 +166,15 @@ def test_a_point_of_a_sweep_says_how_it_is_made() -> None:
 def test_a_report_of_an_old_kind_has_no_advice() -> None:
     bare = Report("Bare", {}, (System("base", "base model"),), (), (), (), "chrf")
     assert (advice.summary(bare), advice.cautions(bare), advice.next_steps(bare)) == ("", [], [])
+
+
+def test_a_terminal_ends_with_what_the_page_begins_with() -> None:
+    systems = made_up.report().systems
+    assert advice.last_lines(systems) == [
+        "the smallest that is as good as the best: nf4 export (5,410 MB, chrF 65.60)",
+        "sordino translate runs/q7/nf4 recording.wav",
+    ]
+    assert advice.last_lines(systems[:1])[1] == "sordino translate Qwen/Qwen2-Audio-7B recording.wav --to LANGUAGE"
+    assert advice.last_lines([System("x", "x")]) == []
+    (floor,) = advice.last_lines([dataclasses.replace(systems[-1], scores={"bleu": made_up.score("bleu", 0.3)})])
+    assert floor.startswith("The scores are at the floor")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -78,7 +77,6 @@ def _run(args: argparse.Namespace) -> Result:
 def _results(recipe: Recipe, quiet: bool) -> Result:
     """Print the table of all systems where the run has got that far; the scores for --json."""
     from sordino.config.run_layout import PAGE, REPORT, SCORES_FILE
-    from sordino.inference import runs
     from sordino.pipeline import runner
 
     directory = recipe.directory / REPORT
@@ -86,14 +84,14 @@ def _results(recipe: Recipe, quiet: bool) -> Result:
         return {}
     if not quiet:
         from sordino.pipeline.results import systems_of
+        from sordino.report import advice
         from sordino.report.table import table
 
-        output().print(table(systems_of(recipe)))
+        systems = systems_of(recipe)
+        output().print(table(systems))
         print(f"report: {directory / PAGE}")
-        model = runs.best(recipe.directory)
-        if model is not None:
-            print(f"best {'export' if model.export else 'model'}: {model}")
-            print(f"use it: sordino translate {shlex.quote(str(model.path))} recording.wav")
+        for line in advice.last_lines(systems):
+            print(line)
     return {"report": str(directory / PAGE), "scores": files.read_json(directory / SCORES_FILE)}
 
 

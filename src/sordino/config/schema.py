@@ -235,6 +235,11 @@ class TranslateSection:
     split: Literal["dev", "test"] = setting("test", "clips to translate")
     systems: tuple[str, ...] = setting((), "models and formats to translate with; default: all")
     batch_size: int = setting(16, "clips at once", least=1)
+    timed: int | None = setting(
+        None,
+        "measure speed on so many clips, of all lengths; the others' audio is encoded once for all; default: all",
+        least=1,
+    )
     max_new_tokens: int = setting(256, "tokens of the longest translation", least=1)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from sordino.config.chain import BASE, CHAIN
 from sordino.config.records import STAGE_FILE
 from sordino.config.run_layout import AUDIT, EXPORT, RunLayout
 from sordino.errors import UsageError
+from sordino.report.frontier import smallest_good
 from sordino.runtime import files
 
 METRIC = "chrf"  # always among the scores that a sweep compares by, and by default
@@ -18,9 +20,9 @@ CONFIGS = ("config.json", "adapter_config.json")
 
 @dataclass(frozen=True)
 class RunModel:
-    """A finished model of a run. label: as reports print it; score: chrF where the run has scored it.
+    """A finished model of a run. label: as reports print it; score, interval: chrF where the run has scored it.
 
-    export: whether it is a deployable form.
+    export: whether it is a deployable form; bytes: of its weights, where the run has weighed it.
     """
 
     key: str
@@ -28,6 +30,8 @@ class RunModel:
     path: Path
     export: bool
     score: float | None = None
+    interval: tuple[float, float] | None = None
+    bytes: int | None = None
 
     def __str__(self) -> str:
         return f"{self.path}" + (f" (chrF {self.score:.1f})" if self.score is not None else "")
@@ -42,27 +46,40 @@ def models_of(run: Path) -> list[RunModel]:
     """In the order of the chain, exports last. Raises ArtifactError for scores that are damaged."""
     file = RunLayout(run).scores
     systems: dict[str, Any] = files.read_json(file, {"systems": dict})["systems"] if file.is_file() else {}
-    scores = {key: row.get("scores", {}).get(METRIC, {}).get("value") for key, row in systems.items()}
+    scores = {key: row.get("scores", {}).get(METRIC, {}) for key, row in systems.items()}
+    file = RunLayout(run).sizes
+    sizes: dict[str, Any] = files.read_json(file, {}) if file.is_file() else {}
     models = [(model.key, model.label, run / model.directory, False) for model in CHAIN if model.key != BASE]
     exports = sorted(audit.parent for audit in (run / EXPORT).glob(f"*/{AUDIT}"))
     models += [(path.name, f"export {path.name}", path, True) for path in exports]
     return [
-        RunModel(key, label, path, export, scores.get(key))
+        _model(key, label, path, export, scores.get(key, {}), sizes.get(key) or {})
         for key, label, path, export in models
         if any((path / name).is_file() for name in CONFIGS)
     ]
 
 
+def _model(
+    key: str, label: str, path: Path, export: bool, score: Mapping[str, Any], size: Mapping[str, Any]
+) -> RunModel:
+    """score, size: as the run's records have them, empty where they lack the model."""
+    interval = score.get("interval")
+    bounds = (float(interval[0]), float(interval[1])) if interval else None
+    return RunModel(key, label, path, export, score.get("value"), bounds, size.get("weights_bytes"))
+
+
 def best(run: Path) -> RunModel | None:
-    """The export that scored best, else the only one; where nothing is exported, the same of all models.
+    """The smallest export that is as good as the one that scored best (`frontier.smallest_good`), else the only one;
+    where nothing is exported, the same of all models.
 
     None where there are several and no scores.
     """
     models = models_of(run)
     models = [model for model in models if model.export] or models
     scored = [model for model in models if model.score is not None]
-    if scored:
-        return max(scored, key=lambda model: model.score or 0.0)  # the first of equals
+    index = smallest_good([(model.bytes or 0, model.score or 0.0, model.interval) for model in scored])
+    if index is not None:
+        return scored[index]
     return models[0] if len(models) == 1 else None
 
 

@@ -14,6 +14,7 @@ from sordino.layouts import tables
 from sordino.measure.audit import Audit, Share, part_with_layer, shares
 from sordino.measure.torch_save import STORAGES, torch_save_bytes
 from sordino.models import shapes
+from sordino.runtime.terminal import markup
 
 GIB = 2**30
 MODEL_STAGES = ("finetune", "rank", "prune", "pseudolabel", "distil", "qlora", "merge", "trim", "export", "translate")
@@ -41,7 +42,7 @@ def spent(seconds: float | None) -> str:
 
 def audit_tables(model: Audit) -> RenderableType:
     """Everything that `inspect` says about a checkpoint."""
-    head = Table("", "count", "GB", "GiB", title=model.path, title_justify="left")
+    head = Table("", "count", "GB", "GiB", title=markup(model.path, None), title_justify="left")
     rows = (("bytes on disk, weights", model.weights_bytes), ("bytes on disk, all files", model.directory_bytes))
     digits = 3 if model.weights_bytes >= 1e8 else 6
     for name, count in (*rows, ("torch.save(state_dict)", model.torch_save_bytes)):
@@ -59,13 +60,15 @@ def audit_tables(model: Audit) -> RenderableType:
         return Group(*parts, Text("no inefficiencies that headers and names could tell", style="green"))
     inefficient = Table("inefficiency", "bytes", "what", "what to do", title_justify="left")
     for finding in model.findings:
-        inefficient.add_row(finding.kind, gigabytes(finding.bytes), finding.what, finding.fix)
+        inefficient.add_row(
+            finding.kind, gigabytes(finding.bytes), markup(finding.what, None), markup(finding.fix, None)
+        )
     return Group(*parts, inefficient)
 
 
 def config_tables(model: shapes.Model, title: str) -> RenderableType:
     """What a model of these shapes would weigh in each layout."""
-    parts = Table("part", "tensors", "parameters", "16-bit", title=title, title_justify="left")
+    parts = Table("part", "tensors", "parameters", "16-bit", title=markup(title, None), title_justify="left")
     for name, share in _runs(config_parts(model)).items():
         parts.add_row(name, f"{share.tensors}", _count(share.parameters), gigabytes(share.bytes))
     parts.add_row("all", f"{len(model.tensors)}", _count(model.parameters), gigabytes(2 * model.parameters))
@@ -93,7 +96,7 @@ def run_table(rows: Sequence[Mapping[str, Any]], title: str) -> RenderableType:
 def plan_table(lines: Sequence[Mapping[str, Any]], title: str, unknown: str | None) -> RenderableType:
     """`sordino plan`: lines as its --json has them. unknown: the model whose config is not at hand."""
     table = Table("stage", "directory", "state", "on disk", "took", "writes", "peak memory", "memory to use it")
-    table.title, table.title_justify = title, "left"
+    table.title, table.title_justify = markup(title, None), "left"
     for line in lines:
         state = f"runs: {line['why']}" if line["runs"] else "done"
         state += "".join(f"; {name} not installed" for name in line.get("not_installed", ()))
@@ -104,7 +107,7 @@ def plan_table(lines: Sequence[Mapping[str, Any]], title: str, unknown: str | No
         guesses = [f"~{gigabytes(ahead[k])}" if ahead and ahead[k] else "" for k in ("size", "memory", "use")]
         if unknown is not None and line["stage"] in MODEL_STAGES:
             guesses = ["unknown"] * 3
-        table.add_row(line["stage"], line["directory"], state, there, took, *guesses)
+        table.add_row(line["stage"], markup(line["directory"], None), markup(state, None), there, took, *guesses)
     for column in table.columns[3:]:
         column.justify = "right"
     note = "~: times as the last time, sizes predicted for the longest clip (--formulas says how)"
@@ -192,7 +195,7 @@ def _shares(title: str, rows: Mapping[str, Share]) -> Table:
     table = Table(title, "tensors", "parameters", "stored elements", "bytes", "")
     for name, share in rows.items():
         counts = f"{share.tensors}", _count(share.parameters), f"{share.elements:,}", f"{share.bytes:,}"
-        table.add_row(name, *counts, gigabytes(share.bytes))
+        table.add_row(markup(name), *counts, gigabytes(share.bytes))
     _right(table)
     return table
 

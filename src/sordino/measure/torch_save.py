@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from sordino.checkpoint.reading import Tensor
+from sordino.measure.size import COMPANION
 
 ALIGNMENT = 64  # bytes; torch.utils.serialization.config.save.storage_alignment
 LOCAL_HEADER, CENTRAL_HEADER = 30, 46  # bytes, each followed by the record's name
@@ -163,10 +164,11 @@ def _dict_marks(items: int, *, exact: bool) -> int:
 
 
 def _modules(names: Iterable[str]) -> list[str]:
-    """Every module that the tensors' names imply, the model itself ('') first."""
+    """Every module that the tensors' names imply, the model itself ('') first. What lies beside a quantized weight has
+    longer names than the weight, and is of the same module."""
     paths = {"": None}
     for name in names:
-        parts = name.split(".")[:-1]
+        parts = COMPANION.sub("", name).split(".")[:-1]
         for depth in range(1, len(parts) + 1):
             paths.setdefault(".".join(parts[:depth]))
     return list(paths)

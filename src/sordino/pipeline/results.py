@@ -142,6 +142,8 @@ def notes(recipe: Recipe, scores: dict[str, Any]) -> tuple[str, ...]:
         lines.append("There is no teacher in this run, so no retention is given.")
     if recipe.qlora and recipe.qlora.quantize == "nf4" and chain.ADAPTER in scores["systems"]:
         lines.append("The adapter is weighed together with the 16-bit base it needs; it runs on that base in 4 bits.")
+    if recipe.translate and recipe.translate.timed is not None and recipe.translate.timed < scores["clips"]:
+        lines.append(f"Speeds are of about {recipe.translate.timed} of the {scores['clips']} clips, of all lengths.")
     if recipe.prompt.example:
         lines.append("The prompt is one-shot.")
     return tuple(lines)

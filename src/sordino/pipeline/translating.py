@@ -1,15 +1,19 @@
 """Translate a split with a system, timed from the waveform to the text.
 
-Nothing is taken from the feature cache here, since the audio encoder is part of the price.
+Nothing that is timed is taken from the feature cache, since the audio encoder is part of the price. Where a part of
+the clips is enough to measure speed (translate.timed), systems with the same encoder share its states of the others:
+they are the same numbers, since clips are encoded one by one.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from sordino.config.chain import ModelRef
+from sordino.config.run_layout import RunLayout
 from sordino.config.schema import Recipe, TranslateSection
 from sordino.data.clip import Clip
 from sordino.measure.speed import Meter, release_memory
@@ -38,7 +42,8 @@ def translate_timed(
     )
     meter = Meter(str(speech.device))
     prompt = prompts.render(speech, recipe.prompt, recipe.source, recipe.target)
-    hypotheses = metered(speech, clips, prompt, section, meter, label)
+    cache = None if speech.external_decoder else RunLayout(recipe.directory).cache
+    hypotheses = metered(speech, clips, prompt, section, meter, label, cache)
     facts = {
         "decoder_layers": registry.layer_count(speech.model.config, "decoder"),
         "dtype": str(speech.dtype).removeprefix("torch."),
@@ -47,19 +52,41 @@ def translate_timed(
 
 
 def metered(
-    speech: SpeechModel, clips: Sequence[Clip], prompt: str, section: TranslateSection, meter: Meter, label: str
+    speech: SpeechModel,
+    clips: Sequence[Clip],
+    prompt: str,
+    section: TranslateSection,
+    meter: Meter,
+    label: str,
+    cache: Path | None = None,
 ) -> list[Hypothesis]:
-    """In batches of similar length; the meter sees encoding and decoding, and not the loading of the model."""
+    """In batches of similar length; the meter sees encoding and decoding, and not the loading of the model.
+
+    cache: where encoder states of the clips that are not timed are kept.
+    """
     hypotheses: dict[int, Hypothesis] = {}
-    features, options = Features(speech, None), Decoding(section.batch_size, section.max_new_tokens)
+    batches = batches_by_length([clip.seconds or 0.0 for clip in clips], section.batch_size)
+    timed = timed_batches(len(batches), section)
+    fresh, options = Features(speech, None), Decoding(section.batch_size, section.max_new_tokens)
+    shared = Features(speech, cache) if len(timed) < len(batches) else fresh
     with bar(f"{label} translates", len(clips)) as advance:
-        for part in batches_by_length([clip.seconds or 0.0 for clip in clips], section.batch_size):
-            with meter:
-                pairs = encode_and_translate(features, [clips[i] for i in part], prompt, options)
-            meter.add(audio_seconds=sum(e.seconds for e, _ in pairs), tokens=sum(h.tokens for _, h in pairs))
+        for number, part in enumerate(batches):
+            batch = [clips[i] for i in part]
+            if number in timed:
+                with meter:
+                    pairs = encode_and_translate(fresh, batch, prompt, options)
+                meter.add(audio_seconds=sum(e.seconds for e, _ in pairs), tokens=sum(h.tokens for _, h in pairs))
+            else:
+                pairs = encode_and_translate(shared, batch, prompt, options)
             hypotheses |= {i: hypothesis for i, (_, hypothesis) in zip(part, pairs, strict=True)}
             advance(len(part))
     return [hypotheses[i] for i in range(len(clips))]
+
+
+def timed_batches(count: int, section: TranslateSection) -> set[int]:
+    """Which of the batches, shortest clips first, are timed: as many as `timed` clips fill, evenly over the lengths."""
+    wanted = count if section.timed is None else min(count, math.ceil(section.timed / section.batch_size))
+    return {int((k + 0.5) * count / wanted) for k in range(wanted)}
 
 
 def write_hypotheses(file: Path, hypotheses: Sequence[Hypothesis]) -> None:

@@ -97,10 +97,7 @@ def cautions(report: Report) -> list[str]:
     systems, lines = report.systems, []
     floor = at_floor(systems)
     if floor:
-        lines.append(
-            f"The scores are at the floor: the best {floor} is that of texts which share little with the references. "
-            "No model here translates, and retention says nothing."
-        )
+        lines.append(_floor_note(floor))
     metric = main_metric(systems)
     if metric is None:
         return lines
@@ -110,6 +107,31 @@ def cautions(report: Report) -> list[str]:
     if noise and not floor:
         lines.append(f"Not told apart from the teacher by {metric_label(metric)} on these clips: {', '.join(noise)}.")
     return lines
+
+
+def _floor_note(metric: str) -> str:
+    return (
+        f"The scores are at the floor: the best {metric} is that of texts which share little with the references. "
+        "No model here translates, and retention says nothing."
+    )
+
+
+def last_lines(systems: Sequence[System]) -> list[str]:
+    """What a terminal says last of a finished run: what the page says first."""
+    floor, best = at_floor(systems), recommended(systems)
+    if floor:
+        return [_floor_note(floor)]
+    if best is None or not best.path:
+        return []
+    metric = main_metric(systems)
+    score = f"{metric_label(metric)} {printed(metric, best.scores[metric].value)}" if metric else ""
+    words = f"sordino translate {shlex.quote(best.path)} recording.wav{_language(best)}"
+    return [f"the smallest that is as good as the best: {best.label} ({megabytes(_bytes(best))} MB, {score})", words]
+
+
+def _language(system: System) -> str:
+    """The option that a command needs with a model that does not know its languages."""
+    return " --to LANGUAGE" if system.name == BASE else ""
 
 
 def within_noise(system: System, teacher: System | None, metric: str) -> bool:
@@ -133,7 +155,7 @@ def commands(system: System, report: Report) -> list[tuple[str, str]]:
         exported = bool(recipe) and any(setting.startswith("export.") for setting in system.settings)
         words = ["sordino", "export", recipe, *system.settings]
         return [("make it", shlex.join(words))] if exported else []
-    path, to = shlex.quote(system.path), " --to LANGUAGE" if system.name == BASE else ""
+    path, to = shlex.quote(system.path), _language(system)
     lines = [("translate a recording", f"sordino translate {path} recording.wav{to}")]
     lines.append(("serve it, with a page and a microphone", f"sordino serve {path}{to}"))
     if run and system.section == EXPORT and _named(report.systems, TEACHER):

@@ -10,12 +10,14 @@ from typing import Any
 from sordino.config import chain
 from sordino.config.run_layout import AUDIT, DATA, EXPORT, RANKING
 from sordino.config.schema import ExportSection, Recipe
+from sordino.errors import ArtifactError
 from sordino.formats.registry import MIXED
 from sordino.pipeline import kept_formats
 from sordino.pipeline.artifact import Parent
 from sordino.pipeline.parents import labels_directory, parents_of
 from sordino.pipeline.stage import Grown, Job, Stage
 from sordino.runtime import files
+from sordino.runtime.progress import note
 
 UNSCORED = "it was written with the model, before it was scored. `sordino card MODEL` prints the whole card."
 
@@ -50,13 +52,17 @@ def run(job: Job, section: ExportSection) -> None:
 
 
 def describe(job: Job, form: str, directory: Path) -> None:
-    """Write an export's model card, which has no scores yet."""
+    """Write an export's model card, which has no scores yet; without a history where earlier stages were removed."""
     from sordino.pipeline import lineage
     from sordino.publishing import card, facts
 
     made_from = [parent.to_json() for parent in parents_of(STAGE, job.recipe)]
     record = {"stage": STAGE.name, "section": STAGE.settings(job.recipe), "parents": made_from}
-    history = lineage.behind(job.layout.root / EXPORT, record)
+    history = None
+    try:
+        history = lineage.behind(job.layout.root / EXPORT, record)
+    except ArtifactError as error:
+        note(f"  {form}: its card does not say how it was made: {error.problem}")
     known = facts.read(directory, f"{job.recipe.name}-{form}", facts.HERE, history, UNSCORED)
     files.write_text(directory / card.README, card.render(known))
 
