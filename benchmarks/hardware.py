@@ -26,6 +26,7 @@ MODELS = {
     "ibm-granite/granite-speech-4.1-2b": "granite_speech_4.1_2b",
     "mistralai/Voxtral-Mini-3B-2507": "voxtral_mini_3b",
     "Qwen/Qwen2-Audio-7B-Instruct": "qwen2_audio_7b",
+    "Qwen/Qwen2.5-Omni-7B": "qwen2_5_omni_7b",
     "google/gemma-4-12B-it": "gemma4_12b",
 }
 GPUS = (8, 12, 16, 24, 32, 48, 80, 96, 141)  # GiB of the cards there are

@@ -97,6 +97,37 @@ def write_merging(source: Path, directory: Path, text: str, size: int = 420) -> 
     return directory
 
 
+def write_longer(source: Path, directory: Path, text: str, size: int = 340) -> Path:
+    """A copy of any byte-level pico model whose tokenizer also merges, as it learnt from a text.
+
+    Random rows for the new tokens, which stand behind the old ones, and for three more. As in Granite's, the
+    added tokens are in the vocabulary too.
+    """
+    speech = loading.load_checkpoint(str(source), device="cpu", dtype="float32")
+    tokenizer = speech.processor.tokenizer
+    content = json.loads(tokenizer.backend_tokenizer.to_str())
+    learnt = Tokenizer(models.BPE())
+    learnt.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    trainer = trainers.BpeTrainer(vocab_size=size, initial_alphabet=alphabet, min_frequency=1, show_progress=False)
+    learnt.train_from_iterator([text], trainer)
+    vocabulary = content["model"]["vocab"]
+    merged = sorted(set(learnt.get_vocab()) - set(vocabulary), key=learnt.token_to_id)
+    vocabulary |= {entry["content"]: entry["id"] for entry in content["added_tokens"]}
+    vocabulary |= {token: i for i, token in enumerate(merged, len(tokenizer))}
+    content["model"]["merges"] = json.loads(learnt.to_str())["model"]["merges"]
+    before = len(tokenizer)
+    speech.model.resize_token_embeddings(before + len(merged) + 3, mean_resizing=False)
+    generator = torch.Generator().manual_seed(4)
+    with torch.no_grad():
+        for part in ("embeddings", "head"):
+            speech.part(part).weight[before:].normal_(0, 0.15, generator=generator)
+    speech.model.to(torch.bfloat16)
+    saving.save(speech, directory)
+    (directory / "tokenizer.json").write_text(json.dumps(content), encoding="utf-8")
+    return directory
+
+
 def recipe_file(directory: Path, model: Path, corpus: Path, changes: Mapping[str, Any] | None = None) -> Path:
     """Write CHAIN with changes; a section of None is left out, a mapping is merged into the section."""
     recipe = copy.deepcopy(CHAIN)

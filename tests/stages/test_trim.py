@@ -16,7 +16,7 @@ from torch import Tensor
 
 from sordino.checkpoint.reading import Checkpoint
 from sordino.config import recipe as recipes
-from sordino.models import loading, saving
+from sordino.models import loading, prompts, saving
 from sordino.models.features import Features
 from sordino.models.generation import generate
 from sordino.models.speech import SpeechModel
@@ -24,8 +24,21 @@ from sordino.pipeline import mixed_precision
 from sordino.pipeline.forecast import config_of, forecast
 from sordino.pipeline.stage import Job
 from sordino.vocabulary import writing
+from sordino.vocabulary.tokenizer import token_configs
+from sordino.vocabulary.trimming import ID_KEYS
 from tests import tiny
-from tests.stages.runs import Made, answer, jsonl, recipe_file, refusal, run, stage_json, write_corpus, write_merging
+from tests.stages.runs import (
+    Made,
+    answer,
+    jsonl,
+    recipe_file,
+    refusal,
+    run,
+    stage_json,
+    write_corpus,
+    write_longer,
+    write_merging,
+)
 
 STORM = "Ein Sturm zieht auf."
 TEXT = f"Der ist. {STORM} Zwanzig kleine Boote liegen im Hafen. Translate the English speech into German: "
@@ -290,4 +303,41 @@ def test_a_tokenizer_with_byte_fallback_and_a_tied_head(
     clip = tiny.clip(3, 0.8)
     kept = [i for i, name in enumerate(names(list(range(len(old.processor.tokenizer))))) if name in ids]
     before, after = (tiny.logits(one, tiny.ask(one, [clip]))[0, -1] for one in (old, new))
+    torch.testing.assert_close(after[[ids[names([i])[0]] for i in kept]], before[kept], atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("family", ["audioflamingo3", "granite_speech", "qwen2_5_omni", "qwen3_asr"])
+def test_other_families_of_byte_level_tokenizers(
+    pico_dir: Callable[[str], Path], made: Made, tmp_path: Path, family: str
+) -> None:
+    """Ids follow wherever a config names one, logits of kept tokens are as before, and nothing else changes."""
+    model = write_longer(pico_dir(family), tmp_path / "model", TEXT)
+    run("run", recipe_file(tmp_path, model, made.corpus, CHANGES))
+    out = tmp_path / "runs" / "run" / "63-trimmed"
+    coverage = json.loads((out / "coverage.json").read_text(encoding="utf-8"))
+    assert coverage["rows"]["after"] < coverage["rows"]["before"] - 20
+    assert {split["changed"] for split in coverage["splits"].values()} == {0}
+    old, new = (loading.load_checkpoint(str(path), device="cpu", dtype="float32") for path in (model, out))
+    names, ids = old.processor.tokenizer.convert_ids_to_tokens, new.processor.tokenizer.get_vocab()
+    assert new.stop_ids() == [ids[name] for name in names(old.stop_ids())]
+    for one, other in zip(*(token_configs(s, s.model.config) for s in (old, new)), strict=True):
+        named = [key for key in one.to_dict() if ID_KEYS.search(key) and isinstance(getattr(one, key), int)]
+        assert [getattr(other, key) for key in named] == [ids[names(getattr(one, key))] for key in named]
+    stock = getattr(transformers, new.family.model_class).from_pretrained(str(out))
+    assert stock.get_output_embeddings().weight.shape[0] == coverage["rows"]["after"]
+    assert tiny.is_tied(new) == tiny.is_tied(old)
+    files = [load_file(path / "model.safetensors") for path in (model, out)]
+    assert files[0].keys() == files[1].keys()
+    cut = [name for name, tensor in files[0].items() if not torch.equal(tensor, files[1][name])]
+    assert {part for name in cut for part in ("embed_tokens", "lm_head") if part in name} == (
+        {"embed_tokens"} if tiny.is_tied(old) else {"embed_tokens", "lm_head"}
+    )
+    assert len(cut) == (1 if tiny.is_tied(old) else 2)
+    kept = [i for i, name in enumerate(names(list(range(len(old.processor.tokenizer))))) if name in ids]
+    section = recipes.load(tmp_path / "recipe.yaml").prompt
+    clips = [tiny.clip(3, 0.8)]
+    before, after = (
+        tiny.logits(s, s.family.audio.prepare(s.processor, clips, [prompts.render(s, section, "en", "de")]))[0, -1]
+        for s in (old, new)
+    )
     torch.testing.assert_close(after[[ids[names([i])[0]] for i in kept]], before[kept], atol=1e-4, rtol=1e-4)

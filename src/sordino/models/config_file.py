@@ -78,3 +78,13 @@ def refuse_adapter_beside(directory: Path) -> None:
             "apply to the model's weights.",
             f"If it is merged into them, remove {ADAPTER_CONFIG} and {ADAPTER_WEIGHTS}; else move both out of there.",
         )
+
+
+def refuse_lost_adapter(directory: Path, flag: str) -> None:
+    """Raise FamilyError where an adapter is a part of the model and a file of it is missing. flag: what says so."""
+    missing = [name for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS) if not (directory / name).is_file()]
+    if missing:
+        raise FamilyError(
+            f"{directory}: {NAME} says that an adapter belongs to the weights ({flag}), and there is no {missing[0]}.",
+            f"Copy all of the original model's files, or set {flag} to false where it is merged.",
+        )

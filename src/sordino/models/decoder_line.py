@@ -109,6 +109,12 @@ class LlamaLine:
         self.head = speech.family.decoder.logits
         self.decoder: Any = speech.part("decoder")
         self.layers = list(speech.layers("decoder"))
+        others = set(getattr(self.decoder.config, "layer_types", None) or ()) - {self.KIND}
+        if others:
+            raise FamilyError(
+                f"{speech.path}: some decoder layers are of the type '{min(others)}', which are not run singly.",
+                "Use a model in which all layers have full attention.",
+            )
         self.itemsize = speech.dtype.itemsize
         # `past_key_values` up to transformers 5.23
         names = inspect.signature(type(self.layers[0]).forward).parameters if self.layers else {}

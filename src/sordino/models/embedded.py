@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING, Any
 
 from sordino.checkpoint.reading import CHUNK_BYTES, Checkpoint, read_header
 from sordino.errors import ArtifactError, FamilyError
-from sordino.models import registry
+from sordino.models import config_file, registry
 from sordino.models.family import Family
 from sordino.runtime import files
 
 if TYPE_CHECKING:
     import torch
 
-CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+CONFIG, WEIGHTS = config_file.ADAPTER_CONFIG, config_file.ADAPTER_WEIGHTS
 PREFIX = "base_model.model."  # of peft's names
 ROWS = 1024  # merged at once
 # settings of peft that make an adapter more than A and B: value where they do not
@@ -72,27 +72,13 @@ class Merged(Checkpoint):
             yield bytearray(block.contiguous().view(torch.uint8).numpy().tobytes())
 
 
-def belongs(family: Family, config: Mapping[str, Any], directory: Path) -> bool:
-    """Whether an adapter is a part of this model. Raises FamilyError where its files are missing."""
-    if not registry.owns_adapter(config):
-        return False
-    missing = [name for name in (CONFIG, WEIGHTS) if not (directory / name).is_file()]
-    if missing:
-        raise FamilyError(
-            f"{directory}: config.json says that an adapter belongs to the weights ({family.adapter_flag}), and there "
-            f"is no {missing[0]}.",
-            f"Copy all of the original model's files, or set {family.adapter_flag} to false where it is merged.",
-        )
-    return True
-
-
 def open_checkpoint(family: Family, directory: Path) -> Checkpoint:
     """A directory's weights, with the adapter that belongs to them.
 
     Raises ArtifactError for damaged files, FamilyError for an adapter that is more than A and B or does not fit.
     """
     plain = Checkpoint.open(directory)
-    if not belongs(family, registry.read_config(str(directory)), directory):
+    if not registry.owns_adapter(registry.read_config(str(directory))):
         return plain
     config = files.read_json(directory / CONFIG)
     other = sorted(name for name, usual in PLAIN.items() if name in config and config[name] not in usual)

@@ -59,12 +59,12 @@ def settings(directory: Path, inside: str, names: dict[str, str]) -> dict[str, A
     if not found:
         raise FileNotFoundError(f"no preprocessor_config.json in {directory}")
     for key, meant in names.items():
-        named = found.get(key) or whole.get(key)
-        if named not in (None, meant):
-            raise FamilyError(
-                f"the processor in {directory} is a {named}, and this model needs {meant}.",
-                "Copy the processor's files of the original model beside the weights.",
-            )
+        for named in (found.get(key), whole.get(key)):
+            if named not in (None, meant):
+                raise FamilyError(
+                    f"the processor in {directory} is a {named}, and this model needs {meant}.",
+                    "Copy the processor's files of the original model beside the weights.",
+                )
     return dict(found)
 
 

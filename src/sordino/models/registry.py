@@ -71,15 +71,17 @@ def of_config(config: Mapping[str, Any], path: str = "config.json") -> Family:
 
 
 def read_config(path: str) -> dict[str, Any]:
-    """config.json of a local model directory. Raises FamilyError where there is none, or it cannot be one, and where
-    an adapter lies beside it."""
+    """config.json of a local model directory. Raises FamilyError where there is none, or it cannot be one, where an
+    adapter lies beside it that is no part of the model, and where one that is does not."""
     directory = Path(path)
     if not directory.is_dir():
         raise FamilyError(f"there is no model directory {path}.", "Give a directory that holds config.json.")
     if not os.path.lexists(directory / config_file.NAME):
         raise FamilyError(f"{path} holds no config.json, so it is not a model directory.")
     config = config_file.read(directory)
-    if not owns_adapter(config):
+    if owns_adapter(config):
+        config_file.refuse_lost_adapter(directory, get(config["model_type"]).adapter_flag)
+    else:
         config_file.refuse_adapter_beside(directory)
     return config
 
