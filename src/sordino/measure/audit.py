@@ -105,8 +105,7 @@ def audit(path: Path) -> Audit:
 
 def _state_dict_bytes(tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> int:
     """Of torch.save(model.state_dict()): the tensors by their names in the model, and all of its modules' versions."""
-    model_type = str(config.get("model_type"))
-    names = registry.get(model_type).tensors if model_type in registry.FAMILIES else Tensors(saved={})
+    names = registry.tensors_of(config)
     live = {names.live_name(name): tensor for name, tensor in tensors.items()}
     aliases = {alias: names.live_name(of) for alias, of in _tied(tensors, config).items()}
     state = {name: live[name] for name in sorted(live)}

@@ -49,7 +49,9 @@ def _check_tokens(speech: SpeechModel) -> None:
         missing = [] if tokenizer.convert_tokens_to_ids(placeholder(speech)) == speech.placeholder_id() else ["audio"]
         stops = speech.stop_ids()
         ends = speech.family.chat.answers_end_with.values()
-        missing += [token for token in ends if tokenizer.convert_tokens_to_ids(token) not in stops]
+        rows = speech.model.config.get_text_config().vocab_size
+        ids = {token: tokenizer.convert_tokens_to_ids(token) for token in ends}
+        missing += [token for token, number in ids.items() if number not in stops or number >= rows]
         speech.pad_id()
     except (AttributeError, TypeError, ValueError, IndexError, KeyError, OverflowError):
         missing = ["audio"]
