@@ -9,14 +9,16 @@ import sys
 
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file, save_file
 
 from sordino import cli
 from sordino.errors import ArtifactError
 from sordino.formats import nf4
+from sordino.formats import registry as formats
 from sordino.measure import size
 from sordino.measure.audit import audit
-from sordino.models import loading, saving
+from sordino.models import loading, registry, saving
 from tests import tiny
 from tests.models.test_shapes import QWEN2_AUDIO_7B
 
@@ -65,16 +67,23 @@ def test_counts(checkpoints, name):
     assert list(audited.storage) == whole[name]
 
 
-@pytest.mark.parametrize("name", ["bf16", "nf4"])
-def test_what_torch_would_save(checkpoints, name):
-    """Of the loaded model, whose names are longer than the file's and whose empty modules have versions."""
-    model = tiny.stock(
-        loading.load_checkpoint(str(checkpoints / name), device="cpu"), checkpoints / name, dtype="auto"
-    ).model
-    buffer = io.BytesIO()
-    torch.save(model.state_dict(), buffer)
-    # names and versions are some 10 kB, of a pico model's 400 and of 16.8 million
-    assert abs(audit(checkpoints / name).torch_save_bytes - len(buffer.getvalue())) < 12_000
+PADDING = 64 * 5  # bytes that depend on the order of the tensors, which only the model knows
+# the table of positions is stored in 16 bits and held in 32; modules that some layers have, and some have not
+OTHERWISE = {("voxtral", "bf16"): 192_000, ("gemma4", "bf16"): 2000, ("gemma4", "nf4"): 2000}
+
+
+@pytest.mark.parametrize("family", sorted(registry.FAMILIES))
+def test_what_torch_would_save(pico_dir, tmp_path, family):
+    """Of the model that stock transformers loads; a tied head shares its storage."""
+    for name in ("bf16", "nf4"):
+        directory = tmp_path / name
+        directory.mkdir()
+        formats.get(name).write(str(pico_dir(family)), directory)
+        model_class = getattr(transformers, registry.get(family).model_class)
+        buffer = io.BytesIO()
+        torch.save(model_class.from_pretrained(directory, dtype="auto").state_dict(), buffer)
+        difference = abs(audit(directory).torch_save_bytes - len(buffer.getvalue()))
+        assert difference <= PADDING + OTHERWISE.get((family, name), 0)
 
 
 def test_inspecting_imports_no_library_of_models_or_numbers(checkpoints):
@@ -121,7 +130,7 @@ def test_tied_weights_stored_twice(copied):
     buffer = io.BytesIO()
     state = load_file(model / "model.safetensors")
     torch.save(state | {"lm_head.weight": state["language_model.model.embed_tokens.weight"].detach()}, buffer)
-    assert abs(once.torch_save_bytes - len(buffer.getvalue())) < 6000
+    assert abs(once.torch_save_bytes - len(buffer.getvalue())) < 9000  # of shorter names, and no modules
 
 
 def test_a_stale_adapter_and_an_adapter_inside(copied):

@@ -191,3 +191,38 @@ def test_a_stale_adapter_is_refused_everywhere(copied: Path, tmp_path: Path) -> 
     assert [finding.kind for finding in audit(copied).findings if "adapter" in finding.kind] == []
     (copied / "adapter_config.json").unlink()
     assert loading.open_model(str(copied), device="cpu").layer_count("decoder") == 4
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "said"),
+    [
+        ("processor_config.json", lambda c: c["feature_extractor"].update(padding_side=""), "does not prepare audio"),
+        ("processor_config.json", lambda c: c["feature_extractor"].update(n_fft="x"), "the processor in .*"),
+        ("processor_config.json", lambda c: c["feature_extractor"].update(chunk_length=0), "the processor in .*"),
+        (
+            "tokenizer.json",
+            lambda c: [token.update(content="<|end|>") for token in c["added_tokens"] if token["id"] == 256],
+            r"have no token <\|im_end\|> in common",  # it gets an id behind the embedding's last row
+        ),
+    ],
+)
+def test_a_processor_of_another_model_is_noticed_when_it_is_loaded(
+    copied: Path, name: str, change: Change, said: str
+) -> None:
+    """And not in the middle of a training."""
+    content = json.loads((copied / name).read_text())
+    change(content)
+    (copied / name).write_text(json.dumps(content))
+    with pytest.raises(FamilyError, match=said):
+        loading.load_checkpoint(str(copied), device="cpu")
+
+
+@pytest.mark.parametrize(
+    "groups", [3, [], {"group_0": None}, {"group_0": {"targets": 3.5, "weights": {"num_bits": 4}}}]
+)
+def test_odd_settings_of_packed_weights_have_no_size(model_dir: Path, tmp_path: Path, groups: object) -> None:
+    out = tmp_path / "w4a16"
+    out.mkdir()
+    formats.get("w4a16").write(str(model_dir), out)
+    edit(out, lambda config: config["quantization_config"].update(config_groups=groups))
+    assert audit(out).parameters is None

@@ -234,6 +234,18 @@ def test_what_is_damaged_is_refused(
         generate(opened("qwen2_audio", "gguf-q8_0")[0], encode(pico("qwen2_audio")), 2, sampling=object())  # type: ignore[arg-type]
 
 
+def test_an_export_of_before_translates_as_it_did(
+    opened: Callable[[str, str], tuple[SpeechModel, Path]], tmp_path: Path
+) -> None:
+    """Encoder and projector were called model.safetensors once."""
+    hybrid, directory = opened("qwen2_audio", "gguf-q8_0")
+    old = tmp_path / "old"
+    shutil.copytree(directory, old)
+    (old / "encoder.safetensors").rename(old / "model.safetensors")
+    encoded = encode(hybrid)
+    assert generate(open_model(str(old), device="cpu", dtype="float32"), encoded, 8) == generate(hybrid, encoded, 8)
+
+
 def test_threads_and_layers_are_those_of_the_model(opened: Callable[[str, str], tuple[SpeechModel, Path]]) -> None:
     hybrid, _ = opened("qwen2_audio", "gguf-q8_0")
     assert registry.layer_count(hybrid.model.config, "decoder") == 4

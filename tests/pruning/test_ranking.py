@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from sordino.errors import RecipeError
+from sordino.errors import ArtifactError, RecipeError
 from sordino.pruning.layer import Layer
 from sordino.pruning.ranking import Ranking
 from sordino.runtime import files
@@ -76,3 +76,15 @@ def test_the_next_layers_are_numbered_as_in_the_pruned_model(removed: int, indic
     """Up to the encoder layer: what comes after it must wait for its turn."""
     following = Ranking.from_json(WRITTEN).next_decoder_layers(removed)
     assert following == [Layer("decoder", index) for index in indices]
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["[]", "null", "{}", "{", '{"method": "explicit"}', "[" * 5000 + "]" * 5000,
+     '{"method": "explicit", "scope": "decoder", "order": ["nowhere.1"], "layers": {}}',
+     '{"method": "explicit", "scope": "decoder", "order": 3, "layers": {}}'],
+)  # fmt: skip
+def test_a_file_that_is_no_ranking(tmp_path, content: str) -> None:
+    (tmp_path / "ranking.json").write_text(content)
+    with pytest.raises(ArtifactError, match=r"ranking\.json"):
+        Ranking.read(tmp_path / "ranking.json")

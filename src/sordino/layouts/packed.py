@@ -24,16 +24,20 @@ def is_packed(config: Mapping[str, Any]) -> bool:
 def widths(tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> dict[str, tuple[int, int]] | None:
     """Stored weight, packed or in whole bytes -> (bits a weight, weights). None where config.json does not say."""
     groups = (config.get("quantization_config") or {}).get("config_groups") or {}
+    if not isinstance(groups, Mapping) or not all(isinstance(group, Mapping) for group in groups.values()):
+        return None
     counts = {}
     for name, tensor in tensors.items():
         scale = tensors.get(f"{name.removesuffix('_packed')}_scale")
         if not name.endswith(PACKED) and scale is None:
             continue
-        settings = _settings(name.removesuffix("_packed").removesuffix(".weight"), groups)
         try:
+            settings = _settings(name.removesuffix("_packed").removesuffix(".weight"), groups)
             bits, size = int(settings["num_bits"]), settings.get("group_size")
             rows, words = tensor.shape
-        except (KeyError, TypeError, ValueError):
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError, re.error):
+            return None
+        if not 0 < bits <= WORD:
             return None
         if not name.endswith(PACKED):
             counts[name] = (bits, tensor.elements)

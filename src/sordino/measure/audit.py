@@ -7,8 +7,9 @@ model.torch_save_bytes                # the measure of the IWSLT compression tra
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,8 @@ from sordino.measure.size import (
     weights_files,
 )
 from sordino.measure.torch_save import STORAGES, torch_save_bytes
+from sordino.models import registry
+from sordino.models.family import Tensors
 from sordino.models.parts import HEAD, LAYER, is_tied, part_of
 
 
@@ -93,11 +96,36 @@ def audit(path: Path) -> Audit:
         stored_elements=sum(tensor.elements for tensor in tensors.values()),
         weights_bytes=sum(file.stat().st_size for file in files),
         directory_bytes=sum(file.stat().st_size for file in everything),
-        torch_save_bytes=torch_save_bytes(tensors, aliases=_tied(tensors, config), module=True) if saveable else None,
+        torch_save_bytes=_state_dict_bytes(tensors, config) if saveable else None,
         parts=shares(tensors, config, {name: part_with_layer(name) for name in tensors}),
         storage=shares(tensors, config, _storage(tensors, config)),
         findings=inefficiencies.findings(directory if path.is_dir() else None, files, tensors, config),
     )
+
+
+def _state_dict_bytes(tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> int:
+    """Of torch.save(model.state_dict()): the tensors by their names in the model, and all of its modules' versions."""
+    names = registry.tensors_of(config)
+    live = {names.live_name(name): tensor for name, tensor in tensors.items()}
+    aliases = {alias: names.live_name(of) for alias, of in _tied(tensors, config).items()}
+    state = {name: live[name] for name in sorted(live)}
+    return torch_save_bytes(state, aliases=aliases, module=True, silent=_silent(names, state))
+
+
+def _silent(names: Tensors, state: Iterable[str]) -> list[str]:
+    """The model's modules without tensors, each where the module around it has some."""
+    there = {name[:end] for name in state for end in _dots(name)}
+    modules: dict[str, None] = {}
+    for kind in names.silent:
+        before, _, after = kind.rpartition("#")
+        layer = re.compile(re.escape(before) + r"\d+")
+        layers = sorted(module for module in there if layer.fullmatch(module)) if before else [""]
+        modules |= {f"{module}{after}": None for module in layers if f"{module}{after}".rpartition(".")[0] in there}
+    return list(modules)
+
+
+def _dots(name: str) -> list[int]:
+    return [i for i, character in enumerate(name) if character == "."]
 
 
 def shares(tensors: Mapping[str, Tensor], config: Mapping[str, Any], group: Mapping[str, str]) -> dict[str, Share]:

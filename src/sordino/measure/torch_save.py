@@ -38,17 +38,18 @@ def torch_save_bytes(
     *,
     aliases: Mapping[str, str] | None = None,
     module: bool = False,
+    silent: Iterable[str] = (),
     archive: str = "archive",
 ) -> int:
     """Bytes of torch.save({name: tensor}) for contiguous CPU tensors, each owning its storage.
 
     aliases: further names -> the name of the tensor they share their storage with (tied weights).
-    module: the dict is `model.state_dict()`, an OrderedDict that carries a version for every module; modules without
-    tensors (activations, lists of layers) are in it too and cannot be known here, about 60 bytes each.
+    module: the dict is `model.state_dict()`, an OrderedDict that carries a version for every module: those that the
+    tensors' names imply, and the silent, which have no tensors (activations, dropout).
     archive: the file's name without its ending; "archive" where torch.save writes into a buffer.
     """
     names = dict(aliases or {})
-    pickled = _Pickle().state_dict(tensors, names, module)
+    pickled = _Pickle().state_dict(tensors, names, module, silent)
     records = [("data.pkl", pickled), (".format_version", 1), (".storage_alignment", 2), ("byteorder", 6)]
     records += [(f"data/{index}", tensor.bytes) for index, tensor in enumerate(tensors.values())]
     records += [("version", 2), (".data/serialization_id", 40)]
@@ -76,7 +77,9 @@ class _Pickle:
         self.memo: dict[str, int] = {}  # of what occurs again: index
         self.put = 0  # objects memoised so far
 
-    def state_dict(self, tensors: Mapping[str, Tensor], aliases: Mapping[str, str], module: bool) -> int:
+    def state_dict(
+        self, tensors: Mapping[str, Tensor], aliases: Mapping[str, str], module: bool, silent: Iterable[str]
+    ) -> int:
         index = {name: i for i, name in enumerate(tensors)}
         count = 2 + 1  # PROTO, STOP
         count += self._ordered_dict() if module else 1 + self._memoise()
@@ -87,7 +90,7 @@ class _Pickle:
         for name, of in aliases.items():
             count += self._text(name) + self._tensor(tensors[of], index[of])
         if module:
-            paths = _modules([*tensors, *aliases])
+            paths = [*_modules([*tensors, *aliases]), *silent]
             count += 1 + self._memoise() + self._text("_metadata") + 1 + 1  # EMPTY_DICT, SETITEM, BUILD
             count += self._ordered_dict() + _dict_marks(len(paths), exact=False)
             for path in paths:  # {'version': 1}

@@ -191,6 +191,7 @@ class Tensors:
     saved: Mapping[str, str]
     fixed: tuple[str, ...] = ()
     idle: tuple[str, ...] = ()
+    silent: tuple[str, ...] = ()  # modules without tensors, # in place of every index that is there
     ignored: tuple[str, ...] = ()  # prefixes of weights that checkpoints hold and this model does not use
     tied: bool = False
     rows: tuple[str, ...] = ()

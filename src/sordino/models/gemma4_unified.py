@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from sordino.models import gemma
 from sordino.models.family import Audio, AudioInputs, Chat, Decoder, Family, Stack, Table, Tensors
+from sordino.models.tables import LLAMA_SILENT
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -178,6 +179,12 @@ GEMMA4_UNIFIED = Family(
             },
         },
         idle=("model.embed_vision",),
+        silent=(
+            *LLAMA_SILENT,
+            "model.language_model.layers.#.self_attn.v_norm",
+            "model.embed_audio.embedding_pre_projection_norm",
+            "model.embed_vision.multimodal_embedder.embedding_pre_projection_norm",
+        ),
         tied=True,
         tables={
             "model.language_model.": Table(

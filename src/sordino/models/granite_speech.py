@@ -21,7 +21,7 @@ from sordino.errors import FamilyError
 from sordino.models import processors
 from sordino.models.family import Audio, AudioInputs, Chat, Decoder, Family, Prompt, Stack, Table, Tensors
 from sordino.models.processors import PartProcessor
-from sordino.models.tables import LLAMA_GGUF, LLAMA_TEXT, causal
+from sordino.models.tables import LLAMA_GGUF, LLAMA_SILENT, LLAMA_TEXT, causal
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -359,6 +359,32 @@ GRANITE_SPEECH = Family(
     decoder=Decoder(line="sordino.models.decoder_line:GraniteLine", logits=logits, scaling=scaling),
     chat=Chat(render=render, stop_tokens=(END,), answers_end_with={"chat": END}, takes_system=False),
     tensors=Tensors(
+        silent=(
+            *LLAMA_SILENT,
+            *(
+                f"model.encoder.layers.#.{name}"
+                for name in (
+                    "attn.dropout",
+                    "conv.dropout",
+                    "conv.glu",
+                    "conv.silu",
+                    "ff1.dropout",
+                    "ff1.silu",
+                    "ff2.dropout",
+                    "ff2.silu",
+                )
+            ),
+            *(
+                f"model.projector.qformer.encoder.layer.#.{name}"
+                for name in (
+                    "attention.output.dropout",
+                    "crossattention.output.dropout",
+                    "intermediate_query.intermediate_act_fn",
+                    "output_query.dropout",
+                )
+            ),
+            "model.projector.qformer.dropout",
+        ),
         saved={
             "model.encoder": "encoder",
             "model.projector": "projector",

@@ -15,7 +15,7 @@ from sordino.checkpoint.finite import refuse_nonfinite
 from sordino.checkpoint.gguf import read_header
 from sordino.checkpoint.reading import ENCODER_STEM, STEM, Checkpoint, names_of
 from sordino.errors import FamilyError, is_out_of_memory, reason
-from sordino.models import devices, llama_cpp, prompts, registry, stored
+from sordino.models import devices, llama_cpp, processor_check, registry, stored
 from sordino.models.family import Family
 from sordino.models.llama_cpp import GgufDecoder
 from sordino.models.speech import SpeechModel, module_at
@@ -109,7 +109,7 @@ def load(
     module_at(model, family.parts["decoder"]).norm = nn.Identity()
     model.config, model.generation_config = config, whole.generation_config
     speech = SpeechModel(family, model, processor, path, decoder)
-    prompts.check_placeholder(speech)
+    processor_check.check(speech)
     return speech
 
 

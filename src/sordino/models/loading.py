@@ -10,7 +10,7 @@ import torch
 
 from sordino.checkpoint.finite import refuse_nonfinite
 from sordino.errors import FamilyError, explain_os_error, is_out_of_memory, reason
-from sordino.models import adapter_base, adapters, config_file, embedded, hybrid, nf4, prompts, registry, stored
+from sordino.models import adapter_base, adapters, config_file, embedded, hybrid, nf4, processor_check, registry, stored
 from sordino.models.devices import default_device, default_dtype
 from sordino.models.family import Family
 from sordino.models.speech import SpeechModel, module_at
@@ -113,7 +113,7 @@ def load_checkpoint(
         _prepare_quantized(family, model, floating, quantize, kept)
     speech = SpeechModel(family, model, processor, path)
     _refuse_nonfinite(speech, floating)
-    prompts.check_placeholder(speech)
+    processor_check.check(speech)
     return speech
 
 

@@ -16,6 +16,7 @@ from sordino.errors import FamilyError, RecipeError, is_out_of_memory, reason
 from sordino.models import chat_template, registry
 from sordino.models.control_tokens import control_tokens
 from sordino.models.family import Family, Prompt
+from sordino.models.processor_check import placeholder
 from sordino.runtime import files
 from sordino.runtime.terminal import quoted
 
@@ -71,26 +72,6 @@ def system_of(family: Family, section: PromptSection) -> str | None:
     if section.system != "auto":
         return section.system
     return SYSTEM_PROMPT if family.chat.takes_system else None
-
-
-def placeholder(speech: SpeechModel) -> str:
-    """The token that stands for a clip in rendered prompts."""
-    return str(speech.processor.tokenizer.convert_ids_to_tokens(speech.placeholder_id()))
-
-
-def check_placeholder(speech: SpeechModel) -> None:
-    """Raise FamilyError where config.json names no token that stands for audio, or none of the tokenizer's."""
-    tokenizer = speech.processor.tokenizer
-    try:
-        name = placeholder(speech)
-        known = tokenizer.convert_tokens_to_ids(name) == speech.placeholder_id()
-    except (AttributeError, TypeError, ValueError, IndexError, KeyError, OverflowError):
-        known = False
-    if not known:
-        raise FamilyError(
-            f"{speech.path}: config.json names no token of the tokenizer's as the place of audio.",
-            "Copy config.json and the tokenizer of one model again.",
-        )
 
 
 def describe(directory: Path, family: Family, card: Card) -> None:

@@ -19,7 +19,15 @@ from sordino.models import processors
 from sordino.models.family import Audio, AudioInputs, Chat, Decoder, Family, Prompt, Stack, Table, Tensors, Wrapping
 from sordino.models.processors import PartProcessor
 from sordino.models.qwen2_audio import pooled
-from sordino.models.tables import LLAMA_GGUF, LLAMA_TEXT, TEXT_BIASES, WHISPER_LAYERS, causal
+from sordino.models.tables import (
+    LLAMA_GGUF,
+    LLAMA_SILENT,
+    LLAMA_TEXT,
+    TEXT_BIASES,
+    WHISPER_LAYERS,
+    WHISPER_SILENT,
+    causal,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -293,6 +301,15 @@ QWEN2_5_OMNI = Family(
         },
         idle=("model.visual", "model.audio_tower.audio_bos_eos_token"),
         ignored=("talker.", "token2wav."),
+        silent=(
+            *LLAMA_SILENT,
+            *WHISPER_SILENT,
+            "model.audio_tower.avg_pooler",
+            "model.audio_tower.positional_embedding",
+            "model.visual.blocks.#.mlp.act_fn",
+            "model.visual.merger.mlp.1",
+            "model.visual.rotary_pos_emb",
+        ),
         tables={
             "thinker.audio_tower.": Table(ENCODER + WHISPER_LAYERS, "encoder_layers"),
             "thinker.visual.": Table(VISION, "blocks"),

@@ -15,10 +15,12 @@ from typing import TYPE_CHECKING, Any
 from sordino.models.family import Audio, AudioInputs, Chat, Decoder, Family, Prompt, Stack, Table, Tensors
 from sordino.models.tables import (
     LLAMA_GGUF,
+    LLAMA_SILENT,
     LLAMA_TEXT,
     TEXT_BIASES,
     WHISPER_ENCODER,
     WHISPER_FIELDS,
+    WHISPER_SILENT,
     causal,
     positions_window,
 )
@@ -217,6 +219,7 @@ QWEN2_AUDIO = Family(
             "lm_head": "language_model.lm_head",
         },
         fixed=("model.audio_tower.embed_positions",),
+        silent=(*LLAMA_SILENT, *WHISPER_SILENT, "model.audio_tower.avg_pooler"),
         tables={
             "audio_tower.": Table(WHISPER_ENCODER, "encoder_layers"),
             "language_model.": Table(causal(LLAMA_TEXT + TEXT_BIASES), "decoder_layers"),

@@ -14,7 +14,15 @@ from typing import TYPE_CHECKING, Any
 
 from sordino.errors import FamilyError
 from sordino.models.family import Audio, AudioInputs, Chat, Decoder, Family, Prompt, Stack, Table, Tensors
-from sordino.models.tables import LLAMA_GGUF, LLAMA_TEXT, TEXT_NORMS, WHISPER_LAYERS, normed_heads
+from sordino.models.tables import (
+    LLAMA_GGUF,
+    LLAMA_SILENT,
+    LLAMA_TEXT,
+    TEXT_NORMS,
+    WHISPER_LAYERS,
+    WHISPER_SILENT,
+    normed_heads,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -260,6 +268,12 @@ QWEN3_ASR = Family(
     ),
     tensors=Tensors(
         saved={},
+        silent=(
+            *LLAMA_SILENT,
+            *WHISPER_SILENT,
+            "model.audio_tower.positional_embedding",
+            "model.multi_modal_projector.act",
+        ),
         tied=True,
         tables={
             "model.audio_tower.": Table(ENCODER + WHISPER_LAYERS, "encoder_layers"),

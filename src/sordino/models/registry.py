@@ -14,7 +14,7 @@ from typing import Any
 
 from sordino.errors import FamilyError, reason
 from sordino.models import chat_template, config_file
-from sordino.models.family import Family, Scope
+from sordino.models.family import Family, Scope, Tensors
 
 CONFIG = config_file.NAME
 FAMILIES = {
@@ -84,6 +84,12 @@ def read_config(path: str) -> dict[str, Any]:
     else:
         config_file.refuse_adapter_beside(directory)
     return config
+
+
+def tensors_of(config: Mapping[str, Any]) -> Tensors:
+    """Names of a config.json's family; those of the files where it is not known."""
+    model_type = str(config.get("model_type"))
+    return get(model_type).tensors if model_type in FAMILIES else Tensors(saved={})
 
 
 def owns_adapter(config: Mapping[str, Any]) -> bool:

@@ -33,6 +33,7 @@ from sordino.runtime.terminal import quoted
 
 GENERATION = "generation_config.json"
 NAMED_ALIKE = ("bitsandbytes", "compressed-tensors")  # quantizations that keep a weight's name, or add to it
+MOST_IDS = 2**31
 NOT_FETCHED = "consolidated*.safetensors"  # the same weights once more, as some makers write them
 
 
@@ -156,7 +157,7 @@ def _check_generation(config: Mapping[str, Any], file: Path) -> None:
     for name, least in (("bos_token_id", -1), ("pad_token_id", -1), ("eos_token_id", 0), ("suppress_tokens", 0)):
         ids = config.get(name)
         each = ids if isinstance(ids, list) else [] if ids is None else [ids]
-        if any(type(i) is not int or i < least for i in each):
+        if any(type(i) is not int or not least <= i < MOST_IDS for i in each):
             raise FamilyError(f"{file}: {name} cannot be {quoted(ids, 60)}.", "Copy the model again.")
 
 

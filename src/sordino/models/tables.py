@@ -71,6 +71,9 @@ def causal(text: str) -> str:
 
 
 LLAMA_DECODER = causal(LLAMA_TEXT)
+# modules without tensors: of a decoder, and of Whisper's layers
+LLAMA_SILENT = ("model.language_model.layers.#.mlp.act_fn", "model.language_model.rotary_emb")
+WHISPER_SILENT = ("model.audio_tower.layers.#.activation_fn",)
 _OUTSIDE = {"embed_tokens.weight": "token_embd.weight", "norm.weight": "output_norm.weight"}
 _LLAMA = {
     "input_layernorm": "attn_norm", "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k",

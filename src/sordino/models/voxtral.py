@@ -20,7 +20,15 @@ from typing import TYPE_CHECKING, Any
 
 from sordino.errors import FamilyError
 from sordino.models.family import Audio, AudioInputs, Chat, Decoder, Family, Prompt, Stack, Table, Tensors
-from sordino.models.tables import LLAMA_DECODER, LLAMA_GGUF, WHISPER_ENCODER, WHISPER_FIELDS, positions_window
+from sordino.models.tables import (
+    LLAMA_DECODER,
+    LLAMA_GGUF,
+    LLAMA_SILENT,
+    WHISPER_ENCODER,
+    WHISPER_FIELDS,
+    WHISPER_SILENT,
+    positions_window,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -250,6 +258,12 @@ VOXTRAL = Family(
             "lm_head": "language_model.lm_head",
         },
         fixed=("model.audio_tower.embed_positions",),
+        silent=(
+            *LLAMA_SILENT,
+            *WHISPER_SILENT,
+            "model.audio_tower.avg_pooler",
+            "model.multi_modal_projector.act",
+        ),
         tables={
             "audio_tower.": Table(WHISPER_ENCODER, "encoder_layers"),
             "language_model.": Table(LLAMA_DECODER, "decoder_layers"),

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sordino.errors import RecipeError
+from sordino.errors import ArtifactError, RecipeError
 from sordino.pruning.layer import Layer, parse_layer, renumbered
 from sordino.runtime import files
 
@@ -101,7 +101,11 @@ class Ranking:
     @classmethod
     def read(cls, file: Path) -> Ranking:
         """Raises ArtifactError for a missing or damaged file."""
-        return cls.from_json(files.read_json(file))
+        record = files.read_json(file, {})
+        try:
+            return cls.from_json(record)
+        except (KeyError, TypeError, ValueError, AttributeError, RecipeError) as error:
+            raise ArtifactError(f"{file} is no ranking ({type(error).__name__}: {error}).", files.AGAIN) from None
 
     def removal_order(self, count: int | None = None) -> list[Layer]:
         """The first `count` layers to go; all of them for None. Raises RecipeError where fewer were ranked."""
