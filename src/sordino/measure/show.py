@@ -100,8 +100,8 @@ def plan_table(lines: Sequence[Mapping[str, Any]], title: str, unknown: str | No
     for line in lines:
         state = f"runs: {line['why']}" if line["runs"] else "done"
         state += "".join(f"; {name} not installed" for name in line.get("not_installed", ()))
-        # what is made anew probably takes as long as it did
-        took = "" if line["seconds"] is None else f"{'~' if line['runs'] else ''}{spent(line['seconds'])}"
+        seconds = line["about"] if line["runs"] else line["seconds"]
+        took = "" if seconds is None else f"{'~' if line['runs'] else ''}{spent(seconds)}"
         there = gigabytes(line["bytes"]) if line["bytes"] else ""
         ahead = line["forecast"]
         guesses = [f"~{gigabytes(ahead[k])}" if ahead and ahead[k] else "" for k in ("size", "memory", "use")]
@@ -110,7 +110,8 @@ def plan_table(lines: Sequence[Mapping[str, Any]], title: str, unknown: str | No
         table.add_row(line["stage"], markup(line["directory"], None), markup(state, None), there, took, *guesses)
     for column in table.columns[3:]:
         column.justify = "right"
-    note = "~: times as the last time, sizes predicted for the longest clip (--formulas says how)"
+    note = "~: times from what the stage took before, here or in another run; sizes predicted for the longest clip "
+    note += "(--formulas says how)"
     if unknown is not None:
         note = f"sizes are unknown without the config.json of {unknown}: fetch it (hf download {unknown} config.json)"
         note += " or give one with --config FILE"
@@ -120,13 +121,13 @@ def plan_table(lines: Sequence[Mapping[str, Any]], title: str, unknown: str | No
 def _total(lines: Sequence[Mapping[str, Any]]) -> str:
     """Time behind and ahead, as far as it is known."""
     done = sum(line["seconds"] or 0.0 for line in lines if not line["runs"])
-    ahead = [line["seconds"] for line in lines if line["runs"]]
+    ahead = [line["about"] for line in lines if line["runs"]]
     unknown = sum(seconds is None for seconds in ahead)
     parts = [f"done: {spent(done)}"] if len(ahead) < len(lines) else []
     if len(ahead) > unknown:
         parts.append(f"to run: ~{spent(sum(seconds or 0.0 for seconds in ahead))}")
     if unknown:
-        parts.append(f"{unknown} stage{'s' * (unknown > 1)} to run for the first time")
+        parts.append(f"{unknown} stage{'s' * (unknown > 1)} for which nothing comparable was measured")
     return "; ".join(parts)
 
 

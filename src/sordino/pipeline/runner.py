@@ -20,7 +20,7 @@ from sordino.config.run_layout import CACHE
 from sordino.config.schema import Recipe
 from sordino.errors import RecipeError, SordinoError, near_match
 from sordino.models import registry
-from sordino.pipeline import artifact, leftovers, machine, preflight
+from sordino.pipeline import artifact, durations, leftovers, machine, preflight
 from sordino.pipeline.device import device_of
 from sordino.pipeline.forecast import Forecast, forecast
 from sordino.pipeline.parents import parents_of
@@ -46,6 +46,7 @@ class Planned:
 
     seconds: that the finished directory took, or the one that will be replaced; grows: whether that stays whole;
     agreed: whether unfinished work of this request goes on, which nobody began unasked; replaces: neither.
+    about: seconds that it will probably take, None where it is done or nothing comparable was measured.
     forecast: what the stage will write and take, None where no config was given or nothing is predicted.
     """
 
@@ -57,6 +58,7 @@ class Planned:
     replaces: bool = False
     grows: bool = False
     agreed: bool = False
+    about: float | None = None
     forecast: Forecast | None = None
 
     def to_json(self) -> dict[str, Any]:
@@ -68,6 +70,7 @@ class Planned:
             "bytes": self.bytes,
             "seconds": self.seconds,
             "replaces": self.replaces,
+            "about": self.about,
             "forecast": self.forecast.to_json() if self.forecast else None,
         }
 
@@ -84,7 +87,15 @@ def plan(recipe: Recipe, config: Mapping[str, Any] | None = None, device: str | 
     # a family whose shapes nobody has written down is planned without a forecast
     described = config is not None and registry.of_config(config).tensors.tables
     ahead = forecast(recipe, config, device) if config and described else {}
-    return [dataclasses.replace(line, forecast=ahead.get(line.stage)) for line in lines_of(recipe)]
+    stages = {stage.name: (stage, settings) for stage, settings in stages_of(recipe)}
+    return [
+        dataclasses.replace(
+            line,
+            forecast=ahead.get(line.stage),
+            about=durations.expected(recipe, *stages[line.stage]) if line.why is not None else None,
+        )
+        for line in lines_of(recipe)
+    ]
 
 
 def lines_of(recipe: Recipe) -> list[Planned]:
