@@ -329,3 +329,28 @@ def test_rank_section_names_what_may_change() -> None:
     from sordino.stages import rank
 
     assert {*rank.STAGE.resumable} <= {*RankSection.__dataclass_fields__}
+
+
+def test_a_check_does_not_call_intact_what_is_not_finished(made: Made, tmp_path: Path, capsys: Capsys) -> None:
+    file = made.recipe(tmp_path)
+    run("check", file)
+    assert "no stage is finished" in capsys.readouterr().out
+    file = made.copied(tmp_path, stages=["10-data"])
+    run("check", file)
+    assert "1 finished stages, all intact" in capsys.readouterr().out
+    (tmp_path / "runs/run/20-teacher").mkdir()
+    assert main(["check", str(file)]) == 2
+    assert "20-teacher: no finished stage (it has no stage.json)" in capsys.readouterr().err
+
+
+def test_a_sweep_lists_its_points_first(made: Made, tmp_path: Path, capsys: Capsys) -> None:
+    file = made.copied(tmp_path)
+    words = ("sweep.of=[student]", "sweep.formats=[nf4]", "sweep.remove=[1]")
+    capsys.readouterr()
+    run("sweep", file, *words)
+    err = capsys.readouterr().err
+    first = err.index("2 points to make, beside the chain's own systems:")
+    assert first < err.index("healed, nf4: ~") < err.index("teacher without 1 layers: ~") < err.index("point 1 of 2")
+    run("sweep", file, *words, "report.samples=3", "evaluate.bootstrap=20")
+    run("sweep", file, *words, "sweep.remove=[1,2]")
+    assert "healed, nf4: scored already" in capsys.readouterr().err

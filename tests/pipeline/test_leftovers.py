@@ -12,7 +12,7 @@ import pytest
 
 from sordino.config import records
 from sordino.errors import ArtifactError
-from sordino.pipeline import artifact, leftovers
+from sordino.pipeline import artifact, leftovers, locks
 from sordino.pipeline.artifact import Parent
 
 SECTION, PARENTS, FACTS = {"lr": 1.0}, [Parent("10-data", "aa")], {"stage": "rank"}
@@ -204,7 +204,7 @@ def test_torn_files_of_the_cache_go_when_their_process_has_gone(tmp_path: Path) 
     assert {name: (tmp_path / name).exists() for name in names} == names
 
 
-@pytest.mark.parametrize("number", artifact.WITHOUT_LOCKS)
+@pytest.mark.parametrize("number", locks.WITHOUT_LOCKS)
 def test_a_file_system_without_locks_is_told_of_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
@@ -215,8 +215,8 @@ def test_a_file_system_without_locks_is_told_of_once(
 
     notes: list[str] = []
     monkeypatch.setattr(fcntl, "flock", without)
-    monkeypatch.setattr(artifact, "note", notes.append)
-    monkeypatch.setattr(artifact, "_without_locks", set())
+    monkeypatch.setattr(locks, "note", notes.append)
+    monkeypatch.setattr(locks, "_warned", set())
     build(tmp_path / "a")
     build(tmp_path / "b")
     assert records.read_stage(tmp_path / "b")

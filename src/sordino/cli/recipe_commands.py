@@ -125,7 +125,9 @@ def _check(args: argparse.Namespace) -> Result:
     for problem in problems:
         print(problem, file=sys.stderr)
     if not args.json:
-        print(f"{recipe.directory}: " + (f"{len(problems)} problems" if problems else "every finished stage is intact"))
+        count = sum((recipe.directory / stage.directory).is_dir() for stage, _ in runner.stages_of(recipe))
+        intact = f"{count} finished stages, all intact" if count else "no stage is finished"
+        print(f"{recipe.directory}: " + (f"{len(problems)} problems" if problems else intact))
     return {"run": str(recipe.directory), "problems": problems, "exit": 2 if problems else 0}
 
 

@@ -14,8 +14,6 @@ out of date.
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import os
 import platform
 import shutil
@@ -31,14 +29,13 @@ from typing import Any
 
 from sordino.config import migrations
 from sordino.config.records import REQUESTED, STAGE_FILE, changed_settings, fingerprints, read_stage
-from sordino.errors import ArtifactError, SordinoError, explain_os_error, is_out_of_memory
+from sordino.errors import SordinoError, explain_os_error, is_out_of_memory
 from sordino.pipeline import leftovers
 from sordino.pipeline.leftovers import REQUEST_FILE, STATE_DIR, old_of, partial_of
+from sordino.pipeline.locks import locked
 from sordino.runtime import files
-from sordino.runtime.progress import note
 
 REFUSED = "refused"  # key of a request whose work ended with a mistake of the user's: what it was
-WITHOUT_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 VERSIONED = (
     "sordino",
     "torch",
@@ -210,38 +207,6 @@ def _record(
         "hash": files.combined(prints),
         "complete": True,
     }
-
-
-@contextmanager
-def locked(directory: Path) -> Iterator[None]:
-    """Keep a directory to this process; the lock goes with the process, however that ends.
-
-    Raises ArtifactError where another process works in it. On a file system without locks, a warning must do.
-    """
-    directory.mkdir(parents=True, exist_ok=True)
-    handle = os.open(directory, os.O_RDONLY)  # the directory itself is locked: no file to leave behind
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ArtifactError(f"another sordino is working in {directory}.", "Wait for it, or set a name.") from error
-        except OSError as error:
-            if error.errno not in WITHOUT_LOCKS:
-                raise
-            _warn_of_no_locks(handle, directory)
-        yield
-    finally:
-        os.close(handle)
-
-
-def _warn_of_no_locks(handle: int, directory: Path) -> None:
-    device = os.fstat(handle).st_dev
-    if device not in _without_locks:
-        _without_locks.add(device)
-        note(f"the file system of {directory} has no locks: let no second sordino work there at the same time")
-
-
-_without_locks: set[int] = set()  # numbers of file systems that were warned of
 
 
 def finish(partial: Path, directory: Path, stage: Mapping[str, Any]) -> None:

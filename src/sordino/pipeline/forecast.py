@@ -6,6 +6,7 @@ data.max_seconds, else the model's window.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,8 +73,8 @@ def budget_bytes(unpruned: shapes.Model, gigabytes: float | None, ratio: float |
 
 
 def whole_bytes(recipe: Recipe, config: Mapping[str, Any]) -> int:
-    """Of the weights file of what a recipe exports, in 16 bits."""
-    model = _Stages(recipe, config, recipe.device).model(chain.EXPORTS.key)
+    """Of the weights file of what a recipe exports, in 16 bits; as if nothing were trimmed, which takes counting."""
+    model = _Stages(dataclasses.replace(recipe, trim=None), config, recipe.device).model(chain.EXPORTS.key)
     return tables.safetensors_bytes(tables.stored(model.tensors, "bf16"))
 
 

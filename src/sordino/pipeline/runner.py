@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import importlib
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +24,7 @@ from sordino.models import registry
 from sordino.pipeline import artifact, durations, leftovers, machine, preflight
 from sordino.pipeline.device import device_of
 from sordino.pipeline.forecast import Forecast, forecast
+from sordino.pipeline.locks import locked
 from sordino.pipeline.parents import parents_of
 from sordino.pipeline.stage import Job, Stage
 from sordino.runtime.progress import note
@@ -120,7 +122,7 @@ def _line(stage: Stage[Any], settings: Mapping[str, Any], recipe: Recipe, waitin
         settings, parents, grows = stage.grown(recipe, settings, parents_of(stage, recipe))
         why = why or artifact.why_stale(directory, settings, parents)
         goes_on = artifact.why_not_resumed(directory, settings, parents, stage.resumable, stage.name) is None
-        agreed = agreed or (leftovers.partial_of(directory).exists() and goes_on)
+        agreed = agreed or (goes_on and (leftovers.partial_of(directory) / leftovers.REQUEST_FILE).is_file())
     size = sum(f.stat().st_size for f in directory.rglob("*") if f.is_file()) if directory.is_dir() else 0
     seconds = done["seconds"] if done else None
     replaces = why is not None and done is not None and not (stage.derived or grows or agreed)
@@ -195,10 +197,13 @@ def run_stage(
         note(f"{place}{stage.name}: done ({directory})")
         return False
     note(f"{place}{stage.name}: {why}; writing {directory}")
+    other = artifact.why_not_resumed(directory, settings, parents, stage.resumable, stage.name)
+    if other and leftovers.foreign(leftovers.partial_of(directory)) is None:
+        note(f"  {leftovers.partial_of(directory)} {other}, and goes")
     device = str(device_of(recipe.device))
     facts = {"stage": stage.name, "recipe": recipe.name, "seed": recipe.seed, "device": device}
     try:
-        with artifact.locked(recipe.directory):
+        with locked(recipe.directory):
             leftovers.clear_cache(recipe.directory / CACHE)
             with artifact.building(directory, settings, parents, facts, stage.resumable) as (out, extra):
                 stage.run(Job(recipe, out, extra, options), stage.section(recipe))
@@ -229,6 +234,8 @@ def check(recipe: Recipe) -> list[str]:
         directory = recipe.directory / stage.directory
         done = records.read_stage(directory)
         if done is None:
+            if os.path.lexists(directory):
+                problems.append(f"{directory}: no finished stage (it has no stage.json)")
             continue
         differences = artifact.differences(directory, done)
         problems += [f"{directory / name}: {state}" for name, state in differences.items()]

@@ -21,6 +21,7 @@ from sordino.config.schema import Recipe, SensitivitySection
 from sordino.data.clip import Clip
 from sordino.formats.registry import MIXED
 from sordino.measure import size
+from sordino.measure.show import spent
 from sordino.metrics import groups
 from sordino.pipeline import artifact, evaluation, exporting, reported_stages, results, translating
 from sordino.pipeline.device import device_of
@@ -56,6 +57,13 @@ class Sweep:
             self.write_model(point)
             self.score(point, kept)
         shutil.copytree(kept, self.job.out / point.key, dirs_exist_ok=True)
+
+    def expected(self, point: SweepPoint) -> str:
+        """What a point will take, in words: to be translated with, as long as the model that it is made of."""
+        if (self.cached(point) / POINT).is_file():
+            return "scored already"
+        speed = self.job.layout.speed(point.of)
+        return f"~{spent(files.read_json(speed)['seconds'])} to translate with" if speed.is_file() else "to be made"
 
     def model_directory(self, point: SweepPoint) -> Path:
         """Where a point's model lies until it is scored."""

@@ -24,6 +24,9 @@ def run(job: Job, section: SweepSection) -> None:
     clips = job.clips(recipe.translate.split)
     sweep = sweeping.Sweep(job, clips, STAGE.uses)
     points = points_of(recipe, section, len(sweep.ranking.order) if sweep.ranking else 0)
+    note(f"{len(points)} points to make, beside the chain's own systems:")
+    for point in points:
+        note(f"  {point.label}: {sweep.expected(point)}")
     made: list[SweepPoint] = []
     left_out: dict[str, str] = {}
     for number, point in enumerate(points, 1):
