@@ -89,7 +89,7 @@ def test_a_shape_that_does_not_fit_and_a_directory_in_use_are_refused(model_dir:
             model_dir, tmp_path / "odd", shape(model_dir, num_attention_heads=2, num_key_value_heads=2),
             dtype="float32", noise=0, seed=0,
         )  # fmt: skip
-    with pytest.raises(FamilyError, match="hidden|H is"):
+    with pytest.raises(FamilyError, match="H is"):
         grow.grow(model_dir, tmp_path / "small", shape(model_dir, hidden_size=32), dtype="float32", noise=0, seed=0)
     assert not (tmp_path / "odd").exists()
     (tmp_path / "used").mkdir()
