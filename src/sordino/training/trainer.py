@@ -30,13 +30,14 @@ from torch import Tensor, nn
 from sordino.config.run_layout import DATA, split_file
 from sordino.config.schema import TrainSection
 from sordino.errors import DataError, RecipeError
+from sordino.measure.predict import LOGITS_BYTES
 from sordino.models.answers import SpeechLM
 from sordino.models.generation import batches_by_length
 from sordino.models.speech import SpeechModel
 from sordino.runtime.files import json_line
 from sordino.runtime.progress import step_bar
 from sordino.training.collate import Example, collate, epoch_batches
-from sordino.training.objectives import Objective, cross_entropy
+from sordino.training.objectives import Objective, cross_entropy, summed_loss
 
 CHECKPOINT = "step-"
 
@@ -113,6 +114,7 @@ def train(
     if log:  # steps behind the resume point are made again
         log.write_text("".join(json_line(row) + "\n" for row in run.log), encoding="utf-8")
     mixed = precision_of(section, speech.device) == "bfloat16-mixed"
+    most_bytes = LOGITS_BYTES if section.gradient_checkpointing else None
     if section.gradient_checkpointing:
         set_checkpointing(speech.recomputing, True)
     speech.model.train()
@@ -121,7 +123,8 @@ def train(
         with step_bar(label, len(steps), done) as advance:
             for step in range(done, len(steps)):
                 torch.manual_seed(seed * 1_000_003 + step)  # dropout depends on the step, not on what ran before
-                loss = _accumulate(speech, [examples[i] for i in steps[step]], part, prompt, mixed, objective)
+                chosen = [examples[i] for i in steps[step]]
+                loss = _accumulate(speech, chosen, part, prompt, mixed, objective, most_bytes)
                 if not math.isfinite(loss):
                     raise diverged(label, "loss", loss, step + 1)
                 row = {"step": step + 1, "epoch": round((step + 1) / per_epoch, 4), "loss": loss}
@@ -176,6 +179,7 @@ def _accumulate(
     prompt: str,
     mixed: bool,
     objective: Objective = cross_entropy,
+    most_bytes: int | None = None,
 ) -> float:
     """Gradients of the mean loss over all answer tokens of a step, run in parts. Returns that mean (nats a token)."""
     model, total = SpeechLM(speech), sum(len(e.answer) for e in chosen)
@@ -183,7 +187,7 @@ def _accumulate(
     for start in range(0, len(chosen), part):
         batch = collate(speech, chosen[start : start + part], prompt)
         with _autocast(speech, mixed):
-            loss, _ = objective(model(batch), batch)
+            loss = summed_loss(model, batch, objective, most_bytes)
         (loss / total).backward()  # type: ignore[no-untyped-call]
         sum_loss += float(loss.detach())
     return sum_loss / total
@@ -198,8 +202,8 @@ def mean_loss(speech: SpeechModel, examples: Sequence[Example], size: int, promp
     for part in batches_by_length([example.length for example in examples], size):
         with _autocast(speech, mixed):
             batch = collate(speech, [examples[i] for i in part], prompt)
-            loss, n = cross_entropy(model(batch), batch)
-        total, tokens = total + float(loss), tokens + n
+            loss = summed_loss(model, batch, cross_entropy, LOGITS_BYTES)
+        total, tokens = total + float(loss), tokens + batch.tokens
     speech.model.train(training)
     return total / tokens
 
