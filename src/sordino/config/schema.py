@@ -285,6 +285,20 @@ class SweepSection:
 
 
 @dataclass(frozen=True)
+class ResourcesSection:
+    """What the work is spread over (docs/cluster.md). No result depends on it: finished work stays finished."""
+
+    executor: Literal["threads", "ray"] = setting(
+        "threads", "who ranks, pseudo-labels, translates and sweeps; ray: workers of a Ray cluster (extra ray)"
+    )
+    workers: int | None = setting(None, "ray: workers, each with a model; default: as many as the cluster holds", least=1)
+    worker_cpus: int = setting(1, "ray: cores of each worker", least=1)
+    ray_address: str | None = setting(
+        None, "ray: a running cluster (host:port, auto); default: $RAY_ADDRESS, else one on this machine, while it runs"
+    )
+
+
+@dataclass(frozen=True)
 class Recipe:
     """One experiment. A section that is present is a stage that runs; `STAGE: false` leaves one out."""
 
@@ -300,6 +314,7 @@ class Recipe:
     attention: Literal["sdpa", "eager", "flash_attention_2"] | None = setting(
         None, "implementation of attention in transformers; default: its own choice"
     )
+    resources: ResourcesSection = ResourcesSection()
     prompt: PromptSection = PromptSection()
     data: DataSection | None = None
     finetune: FinetuneSection | None = None
