@@ -25,7 +25,7 @@ COLUMN, WIDTH = 34, 110  # characters: where meanings begin, and where lines end
 
 @dataclass(frozen=True)
 class Setting:
-    """One setting. stage: whose it is, or recipe, resources, prompt; key: dotted, as in overrides; limits: '' for none."""
+    """One setting. stage: whose it is, or a section's name; key: dotted, as in overrides; limits: '' for none."""
 
     stage: str
     key: str
