@@ -43,9 +43,7 @@ VISION = {
 
 def write_processor(directory: Path) -> Any:
     """-> tokenizer: the demo's, with Omni's special tokens behind its own."""
-    tokenizer = AutoTokenizer.from_pretrained(
-        DEMO, extra_special_tokens=NAMED, processor_class=qwen2_5_omni.PROCESSOR
-    )
+    tokenizer = AutoTokenizer.from_pretrained(DEMO, extra_special_tokens=NAMED, processor_class=qwen2_5_omni.PROCESSOR)
     tokenizer.chat_template = qwen2_5_omni.TEMPLATE
     tokenizer.save_pretrained(str(directory))
     settings = WhisperFeatureExtractor(feature_size=80, chunk_length=WINDOW_SECONDS).to_dict()
