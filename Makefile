@@ -30,8 +30,8 @@ test-gguf: $(READY)  ## compile llama-cpp-python (5 to 15 minutes) and run what 
 		CMAKE_ARGS="-DLLAVA_BUILD=OFF -DLLAMA_OPENSSL=OFF $(CMAKE_ARGS)" $(BIN)/python -m pip install --editable '.[gguf]'
 	$(PYTEST) tests/models/test_hybrid.py tests/serve/test_gguf.py
 
-test-vllm: $(READY)  ## install vLLM beside .venv (3.7 GB, minutes), load a w4a16 export and compare tokens
-	$(PYTEST) -rs -m isolated tests/formats
+test-vllm: $(READY)  ## install vLLM beside .venv (3.7 GB, minutes), compare its tokens with ours
+	$(PYTEST) -rs -s -m isolated tests/formats
 
 test-web: $(READY)  ## install playwright (45 MB) and, where it is missing, Debian's chromium; drive the server's page
 	@test -n "$(CHROMIUM)" || command -v chromium >/dev/null || \

@@ -200,8 +200,7 @@ def table(result: dict[str, Any], device: str) -> str:
     return "\n".join(lines)
 
 
-def main(words: Sequence[str] | None = None) -> int:
-    words = [*(sys.argv[1:] if words is None else words)]
+def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, help="a finished run: its training clips, and its teacher to go on with")
     parser.add_argument("--model", type=Path, help="another model than the run's teacher")
@@ -214,7 +213,12 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--system", choices=list(SYSTEMS), help=argparse.SUPPRESS)
-    args = parser.parse_args(words)
+    return parser
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    words = [*(sys.argv[1:] if words is None else words)]
+    args = parser().parse_args(words)
     torch.set_num_threads(args.threads)
     try:
         if args.system:

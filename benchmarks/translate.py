@@ -201,7 +201,7 @@ def table(result: dict[str, Any], first: int) -> str:
     )
 
 
-def main(words: Sequence[str] | None = None) -> int:
+def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, help="a finished run: its clips, and its teacher")
     parser.add_argument("--model", type=Path, help="another model than the run's teacher")
@@ -215,7 +215,11 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--room", type=Path, help="directory for the copy of the decoder that vLLM reads")
     parser.add_argument("--json", type=Path)
-    args = parser.parse_args(words)
+    return parser
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    args = parser().parse_args(words)
     torch.set_num_threads(args.threads)
     os.environ.setdefault("OMP_NUM_THREADS", str(args.threads))
     os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")  # as many threads as the others
