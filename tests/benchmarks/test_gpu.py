@@ -64,7 +64,7 @@ def test_block_b_ranks_the_grown_model(made: Made, work: Path, here: None, capsy
 def test_block_c_trains_and_decodes(
     made: Made, work: Path, here: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(training, "in_process", lambda words, name: one_system(words, name))
+    monkeypatch.setattr(training, "in_process", one_system)
     assert gpu.main(words(work, made, "c")) == 0
     told = rows(work, "c")
     assert told["teacher"]["steps"] == told["qlora"]["steps"] == 2
@@ -90,9 +90,7 @@ def test_block_d_prunes_and_exports(
     assert set(formats.FORMATS) >= {"nf4", "w4a16", "gguf-q8_0"}
 
 
-def test_block_e_asks_vllm(
-    made: Made, work: Path, here: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_block_e_asks_vllm(made: Made, work: Path, here: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("SORDINO_VLLM", str(fake_vllm.install(tmp_path / "vllm")))
     assert gpu.main(words(work, made, "e")) == 0
     told = rows(work, "e")["vllm"]
