@@ -21,6 +21,7 @@ from sordino.formats.registry import MIXED
 from sordino.metrics import comet_files
 from sordino.metrics import registry as metrics
 from sordino.models import registry, shapes
+from sordino.pipeline import launching
 from sordino.pipeline.device import device_type
 from sordino.pipeline.forecast import budget_bytes, config_of, whole_bytes
 from sordino.pruning.layer import parse_layer, refuse_removals, stacks_of
@@ -37,6 +38,7 @@ def refuse_plan(recipe: Recipe) -> None:
     """Raise SordinoError for a device, layers, metrics and texts that are not there, and a tokenizer that cannot be
     trimmed."""
     device_type(recipe.device)
+    launching.refuse(recipe)
     refuse_layers(recipe)
     refuse_tokenizer(recipe)
     for _, setting, metric in metrics_of(recipe):
