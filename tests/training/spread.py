@@ -16,13 +16,14 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
+from sordino import cli
 from sordino.config.schema import QloraSection, TrainSection
 from sordino.errors import DataError
 from sordino.models import adapters, loading
 from sordino.models.features import Features
 from sordino.models.speech import SpeechModel
 from sordino.runtime import progress, world
-from sordino.training import objectives, resume, trainer
+from sordino.training import objectives, trainer
 from sordino.training.collate import Example
 from tests.data import sounds
 from tests.tiny import QUESTION
@@ -99,9 +100,21 @@ def main(folder: Path) -> None:
         note("plain-from-one", *run(folder, "plain", folder / "one-to-two"))
         out["adapters-agree"] = agree(run(folder, "adapter", folder / "again")[1])
         out["refused"] = refused(folder)
+        straight(folder)
         if here.first:
             (folder / "out.json").write_text(json.dumps(out))
     here.wait()
+
+
+def straight(folder: Path) -> None:
+    """A stage as a user's own torchrun starts it: the whole command in every process."""
+    recipe = str(folder / "recipe.yaml")
+    try:
+        code = cli.main(["finetune", recipe, "name=straight"])
+    except SystemExit as done:  # of all but the first
+        assert world.current().rank, "the first process says what it did"
+        code = int(str(done.code))
+    assert code == 0
 
 
 def agree(weights: dict[str, torch.Tensor]) -> bool:
@@ -127,5 +140,4 @@ def refused(folder: Path) -> str:
 
 
 if __name__ == "__main__":
-    assert resume
     main(Path(sys.argv[1]))

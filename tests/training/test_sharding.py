@@ -5,20 +5,25 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import yaml
 from safetensors import safe_open
 from safetensors.torch import load_file
 
+from sordino import cli
 from sordino.runtime.world import World
 from sordino.training import resume, trainer
 from tests.data import sounds
+from tests.stages import runs
 from tests.tiny import clip
 from tests.training import spread
 
@@ -42,12 +47,27 @@ class Both:
         return self.ones[name]
 
 
+def write_recipe(folder: Path) -> None:
+    """A corpus, and a recipe that trains in two processes; the runs `straight` and `killed` have their data."""
+    corpus = runs.write_corpus(folder / "corpus")
+    recipe = {
+        "name": "one", "out": str(folder / "runs"), "model": str(folder / "model"), "device": "cpu",
+        "data": {"path": str(corpus)}, "resources": {"devices": 2},
+        "finetune": {"max_steps": 8, "lr": 1e-3, "checkpoint_steps": 1, "freeze": ["encoder"]},
+    }  # fmt: skip
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    assert cli.main(["prepare", str(folder / "recipe.yaml")]) == 0
+    for name in ("straight", "killed"):
+        shutil.copytree(folder / "runs/one", folder / "runs" / name)
+
+
 @pytest.fixture(scope="module")
 def both(pico_dir: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Both:
     folder = tmp_path_factory.mktemp("both")
     shutil.copytree(pico_dir("qwen2_audio"), folder / "model")
     for i in range(len(spread.ANSWERS)):
         sounds.save(folder / f"{i}.wav", clip(i, 0.3 + 0.13 * i), subtype="FLOAT")
+    write_recipe(folder)
     spread.run(folder, "plain", folder / "one-plain")  # its resume point goes on in two processes
     launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT / 'src'}:{ROOT}"}
@@ -146,6 +166,57 @@ def test_a_loss_that_one_process_cannot_count_ends_both(both: Both) -> None:
     assert both.out["refused"] == "plain: the loss became nan at step 1. Lower lr or raise warmup_ratio."
 
 
+def workers(parent: int) -> dict[int, int]:
+    """Rank -> process, of the workers that a process has started."""
+    found = {}
+    for child in Path(f"/proc/{parent}/task/{parent}/children").read_text().split():
+        words = Path(f"/proc/{child}/environ").read_bytes().split(b"\0")
+        ranks = [word.partition(b"=")[2] for word in words if word.startswith(b"RANK=")]
+        found |= {int(rank): int(child) for rank in ranks}
+    return found
+
+
+def killed(folder: Path, ranks: tuple[int, ...], after: str, capsys: pytest.CaptureFixture[str]) -> str:
+    """What the command says whose workers are killed as soon as a resume point is there."""
+    point = folder / "runs/killed/20-teacher.partial/.state/train" / after
+    over = threading.Event()
+
+    def kill() -> None:
+        while not point.exists() and not over.wait(0.005):
+            pass
+        for rank, process in workers(os.getpid()).items():
+            if rank in ranks:
+                os.kill(process, signal.SIGKILL)
+
+    watch = threading.Thread(target=kill)
+    watch.start()
+    code = cli.main(["finetune", str(folder / "recipe.yaml"), "name=killed"])
+    over.set()
+    watch.join()
+    assert code == 2
+    assert point.exists() or len(resume.checkpoints(point.parent)) == 1
+    return capsys.readouterr().err
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="workers are looked up in /proc")
+def test_killed_processes_go_on_to_the_same_bytes(both: Both, capsys: pytest.CaptureFixture[str]) -> None:
+    """One of them, then both; and the same as where the user's own torchrun started the command."""
+    for ranks, after in (((1,), "step-00000001"), ((0, 1), "step-00000003")):
+        said = killed(both.folder, ranks, after, capsys)
+        assert "sordino: finetune: a process of the training was ended by signal 9." in said
+        assert "the same command goes on from there." in said
+        assert "Traceback" not in said
+    assert cli.main(["finetune", str(both.folder / "recipe.yaml"), "name=killed"]) == 0
+    assert "step 3 of 8" not in capsys.readouterr().err
+    straight, resumed = (both.folder / "runs" / name / "20-teacher" for name in ("straight", "killed"))
+    for file in ("model.safetensors", "config.json", "log.jsonl"):
+        assert (straight / file).read_bytes() == (resumed / file).read_bytes()
+    record = json.loads((resumed / "stage.json").read_text())
+    assert record["devices"] == 2
+    assert record["trained_parameters"] == json.loads((straight / "stage.json").read_text())["trained_parameters"]
+
+
 def test_nothing_on_disk_is_pickled(both: Both) -> None:
-    kinds = {file.suffix for file in both.folder.rglob("*") if file.is_file() and "model" not in file.parts}
-    assert kinds == {".wav", ".json", ".safetensors"}
+    inside = (file.relative_to(both.folder) for file in both.folder.rglob("*") if file.is_file())
+    kinds = {file.suffix for file in inside if file.parts[0] not in ("model", "corpus", "runs")}
+    assert kinds == {".wav", ".json", ".safetensors", ".yaml"}

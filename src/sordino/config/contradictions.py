@@ -94,10 +94,8 @@ def _training(recipe: Recipe) -> Iterator[str]:
         if section and section.accumulate > 0 and section.batch_size % section.accumulate:
             yield f"{name}.accumulate: must divide batch_size"
         elif section and section.batch_size % (section.accumulate * recipe.resources.devices):
-            parts = f"{recipe.resources.devices} devices" + (
-                f" and {section.accumulate} parts" * (section.accumulate > 1)
-            )
-            yield f"{name}.batch_size: {section.batch_size} clips cannot be dealt evenly to {parts}"
+            times = f"{recipe.resources.devices} devices times accumulate {section.accumulate}"
+            yield f"{name}.batch_size: {section.batch_size} clips cannot be dealt evenly to {times}"
         if section and section.optimizer == "adamw8bit" and recipe.resources.devices > 1 and name != "qlora":
             yield f"{name}.optimizer: adamw8bit is for one device; with several, moments are sharded: use adamw"
     if recipe.distil and recipe.distil.heal == "each" and recipe.resources.devices > 1:

@@ -10,6 +10,7 @@ import importlib.util
 import json
 import logging
 import os
+import signal
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -121,7 +122,8 @@ def run(stage: Stage[Any], recipe: Recipe) -> None:
         try:
             worker("-m", "sordino.pipeline.worker", folder, stage.name)
         except ChildFailedError as error:
-            raise _told(Path(folder), stage.name, error.get_first_failure()[1].exitcode) from None
+            codes = [failure.exitcode for failure in error.failures.values()]
+            raise _told(Path(folder), stage.name, codes) from None
 
 
 def _threads(recipe: Recipe, count: int) -> dict[str, str]:
@@ -130,12 +132,20 @@ def _threads(recipe: Recipe, count: int) -> dict[str, str]:
     return THREADS | ({"OMP_NUM_THREADS": str(max(1, available("cpu") // count))} if cpu else {})
 
 
-def _told(folder: Path, stage: str, code: int) -> Exception:
-    """The error of the first worker that said what it was."""
-    for file in sorted(folder.glob(ERROR.format(rank="*"))):
-        said = json.loads(file.read_text(encoding="utf-8"))
-        return SordinoError(said["problem"], said["remedy"]) if said["users"] else RuntimeError(said["problem"])
-    how = f"was ended by signal {-code}" if code < 0 else f"ended with code {code}"
+def _told(folder: Path, stage: str, codes: Sequence[int]) -> Exception:
+    """Why the workers ended, of which some may only have lost another: a user's mistake, a signal, a bug of ours.
+
+    codes: of those that failed. The launcher itself ends the others, by SIGTERM.
+    """
+    files = sorted(folder.glob(ERROR.format(rank="*")), key=lambda file: file.stat().st_mtime_ns)
+    said = [json.loads(file.read_text(encoding="utf-8")) for file in files]
+    for error in said:
+        if error["users"]:
+            return SordinoError(error["problem"], error["remedy"])
+    signals = [-code for code in codes if code < 0 and -code != signal.SIGTERM]
+    if said and not signals:
+        return RuntimeError(said[0]["problem"])
+    how = f"was ended by signal {signals[0]}" if signals else f"ended with code {codes[0]}"
     return ArtifactError(
         f"{stage}: a process of the training {how}.", "What is done is kept: the same command goes on from there."
     )

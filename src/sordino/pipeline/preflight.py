@@ -28,9 +28,11 @@ from sordino.pruning.layer import parse_layer, refuse_removals, stacks_of
 
 
 def refuse(recipe: Recipe) -> None:
-    """Raise SordinoError for packages that are not installed, and for all that `refuse_plan` refuses."""
+    """Raise SordinoError for packages that are not installed, devices that this machine lacks, and for all that
+    `refuse_plan` refuses."""
     for error in not_installed(recipe).values():
         raise error
+    launching.refuse(recipe)
     refuse_plan(recipe)
 
 
@@ -38,7 +40,6 @@ def refuse_plan(recipe: Recipe) -> None:
     """Raise SordinoError for a device, layers, metrics and texts that are not there, and a tokenizer that cannot be
     trimmed."""
     device_type(recipe.device)
-    launching.refuse(recipe)
     refuse_layers(recipe)
     refuse_tokenizer(recipe)
     for _, setting, metric in metrics_of(recipe):
