@@ -36,7 +36,7 @@ class ResourcesSection:
     """What of a machine a run may use. No stage is out of date when it changes (docs/training.md)."""
 
     devices: int = setting(1, "GPUs that a training is spread over; on a CPU, processes", least=1)
-    flops: float | None = setting(None, "operations a second that one device reaches in training, for `plan`", above=0)
+    tflops: float | None = setting(None, "10^12 operations a second that one device reaches, for `plan`", above=0)
 
 
 @dataclass(frozen=True)
