@@ -17,7 +17,7 @@ SYSTEM_PROMPT = "You are a professional translator."  # the paper's
 
 ScopeName = Literal["decoder", "encoder", "both"]
 Format = Literal["bf16", "nf4", "w4a16", "w4a16-gptq", "mixed", "gguf-q8_0", "gguf-q4_k_m", "gguf-q4_0"]
-Precision = Literal["auto", "float32", "bfloat16", "bfloat16-mixed"]
+Precision = Literal["auto", "float32", "bfloat16", "bfloat16-mixed", "bfloat16-sharded"]
 Optimizer = Literal["adamw", "adamw8bit"]
 
 
@@ -29,6 +29,14 @@ class PromptSection:
     system: str | None = setting("auto", "system prompt; auto: the paper's, where the family takes one beside audio")
     instruction: str = setting("Translate the {source} speech into {target}:", "what the model is told to do")
     example: tuple[str, ...] = setting((), "one-shot: a sentence and its translation, asked and answered before")
+
+
+@dataclass(frozen=True)
+class ResourcesSection:
+    """What of a machine a run may use. No stage is out of date when it changes (docs/training.md)."""
+
+    devices: int = setting(1, "GPUs that a training is spread over; on a CPU, processes", least=1)
+    flops: float | None = setting(None, "operations a second that one device reaches in training, for `plan`", above=0)
 
 
 @dataclass(frozen=True)
@@ -79,7 +87,9 @@ class TrainSection:
     warmup_ratio: float = setting(0.0, "share of the steps in which the learning rate rises", least=0, below=1)
     weight_decay: float = setting(0.0, "of matrices; norms and biases are not decayed", least=0)
     max_grad_norm: float = setting(1.0, "gradients of a larger norm are scaled down to it", above=0)
-    precision: Precision = setting("auto", "auto: float32 on a CPU, bfloat16-mixed on an accelerator")
+    precision: Precision = setting(
+        "auto", "auto: float32 on a CPU, bfloat16-mixed on an accelerator (docs/training.md)"
+    )
     rounding: Literal["stochastic", "nearest"] = setting(
         "stochastic", "precision bfloat16: of the weights after a step; to the nearest, small updates are lost"
     )

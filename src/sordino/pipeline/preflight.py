@@ -21,15 +21,18 @@ from sordino.formats.registry import MIXED
 from sordino.metrics import comet_files
 from sordino.metrics import registry as metrics
 from sordino.models import registry, shapes
+from sordino.pipeline import launching
 from sordino.pipeline.device import device_type
 from sordino.pipeline.forecast import budget_bytes, config_of, whole_bytes
 from sordino.pruning.layer import parse_layer, refuse_removals, stacks_of
 
 
 def refuse(recipe: Recipe) -> None:
-    """Raise SordinoError for packages that are not installed, and for all that `refuse_plan` refuses."""
+    """Raise SordinoError for packages that are not installed, devices that this machine lacks, and for all that
+    `refuse_plan` refuses."""
     for error in not_installed(recipe).values():
         raise error
+    launching.refuse(recipe)
     refuse_plan(recipe)
 
 

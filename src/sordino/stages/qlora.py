@@ -14,6 +14,7 @@ from sordino.pipeline.stage import RESUMABLE_TRAINING, Job, Stage
 def run(job: Job, section: QloraSection) -> None:
     from sordino.models import adapter_base, adapters
     from sordino.pipeline import fitting
+    from sordino.runtime.world import current
 
     start = chain.start_of(job.recipe, chain.ADAPTER)
     base = job.model(start)
@@ -22,8 +23,9 @@ def run(job: Job, section: QloraSection) -> None:
     options = adapters.LoraOptions(section.rank, section.alpha, section.rslora, section.dropout, section.scope)
     peft_model = adapters.attach(speech, options, job.recipe.seed)
     fitting.fit(job, speech, fitting.mixed(job, section.mix), section, "training the adapter")
-    adapters.save(peft_model, job.out, base_reference(job.recipe, start))
-    job.describe(job.out)
+    if current().first:
+        adapters.save(peft_model, job.out, base_reference(job.recipe, start))
+        job.describe(job.out)
     job.record |= {"start": start, "quantize": section.quantize}
 
 
