@@ -32,14 +32,6 @@ class PromptSection:
 
 
 @dataclass(frozen=True)
-class ResourcesSection:
-    """What of a machine a run may use. No stage is out of date when it changes (docs/training.md)."""
-
-    devices: int = setting(1, "GPUs that a training is spread over; on a CPU, processes", least=1)
-    flops: float | None = setting(None, "operations a second that one device reaches in training, for `plan`", above=0)
-
-
-@dataclass(frozen=True)
 class SplitSection:
     """Sizes of the held-out splits: a number of clips, or a fraction below 1. All other clips are for training."""
 
@@ -296,8 +288,10 @@ class SweepSection:
 
 @dataclass(frozen=True)
 class ResourcesSection:
-    """What the work is spread over (docs/cluster.md). No result depends on it: finished work stays finished."""
+    """What the work is spread over (docs/training.md, docs/cluster.md). Finished stages stay finished when it changes."""
 
+    devices: int = setting(1, "GPUs that a training is spread over; on a CPU, processes", least=1)
+    flops: float | None = setting(None, "operations a second that one device reaches in training, for `plan`", above=0)
     executor: Literal["threads", "ray"] = setting(
         "threads", "who ranks, pseudo-labels, translates and sweeps; ray: workers of a Ray cluster (extra ray)"
     )
