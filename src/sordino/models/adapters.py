@@ -51,9 +51,11 @@ def targets(speech: SpeechModel, scope: AdapterScope) -> list[str]:
     """Full names of the linear layers an adapter of this scope wraps, in model order; never the head, and none that
     speech does not run."""
     family = speech.family
-    head, decoder = family.parts["head"], family.parts["decoder"] + "."
-    linear = [name for name, m in speech.model.named_modules() if isinstance(m, nn.Linear) and name != head]
-    return [n for n in linear if family.tensors.runs(n) and (scope == "all" or n.startswith(decoder))]
+    linear = [
+        name for name, m in speech.model.named_modules() if isinstance(m, nn.Linear) and family.tensors.runs(name)
+    ]
+    parts = {name: family.part_at(name) for name in linear}
+    return [name for name in linear if parts[name] == "decoder" or (scope == "all" and parts[name] != "head")]
 
 
 def attach(speech: SpeechModel, options: LoraOptions, seed: int) -> Any:
