@@ -94,7 +94,7 @@ def test_the_layout_with_code_of_its_own_is_refused_with_the_other_one() -> None
     [
         ({"audio_config": {"chunk_size": 18}}, "chunk_size 18 is not supported, only -1"),
         ({"audio_config": {"time_reduction": 4}}, "time_reduction 4 is not supported, only 8"),
-        ({"sliding_window": 2047}, "sliding_window 2047 is not supported"),
+        ({"sliding_window": 2047}, "sliding_window below 4096 is not supported"),
     ],
 )
 def test_encoders_of_other_rates_and_short_windows_are_refused(change: dict[str, Any], message: str) -> None:

@@ -1,5 +1,4 @@
-"""Phi-4-multimodal in transformers' layout: conformer of eight frames a state, projector of two layers, Phi decoder with
-fused projections.
+"""Phi-4-multimodal in transformers' layout: conformer of eight frames a state, projector of two layers, Phi decoder.
 
 The decoder is Phi-4-mini, which hears through a LoRA of its own that lies in `speech-lora` beside the weights: without
 it the model does not translate, so that it is merged wherever weights are read. What is written says so in config.json,
@@ -78,9 +77,7 @@ def check(config: Mapping[str, Any], path: str) -> None:
         if audio.get(name, value) != value:
             raise FamilyError(f"{path}: audio_config.{name} {audio[name]} is not supported, only {value}.")
     if (config.get("sliding_window") or ROTARY_SWITCH) < ROTARY_SWITCH:
-        raise FamilyError(
-            f"{path}: sliding_window {config['sliding_window']} is not supported, only {ROTARY_SWITCH} up."
-        )
+        raise FamilyError(f"{path}: sliding_window below {ROTARY_SWITCH} is not supported.")
 
 
 def render(processor: Phi4Processor, prompt: Prompt) -> str:

@@ -97,7 +97,7 @@ def halved(size: int, times: int) -> int:
 
 def kept(dims: Mapping[str, int], states: int) -> tuple[float, float]:
     """Measured on a CPU. Of a state: the mel, what each convolution gives, and the last one's, rearranged. Of a layer:
-    two gated MLPs, gated convolution, attention of 32 bits with a bias for every distance, which gradients need whole."""
+    two gated MLPs, gated convolution, attention with a trained bias for every distance, which is kept whole."""
     rows = [halved(dims["M"], times) for times in (1, 2, 3)]
     front = 8 * dims["M"] + dims["C"] * (4 * rows[0] + 2 * 2 * rows[1] + 3 * rows[2])
     return front, 21 * dims["D"] + 8 * dims["F"] + dims["attn_heads"] * states

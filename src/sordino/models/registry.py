@@ -43,12 +43,22 @@ REMOTE = {
     "revision: refs/pr/70.",
 }
 
+# types that look like ours -> why they are none
+REFUSED = {
+    "qwen3_omni_moe": "transformers fuses the experts of a layer, 29 of the thinker's 31.7 billion weights, into tensors that "
+    "no 4-bit format here packs and no adapter wraps, and that the files hold expert by expert",
+}
+
 USUAL = "Qwen/Qwen2-Audio-7B-Instruct"  # the paper's, which a first recipe starts from
 
 
 def get(model_type: str) -> Family:
     """The family of a config.json's model_type. Raises FamilyError for one that sordino does not know."""
     model_type = ALIASES.get(model_type, model_type)
+    if why := REFUSED.get(model_type.removesuffix("_thinker")):
+        raise FamilyError(
+            f"models of type '{model_type}' are not supported: {why}.", "Take a dense model, e.g. Qwen/Qwen2.5-Omni-7B."
+        )
     if model_type not in FAMILIES:
         raise FamilyError(
             f"models of type '{model_type}' are not supported; supported: {', '.join(sorted(FAMILIES))}.",
