@@ -288,7 +288,7 @@ class SweepSection:
 
 @dataclass(frozen=True)
 class ResourcesSection:
-    """What the work is spread over (docs/training.md, docs/cluster.md). Finished stages stay finished when it changes."""
+    """What the work is spread over (docs/training.md, docs/cluster.md). No result depends on it, so no stage is redone."""
 
     devices: int = setting(1, "GPUs that a training is spread over; on a CPU, processes", least=1)
     flops: float | None = setting(None, "operations a second that one device reaches in training, for `plan`", above=0)
