@@ -95,6 +95,8 @@ def _labels(recipe: Recipe) -> Iterator[str]:
             yield f"pseudolabel.{name}: not used by method 'greedy'; use method: mbr"
     if section.filter.comet != FilterSection().comet and section.filter.min_comet is None:
         yield "pseudolabel.filter.comet: not used without min_comet"
+    if section.engine == "vllm" and section.method == "mbr":
+        yield "pseudolabel.engine: vllm decodes greedily; transformers draws the samples of method 'mbr'"
 
 
 def _training(recipe: Recipe) -> Iterator[str]:

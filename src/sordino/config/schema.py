@@ -17,6 +17,7 @@ SYSTEM_PROMPT = "You are a professional translator."  # the paper's
 
 ScopeName = Literal["decoder", "encoder", "both"]
 Format = Literal["bf16", "nf4", "w4a16", "w4a16-gptq", "mixed", "gguf-q8_0", "gguf-q4_k_m", "gguf-q4_0"]
+Engine = Literal["transformers", "vllm"]
 Precision = Literal["auto", "float32", "bfloat16", "bfloat16-mixed", "bfloat16-sharded"]
 Optimizer = Literal["adamw", "adamw8bit"]
 
@@ -152,6 +153,7 @@ class PseudolabelSection:
     # at 1 the demo's samples are too bad for eight to vote down
     temperature: float = setting(0.5, "mbr: of sampling; lower for few samples", above=0)
     filter: FilterSection = FilterSection()
+    engine: Engine = setting("transformers", "vllm: decode in an environment of its own (docs/vllm.md); greedy alone")
     batch_size: int = setting(16, "translations at once", least=1)
     max_new_tokens: int = setting(256, "tokens of the longest translation", least=1)
 
@@ -288,7 +290,7 @@ class SweepSection:
 
 @dataclass(frozen=True)
 class ResourcesSection:
-    """What the work is spread over (docs/training.md, docs/cluster.md). No result depends on it, so no stage is redone."""
+    """What the work is spread over (docs/training.md, docs/cluster.md). No result depends on it."""
 
     devices: int = setting(1, "GPUs that a training is spread over; on a CPU, processes", least=1)
     flops: float | None = setting(None, "operations a second that one device reaches in training, for `plan`", above=0)
