@@ -98,7 +98,7 @@ def _training(recipe: Recipe) -> Iterator[str]:
 
 
 def _mixes(recipe: Recipe) -> Iterator[str]:
-    """A student's training clips must come from somewhere."""
+    """A student's training clips, and what it learns of them, must come from somewhere."""
     for name in ("distil", "qlora"):
         section = getattr(recipe, name)
         if section is None:
@@ -107,6 +107,10 @@ def _mixes(recipe: Recipe) -> Iterator[str]:
             yield f"{name}.mix.pseudo: needs the pseudolabel section, or set it to false"
         if not section.mix.pseudo and not section.mix.authentic and not section.mix.extra:
             yield f"{name}.mix: nothing is left to train on"
+        if section.logits.weight and not recipe.finetune:
+            yield f"{name}.logits: needs the finetune section, which makes the teacher"
+        for unused in () if section.logits.weight else _set(section.logits, ("top", "ce_only_end")):
+            yield f"{name}.logits.{unused}: not used without {name}.logits.weight"
         if section.mix.extra and (recipe.data is None or recipe.data.extra is None):
             yield f"{name}.mix.extra: needs data.extra, the out-of-domain corpus"
 

@@ -160,11 +160,23 @@ class MixSection:
 
 
 @dataclass(frozen=True)
+class LogitsSection:
+    """The teacher's probabilities of every token of the mix, learnt beside the texts (docs/method.md)."""
+
+    weight: float = setting(
+        0.0, "of the divergence from them in the loss, the rest is cross-entropy; 0: texts alone", least=0, most=1
+    )
+    top: int = setting(64, "likeliest tokens kept of each position; all others together are one more", least=1)
+    ce_only_end: float = setting(0.0, "share of the steps, at the end, on cross-entropy alone", least=0, below=1)
+
+
+@dataclass(frozen=True)
 class DistilSection(TrainSection):
     """Healing the pruned student by full-parameter training."""
 
     epochs: float = other_default(TrainSection, "epochs", 4)
     mix: MixSection = MixSection()
+    logits: LogitsSection = LogitsSection()
     heal: Literal["once", "each"] = setting("once", "each: from the teacher, train after every single removal")
 
 
@@ -183,6 +195,7 @@ class QloraSection(TrainSection):
     dropout: float = setting(0.0, "share of the adapter's inputs that are dropped", least=0, below=1)
     scope: Literal["all", "decoder"] = setting("all", "all: every linear layer, audio encoder and projector included")
     mix: MixSection = MixSection()
+    logits: LogitsSection = LogitsSection()
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -95,12 +95,12 @@ def train(
     state: Path,
     label: str,
     dev: Sequence[Example] = (),
-    objective: Objective = cross_entropy,
+    objective_at: Callable[[float], Objective] = lambda _: cross_entropy,
     log: Path | None = None,
 ) -> Trained:
     """Train the weights that require a gradient, in place; resumes from `state` where it holds a resume point.
 
-    objective: of the training clips; dev: held-out examples whose cross-entropy is logged at the end of every epoch;
+    objective_at: of the training clips, given the share of the steps that are done; dev: held-out examples whose cross-entropy is logged at the end of every epoch;
     log: file to which every step's row is added at once.
     Raises DataError where there is nothing to train on, or the loss is no longer a number.
     """
@@ -114,7 +114,8 @@ def train(
     if log:  # steps behind the resume point are made again
         log.write_text("".join(json_line(row) + "\n" for row in run.log), encoding="utf-8")
     mixed = precision_of(section, speech.device) == "bfloat16-mixed"
-    most_bytes = LOGITS_BYTES if section.gradient_checkpointing else None
+    compared = any(example.teacher for example in examples)  # takes several times the logits' memory
+    most_bytes = LOGITS_BYTES if section.gradient_checkpointing or compared else None
     if section.gradient_checkpointing:
         set_checkpointing(speech.recomputing, True)
     speech.model.train()
@@ -124,6 +125,7 @@ def train(
             for step in range(done, len(steps)):
                 torch.manual_seed(seed * 1_000_003 + step)  # dropout depends on the step, not on what ran before
                 chosen = [examples[i] for i in steps[step]]
+                objective = objective_at(step / len(steps))
                 loss = _accumulate(speech, chosen, part, prompt, mixed, objective, most_bytes)
                 if not math.isfinite(loss):
                     raise diverged(label, "loss", loss, step + 1)
