@@ -63,7 +63,9 @@ def test_what_is_kept_is_what_the_teacher_predicts(made: Made, straight: Path) -
     speech = loading.load_checkpoint(str(straight / "20-teacher"), device="cpu", dtype="float32")
     prompt = prompts.render(speech, recipe.prompt, recipe.source, recipe.target)
     clip = manifest.read(straight / "10-data/train.jsonl")[1]
-    answers = [speech.answer_ids(clip.target_text or "") for clip in manifest.read(straight / "10-data/train.jsonl")[:2]]
+    answers = [
+        speech.answer_ids(clip.target_text or "") for clip in manifest.read(straight / "10-data/train.jsonl")[:2]
+    ]
     first = len(answers[0])
     batch = encoded_batch(speech, [Features(speech, None).encode(clip, prompt)], [answers[1]])
     with torch.no_grad():

@@ -73,7 +73,9 @@ def test_the_tokens_that_were_not_kept_are_one_class(top: int) -> None:
 @pytest.mark.parametrize("top", [1, 5, VOCABULARY])
 def test_gradients_are_those_of_finite_differences(top: int) -> None:
     given = targets(top)
-    assert torch.autograd.gradcheck(lambda logits: Distillation(0.8)(logits, given), (STUDENT.clone().requires_grad_(),))
+    assert torch.autograd.gradcheck(
+        lambda logits: Distillation(0.8)(logits, given), (STUDENT.clone().requires_grad_(),)
+    )
 
 
 def test_nothing_is_lost_and_nothing_learnt_where_the_student_is_the_teacher() -> None:
@@ -147,7 +149,7 @@ def test_a_damaged_file_is_named(tmp_path: Path, damage: str) -> None:
 
 
 def test_a_file_that_went_meanwhile_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ArtifactError, match="gone.safetensors"):
+    with pytest.raises(ArtifactError, match=r"gone\.safetensors"):
         StoredRows(tmp_path / "gone.safetensors", 0, 3).read()
 
 
@@ -175,7 +177,9 @@ def test_chunks_of_positions_are_as_all_at_once(
         own.model.zero_grad()
         loss = summed_loss(SpeechLM(own), batch, Distillation(0.8), most)
         loss.backward()  # type: ignore[no-untyped-call]
-        sums.append((float(loss.detach()), torch.cat([p.grad.flatten() for p in own.model.parameters() if p.grad is not None])))
+        sums.append(
+            (float(loss.detach()), torch.cat([p.grad.flatten() for p in own.model.parameters() if p.grad is not None]))
+        )
     assert sums[0][0] == pytest.approx(sums[1][0], rel=1e-5)
     assert torch.allclose(sums[0][1], sums[1][1], rtol=1e-3, atol=1e-5 * float(sums[0][1].abs().max()))
 

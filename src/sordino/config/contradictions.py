@@ -59,6 +59,12 @@ def _rank(recipe: Recipe) -> Iterator[str]:
         yield f"rank.layers: not used by method '{rank.method}'; use method: explicit"
     if rank.criterion in ("influence", "angular") and rank.scope != "decoder":
         yield f"rank.criterion: '{rank.criterion}' is of decoder layers; use scope: decoder"
+    if rank.method == "block" and rank.scope != "decoder":
+        yield "rank.method: 'block' is of decoder layers; use scope: decoder"
+    if rank.polish != "none" and rank.method != "iterative":
+        yield f"rank.polish: not used by method '{rank.method}'; use method: iterative"
+    if rank.polish != "none" and rank.criterion in ("influence", "angular"):
+        yield f"rank.polish: '{rank.criterion}' scores a layer, and a swap compares models; use another criterion"
     if rank.search == "racing" and rank.criterion in ("loss", "kl", "influence", "angular"):
         yield f"rank.search: '{rank.criterion}' is cheap enough for exact; racing is for translation scores"
 
@@ -81,7 +87,9 @@ def _labels(recipe: Recipe) -> Iterator[str]:
     section = recipe.pseudolabel
     if section is None:
         return
-    for name in ("samples", "epsilon", "temperature") if section.method == "greedy" else ():
+    if section.method == "mbr" and section.keep > section.samples:
+        yield f"pseudolabel.keep: {section.keep} of {section.samples} samples"
+    for name in ("samples", "epsilon", "temperature", "keep") if section.method == "greedy" else ():
         if getattr(section, name) != getattr(PseudolabelSection(), name):
             yield f"pseudolabel.{name}: not used by method 'greedy'; use method: mbr"
     if section.filter.comet != FilterSection().comet and section.filter.min_comet is None:

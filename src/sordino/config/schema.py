@@ -95,12 +95,17 @@ class FinetuneSection(TrainSection):
 class RankSection:
     """The order in which translation can spare layers."""
 
-    method: Literal["iterative", "middle", "explicit"] = setting("iterative", "how layers are chosen (docs/method.md)")
+    method: Literal["iterative", "middle", "block", "explicit"] = setting(
+        "iterative", "how layers are chosen (docs/method.md)"
+    )
     scope: ScopeName = setting("decoder", "where the candidates are")
     criterion: Literal["auto", "chrf", "chrf++", "bleu", "loss", "kl", "influence", "angular"] = setting(
         "auto", "what a candidate is scored by (docs/method.md); auto: chrf for zh and ja, else chrf++"
     )
     search: Literal["exact", "racing"] = setting("exact", "racing: drop candidates on part of the clips; not exact")
+    polish: Literal["none", "swap"] = setting(
+        "none", "swap: after the search, one removed for one kept layer while that helps"
+    )
     targets: tuple[str, ...] = setting((), "rank by the mean over several target languages; default: the recipe's")
     remove: int = setting(8, "layers to remove, one a round", least=1)
     layers: tuple[str, ...] = setting((), "explicit: 12, decoder.12 or encoder.3, in removal order")
@@ -144,6 +149,7 @@ class PseudolabelSection:
     epsilon: float = setting(0.02, "mbr: tokens less probable than this are not drawn", least=0, below=1)
     # at 1 the demo's samples are too bad for eight to vote down
     temperature: float = setting(0.5, "mbr: of sampling; lower for few samples", above=0)
+    keep: int = setting(1, "mbr: different samples of each clip to train on, the most agreed-upon first", least=1)
     filter: FilterSection = FilterSection()
     batch_size: int = setting(16, "translations at once", least=1)
     max_new_tokens: int = setting(256, "tokens of the longest translation", least=1)

@@ -88,7 +88,8 @@ def teacher_logits(job: Job, section: LogitsSection, clips: Sequence[Clip], stud
         release_memory()  # the teacher's, before the student is loaded
     positions = sum(len(answer) for _, answer in unique)
     job.record["teacher_logits"] = {"positions": positions, "bytes": sum(file.stat().st_size for file in files)}
-    return TeacherLogits(section, {p: row for file, shard in zip(files, shards, strict=True) for p, row in _of(file, shard)})
+    places = (place for file, shard in zip(files, shards, strict=True) for place in _of(file, shard))
+    return TeacherLogits(section, dict(places))
 
 
 def refuse_other_vocabulary(teacher: SpeechModel, student: SpeechModel) -> int:
@@ -102,8 +103,8 @@ def refuse_other_vocabulary(teacher: SpeechModel, student: SpeechModel) -> int:
     one, other = (model.processor.tokenizer.get_vocab() for model in (teacher, student))
     if rows[0] != rows[1] or one != other:
         raise RecipeError(
-            f"logits: {teacher.path} has a vocabulary of {len(one)} tokens in {rows[0]} rows, and {student.path}, which "
-            f"is to learn its probabilities, another: {len(other)} tokens in {rows[1]} rows.",
+            f"logits: {teacher.path} has a vocabulary of {len(one)} tokens in {rows[0]} rows, and {student.path}, "
+            f"which is to learn its probabilities, another: {len(other)} tokens in {rows[1]} rows.",
             "Set logits.weight to 0 to train on texts alone, or trim the vocabulary afterwards.",
         )
     return int(rows[0])

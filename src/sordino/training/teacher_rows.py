@@ -20,8 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from sordino.errors import ArtifactError
-from sordino.models.answers import Probabilities, SpeechLM
-from sordino.models.answers import AnswerBatch
+from sordino.models.answers import AnswerBatch, Probabilities, SpeechLM
 
 DIGEST = "sha256"  # of the tensors, in the file's header
 

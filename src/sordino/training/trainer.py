@@ -100,8 +100,8 @@ def train(
 ) -> Trained:
     """Train the weights that require a gradient, in place; resumes from `state` where it holds a resume point.
 
-    objective_at: of the training clips, given the share of the steps that are done; dev: held-out examples whose cross-entropy is logged at the end of every epoch;
-    log: file to which every step's row is added at once.
+    objective_at: of the training clips, given the share of the steps that is done; dev: held-out examples whose
+    cross-entropy is logged at the end of every epoch; log: file to which every step's row is added at once.
     Raises DataError where there is nothing to train on, or the loss is no longer a number.
     """
     if not examples:
