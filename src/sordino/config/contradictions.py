@@ -7,12 +7,12 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from sordino.config.chain import AUTO, CHAIN, EXPORTS, MERGED, makes
-from sordino.config.schema import FilterSection, PseudolabelSection, Recipe
+from sordino.config.schema import FilterSection, PseudolabelSection, Recipe, ResourcesSection
 
 
 def contradictions(recipe: Recipe) -> list[str]:
     """Every problem in words, each with the setting it is about."""
-    rules = _needs, _data, _rank, _prune, _labels, _training, _mixes, _models, _trim, _export, _sweep
+    rules = _needs, _resources, _data, _rank, _prune, _labels, _training, _mixes, _models, _trim, _export, _sweep
     return [problem for rule in rules for problem in rule(recipe)]
 
 
@@ -32,6 +32,15 @@ def _needs(recipe: Recipe) -> Iterator[str]:
         yield "pseudolabel: needs the finetune section, which makes the teacher"
     if recipe.merge and not recipe.qlora:
         yield "merge: needs the qlora section, which makes the adapter"
+
+
+def _resources(recipe: Recipe) -> Iterator[str]:
+    resources = recipe.resources
+    if resources.executor == "ray" and ":" in recipe.device:
+        yield f"device: Ray deals out the accelerators, so say {recipe.device.partition(':')[0]} or auto"
+    for name in ("workers", "worker_cpus", "ray_address") if resources.executor == "threads" else ():
+        if getattr(resources, name) != getattr(ResourcesSection(), name):
+            yield f"resources.{name}: not used by executor 'threads'; use executor: ray"
 
 
 def _data(recipe: Recipe) -> Iterator[str]:

@@ -10,7 +10,6 @@ sees the same numbers as an uninterrupted one.
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import os
 import threading
@@ -89,14 +88,18 @@ class Features:
         file = self._file(clip)
         samples = _stored_samples(file) if file else None
         if file and samples is not None:
-            count = self.speech.family.audio.tokens(samples)
-            return EncodedClip(clip, self._prompt_ids(prompt, count), samples / SAMPLE_RATE, prompt, file)
+            return self._kept(clip, prompt, samples, file)
         wave = load_clip(clip)
         encoded = self.encode_waveform(clip, wave, prompt)
         if file is None or not keep:
             return encoded
         _store(encoded.states, len(wave), file)
-        return dataclasses.replace(encoded, stored=file)
+        return self._kept(clip, prompt, len(wave), file)
+
+    def _kept(self, clip: Clip, prompt: str, samples: int, file: Path) -> EncodedClip:
+        """A clip in the cache: of 100,000 clips a process holds ids alone, and numbers that many of them share."""
+        count = self.speech.family.audio.tokens(samples)
+        return EncodedClip(clip, self._prompt_ids(prompt, count), samples / SAMPLE_RATE, prompt, file)
 
     @torch.no_grad()
     def encode_waveform(self, clip: Clip, wave: Waveform, prompt: str) -> EncodedClip:

@@ -31,6 +31,7 @@ from sordino.pipeline.parents import model_hash
 from sordino.pipeline.stage import Job
 from sordino.runtime.executor import parallel_map
 from sordino.runtime.progress import bar
+from sordino.runtime.world import current
 from sordino.training import teacher_rows
 from sordino.training.objectives import Distillation, Objective, chunk_rows, cross_entropy
 from sordino.training.teacher_rows import StoredRows
@@ -77,15 +78,14 @@ def teacher_logits(job: Job, section: LogitsSection, clips: Sequence[Clip], stud
     directory = job.layout.cache / DIRECTORY / _name(job, teacher, unique, top)
     directory.mkdir(parents=True, exist_ok=True)
     files = [directory / f"{number:05}.safetensors" for number in range(len(shards))]
-    missing = []
-    for file, shard in zip(files, shards, strict=True):
-        if file.exists():
-            teacher_rows.check(file, sum(len(answer) for _, answer in shard), top)
-        else:
-            missing.append((file, shard))
-    if missing:
-        _fill(job, missing, top, len(unique))
+    missing = [(file, shard) for file, shard in zip(files, shards, strict=True) if not file.exists()]
+    world = current()
+    if own := world.share(missing):
+        _fill(job, own, top)
         release_memory()  # the teacher's, before the student is loaded
+    world.wait()
+    for file, shard in zip(files, shards, strict=True):
+        teacher_rows.check(file, sum(len(answer) for _, answer in shard), top)
     positions = sum(len(answer) for _, answer in unique)
     job.record["teacher_logits"] = {"positions": positions, "bytes": sum(file.stat().st_size for file in files)}
     places = (place for file, shard in zip(files, shards, strict=True) for place in _of(file, shard))
@@ -130,11 +130,11 @@ def _of(file: Path, shard: Answers) -> list[tuple[Pair, StoredRows]]:
     return rows
 
 
-def _fill(job: Job, missing: Sequence[tuple[Path, Answers]], top: int, total: int) -> None:
+def _fill(job: Job, missing: Sequence[tuple[Path, Answers]], top: int) -> None:
     """Write the files that are missing."""
     speech = job.load(chain.TEACHER)
     features, prompt = Features(speech, job.layout.cache), job.prompt(speech)
-    with bar("the teacher's probabilities", total, total - sum(len(shard) for _, shard in missing)) as advance:
+    with bar("the teacher's probabilities", sum(len(shard) for _, shard in missing)) as advance:
         for file, shard in missing:
             teacher_rows.store(_shard(features, shard, prompt, top), file)
             advance(len(shard))

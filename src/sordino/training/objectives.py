@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from sordino.models.answers import AnswerBatch, SpeechLM, Targets
+from sordino.models.speech import SpeechModel
 
 
 class Objective(Protocol):
@@ -86,3 +87,19 @@ def chunk_rows(model: SpeechLM, most_bytes: int | None) -> int | None:
         return None
     rows = int(model.speech.model.get_output_embeddings().weight.shape[0])
     return max(1, most_bytes // (4 * rows))
+
+
+class Step(nn.Module):
+    """A batch to its summed loss, as one module: what shards a model gathers its weights in this forward pass.
+
+    most_bytes: as of `summed_loss`.
+    """
+
+    def __init__(self, speech: SpeechModel, most_bytes: int | None = None) -> None:
+        super().__init__()
+        self.lm = SpeechLM(speech)
+        self.most_bytes = most_bytes
+
+    def forward(self, batch: AnswerBatch, objective: Objective) -> Tensor:
+        """A scalar, in nats."""
+        return summed_loss(self.lm, batch, objective, self.most_bytes)
