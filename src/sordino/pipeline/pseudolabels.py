@@ -8,6 +8,7 @@ batches are always the same, so that a resumed stage writes the same file.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -76,15 +77,22 @@ def translate_batch(
     }
 
 
-def choose(rows: Sequence[Row], clips: Sequence[Clip], section: PseudolabelSection) -> list[Translation]:
-    """One translation a clip. Where cut ones are filtered, MBR takes none, unless there are no others."""
+def choose(rows: Sequence[Row], clips: Sequence[Clip], section: PseudolabelSection) -> list[tuple[Clip, Translation]]:
+    """`keep` different translations of a clip at most, the most agreed-upon first (MBR-n, Wang et al. 2024,
+    arxiv.org/abs/2407.10456), each with its clip, whose id is its own: the second's ends in #2.
+
+    Where cut ones are filtered, MBR takes none, unless there are no others.
+    """
     samples = len(rows) // len(clips)
     translations = []
     with bar("choosing translations", len(clips)) as advance:
         for i, clip in enumerate(clips):
             mine = rows[i * samples : (i + 1) * samples]
             whole = [row for row in mine if not (row["cut"] and section.filter.cut)] or mine
-            row = whole[mbr.choose([row["text"] for row in whole])]
-            translations.append(Translation(clip.id, row["text"], row["cut"], clip.target_text or "", clip.source_text))
+            for place, best in enumerate(mbr.ranked([row["text"] for row in whole])[: section.keep], 1):
+                row = whole[best]
+                own = clip if place == 1 else replace(clip, id=f"{clip.id}#{place}")
+                reference = clip.target_text or ""
+                translations.append((own, Translation(own.id, row["text"], row["cut"], reference, clip.source_text)))
             advance(1)
     return translations
