@@ -114,7 +114,11 @@ def _plan(args: argparse.Namespace) -> Result:
     rows = [line.to_json() for line in lines]
     told = planning.told_of(recipe, lines)
     missing = [message.partition(":")[0] for message in told["not_installed"]]
-    rows = [row | ({"not_installed": missing} if row["stage"] == "export" else {}) for row in rows]
+    by_stage = {
+        "export": [name for name in missing if name != "vllm"],
+        "pseudolabel": [n for n in missing if n == "vllm"],
+    }
+    rows = [row | ({"not_installed": by_stage[row["stage"]]} if by_stage.get(row["stage"]) else {}) for row in rows]
     if not args.json:
         output().print(show.plan_table(rows, str(recipe.directory), recipe.model if config is None else None))
         spread = show.devices_table(rows)
@@ -172,7 +176,9 @@ def _evaluate(args: argparse.Namespace) -> Result:
 
 
 def _settings_arguments(parser: Parser) -> None:
-    parser.add_argument("stage", nargs="?", metavar="STAGE", help="a stage, or recipe or prompt; default: all")
+    parser.add_argument(
+        "stage", nargs="?", metavar="STAGE", help="a stage, or recipe, resources or prompt; default: all"
+    )
 
 
 def _settings(args: argparse.Namespace) -> Result:

@@ -16,9 +16,11 @@ from sordino.models.features import Features
 from sordino.models.speech import SpeechModel
 from sordino.pipeline.device import device_of
 from sordino.pipeline.stage import Job
+from sordino.pipeline.teacher_logits import TeacherLogits, pair_of
 from sordino.runtime.progress import note
 from sordino.runtime.world import current
 from sordino.training.collate import Example
+from sordino.training.objectives import cross_entropy
 from sordino.training.trainer import Trained, freeze, train, weight_dtype
 
 
@@ -30,7 +32,13 @@ def load_to_train(job: Job, key: str, section: TrainSection) -> SpeechModel:
 
 
 def fit(
-    job: Job, speech: SpeechModel, clips: Sequence[Clip], section: TrainSection, label: str, round_name: str = ""
+    job: Job,
+    speech: SpeechModel,
+    clips: Sequence[Clip],
+    section: TrainSection,
+    label: str,
+    round_name: str = "",
+    teacher: TeacherLogits | None = None,
 ) -> Trained:
     """Train `speech` in place on clips with target texts; resumes; records losses; writes log.jsonl."""
     prompt = job.prompt(speech)
@@ -45,7 +53,7 @@ def fit(
     note(f"  every step's loss: {log}")
     result = train(
         speech,
-        examples(job, speech, clips, features, prompt),
+        examples(job, speech, clips, features, prompt, teacher),
         section,
         prompt=prompt,
         seed=job.recipe.seed,
@@ -53,6 +61,7 @@ def fit(
         label=label,
         dev=examples(job, speech, dev_clips, features, prompt),
         log=log,
+        objective_at=teacher.objective_at if teacher else lambda _: cross_entropy,
     )
     last = result.log[-1]
     job.record |= {"steps": result.steps, "loss": last["loss"], "dev_loss": last.get("dev_loss")}
@@ -69,18 +78,23 @@ def encode_together(features: Features, clips: Sequence[Clip], prompt: str) -> N
 
 
 def examples(
-    job: Job, speech: SpeechModel, clips: Sequence[Clip], features: Features | None, prompt: str
+    job: Job,
+    speech: SpeechModel,
+    clips: Sequence[Clip],
+    features: Features | None,
+    prompt: str,
+    teacher: TeacherLogits | None = None,
 ) -> list[Example]:
     """Clips with target texts -> training examples; encoded beforehand where the audio tower is frozen."""
-    style = job.recipe.prompt.style
-    answers = answers_of(speech, clips, style)
+    answers = answers_of(speech, clips, job.recipe.prompt.style)
+    rows = [teacher.rows[pair_of(*pair)] if teacher else None for pair in zip(clips, answers, strict=True)]
     if features is None or not clips:
-        return [Example(clip, answer) for clip, answer in zip(clips, answers, strict=True)]
+        return [Example(clip, answer, None, row) for clip, answer, row in zip(clips, answers, rows, strict=True)]
     unique = {(c.audio, c.start, c.seconds): c for c in clips}
     encoded = dict(zip(unique, features.encode_all(list(unique.values()), prompt), strict=True))
     return [
-        Example(clip, answer, encoded[clip.audio, clip.start, clip.seconds])
-        for clip, answer in zip(clips, answers, strict=True)
+        Example(clip, answer, encoded[clip.audio, clip.start, clip.seconds], row)
+        for clip, answer, row in zip(clips, answers, rows, strict=True)
     ]
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from sordino.config import chain
 from sordino.config.run_layout import RunLayout
-from sordino.config.schema import QloraSection, Recipe, ResourcesSection, TrainSection
+from sordino.config.schema import QloraSection, Recipe, TrainSection
 from sordino.data.manifest import read
 from sordino.formats.registry import MIXED
 from sordino.layouts import gguf, tables
@@ -187,7 +187,7 @@ class _Stages:
     ) -> dict[int, dict[str, float | None]] | None:
         """A training on 1, 2, 4, 8 devices, where the recipe says anything of its resources."""
         resources = self.recipe.resources
-        if resources == ResourcesSection():
+        if resources.devices == 1 and resources.tflops is None:
             return None
         counts = sorted({*DEVICES, resources.devices})
         operations = self.operations(model, section)

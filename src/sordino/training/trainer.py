@@ -14,7 +14,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import math
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -91,7 +91,7 @@ def train(
     state: Path,
     label: str,
     dev: Sequence[Example] = (),
-    objective: Objective = cross_entropy,
+    objective_at: Callable[[float], Objective] = lambda _: cross_entropy,
     log: Path | None = None,
 ) -> Trained:
     """Train the weights that require a gradient, in place; resumes from `state` where it holds a resume point.
@@ -99,8 +99,8 @@ def train(
     In a world of several processes all of them call it with the same arguments; afterwards the first has the whole
     model, on the CPU, and the others have none of its weights.
 
-    objective: of the training clips; dev: held-out examples whose cross-entropy is logged at the end of every epoch;
-    log: file to which every step's row is added at once.
+    objective_at: of the training clips, given the share of the steps that is done; dev: held-out examples whose
+    cross-entropy is logged at the end of every epoch; log: file to which every step's row is added at once.
     Raises DataError where there is nothing to train on, or the loss is no longer a number.
     """
     if not examples:
@@ -109,7 +109,8 @@ def train(
     steps = plan_steps([e.length for e in examples], section, seed)
     per_epoch = math.ceil(len(examples) / section.batch_size)
     every = section.checkpoint_steps or per_epoch
-    model = Step(speech, LOGITS_BYTES if section.gradient_checkpointing else None)
+    compared = any(example.teacher for example in examples)  # which takes several tensors of the logits' size
+    model = Step(speech, LOGITS_BYTES if section.gradient_checkpointing or compared else None)
     sharded = spread(model, section, world)
     run = _Run.of(speech, section, len(steps), state, seed, world, sharded is not None)
     done = run.resume()
@@ -127,7 +128,8 @@ def train(
             torch.manual_seed(_seed(seed, step, world))  # dropout depends on the step, not on what ran before
             chosen = [examples[i] for i in steps[step]]
             own = itertools.islice(batches, math.ceil(len(chosen) / part))
-            loss = _accumulate(model, own, sum(len(e.answer) for e in chosen), mixed, objective, world)
+            objective, tokens = objective_at(step / len(steps)), sum(len(e.answer) for e in chosen)
+            loss = _accumulate(model, own, tokens, mixed, objective, world)
             if not math.isfinite(loss):
                 raise diverged(label, "loss", loss, step + 1)
             row = {"step": step + 1, "epoch": round((step + 1) / per_epoch, 4), "loss": loss}
