@@ -160,7 +160,9 @@ def _evaluate(args: argparse.Namespace) -> Result:
 
 
 def _settings_arguments(parser: Parser) -> None:
-    parser.add_argument("stage", nargs="?", metavar="STAGE", help="a stage, or recipe, resources or prompt; default: all")
+    parser.add_argument(
+        "stage", nargs="?", metavar="STAGE", help="a stage, or recipe, resources or prompt; default: all"
+    )
 
 
 def _settings(args: argparse.Namespace) -> Result:

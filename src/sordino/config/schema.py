@@ -286,7 +286,9 @@ class ResourcesSection:
     executor: Literal["threads", "ray"] = setting(
         "threads", "who ranks, pseudo-labels, translates and sweeps; ray: workers of a Ray cluster (extra ray)"
     )
-    workers: int | None = setting(None, "ray: workers, each with a model; default: as many as the cluster holds", least=1)
+    workers: int | None = setting(
+        None, "ray: workers, each with a model; default: as many as the cluster holds", least=1
+    )
     worker_cpus: int = setting(1, "ray: cores of each worker", least=1)
     ray_address: str | None = setting(
         None, "ray: a running cluster (host:port, auto); default: $RAY_ADDRESS, else one on this machine, while it runs"
