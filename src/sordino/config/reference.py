@@ -46,7 +46,7 @@ def sections() -> dict[str, tuple[str, type]]:
 
 
 def settings(stage: str | None = None) -> tuple[Setting, ...]:
-    """Every setting, or those of one stage (or `recipe`, `resources`, `prompt`). Raises RecipeError for another name."""
+    """Every setting, or those of one stage (or `recipe`, `resources`, `prompt`). Raises RecipeError for others."""
     return tuple(row for name in _names(stage) for row in _rows(name))
 
 

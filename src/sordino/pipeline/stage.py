@@ -61,6 +61,7 @@ class Stage(Generic[Section]):
     settings; resumable: settings that may change between a kill and going on, since progress does not depend on them.
     grown: settings and parents with what the finished artefact holds beside and keeps, and whether it keeps all it
     has. derived: made from what is kept anyway, in little time: it may be replaced without a question.
+    beside: may run while others that say so do, since none of them is made from another.
     """
 
     name: str
@@ -73,6 +74,7 @@ class Stage(Generic[Section]):
     resumable: tuple[str, ...] = ()
     grown: Callable[[Recipe, Mapping[str, Any], Sequence[Parent]], Grown] = _alone
     derived: bool = False
+    beside: bool = False
 
     def settings(self, recipe: Recipe) -> dict[str, Any] | None:
         """All that the result depends on beside the parents, as stage.json records it; None without the section."""

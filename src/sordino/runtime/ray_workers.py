@@ -23,7 +23,7 @@ State = TypeVar("State")
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 TRIES = 3  # workers that a task, or opening the state, may lose
-PATIENCE = 20  # seconds between looks at a cluster that has not answered
+PATIENCE = 60  # seconds between looks at a cluster that has not answered
 KEPT = "What is done is kept: run the same command again."
 
 

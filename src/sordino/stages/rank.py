@@ -61,4 +61,5 @@ STAGE = Stage(
     run=run,
     uses=("source", "target", "prompt", "seed", "dtype", "attention"),
     resumable=RESUMABLE,
+    beside=True,
 )
