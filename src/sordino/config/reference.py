@@ -25,8 +25,7 @@ COLUMN, WIDTH = 34, 110  # characters: where meanings begin, and where lines end
 
 @dataclass(frozen=True)
 class Setting:
-    """One setting. stage: whose it is, or `recipe`, `resources`, `prompt`; key: dotted, as in overrides; limits: ''
-    for none."""
+    """One setting. stage: whose it is, or a section's name; key: dotted, as in overrides; limits: '' for none."""
 
     stage: str
     key: str
@@ -46,7 +45,7 @@ def sections() -> dict[str, tuple[str, type]]:
 
 
 def settings(stage: str | None = None) -> tuple[Setting, ...]:
-    """Every setting, or those of one stage (or `recipe`, `resources`, `prompt`). Raises RecipeError for others."""
+    """Every setting, or those of one stage or section. Raises RecipeError for an unknown one."""
     return tuple(row for name in _names(stage) for row in _rows(name))
 
 

@@ -1,13 +1,14 @@
 """The teacher's translations of the training clips: greedy, or several samples of which the best agreed-upon is taken.
 
+Decoded by transformers, or greedily by vLLM; a file that one of them began is never continued by the other.
 MBR (metrics/mbr.py) takes the sample that the others agree with most. Finished batches are kept over a kill; the
 batches are always the same, so that a resumed stage writes the same file.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from sordino.models import worker
 from sordino.models.features import EncodedClip
 from sordino.models.generation import EpsilonSampling, batches, generate, uniform
 from sordino.models.worker import ModelWorker
-from sordino.pipeline import workers
+from sordino.pipeline import engine, workers
 from sordino.pipeline.stage import Job
 from sordino.pipeline.workers import on_cluster
 from sordino.runtime import files
@@ -47,15 +48,23 @@ def translate_clips(job: Job, section: PseudolabelSection, clips: Sequence[Clip]
 
     progress: file of the rows so far, to which every finished batch is added.
     """
-    source = job.source(chain.TEACHER)
     if on_cluster(job.recipe):
+        source = job.source(chain.TEACHER)
         with workers.model_workers(job, source, ModelWorker) as executor:
             prompt = job.prompt(workers.without_weights(source, executor.device_type))
             encoded = worker.encode_all(executor, clips, prompt)
             return label(job, section, encoded, progress, partial(executor.run, translate_batch, label="batch"))
-    teacher = ModelWorker(source.open(), job.layout.cache)
+    teacher = ModelWorker(engine.load(job, section), job.layout.cache)
     encoded = teacher.features.encode_all(clips, job.prompt(teacher.speech))
-    return label(job, section, encoded, progress, lambda tasks: enumerate(translate_batch(teacher, t) for t in tasks))
+
+    def run(tasks: Iterable[LabelTask]) -> Iterator[tuple[int, list[Row]]]:
+        for place, task in enumerate(tasks):
+            rows = translate_batch(teacher, task)
+            engine.record(job, teacher.speech)
+            yield place, rows
+
+    with engine.running(teacher.speech):
+        return label(job, section, encoded, progress, run)
 
 
 def label(
@@ -72,7 +81,7 @@ def label(
     rows = {(row["id"], row["sample"]): row for row in files.read_jsonl(progress)}
     lacking = [
         batch
-        for batch in batches([encoded[i] for i, _ in pairs], section.batch_size)
+        for batch in batches([encoded[i] for i, _ in pairs], engine.clips_at_once(section))
         if not all(keys[place] in rows for place in batch)
     ]
     tasks = (
@@ -114,15 +123,22 @@ def translate_batch(teacher: ModelWorker, task: LabelTask) -> list[Row]:
     ]
 
 
-def choose(rows: Sequence[Row], clips: Sequence[Clip], section: PseudolabelSection) -> list[Translation]:
-    """One translation a clip. Where cut ones are filtered, MBR takes none, unless there are no others."""
+def choose(rows: Sequence[Row], clips: Sequence[Clip], section: PseudolabelSection) -> list[tuple[Clip, Translation]]:
+    """`keep` different translations of a clip at most, the most agreed-upon first (MBR-n, Wang et al. 2024,
+    arxiv.org/abs/2407.10456), each with its clip, whose id is its own: the second's ends in #2.
+
+    Where cut ones are filtered, MBR takes none, unless there are no others.
+    """
     samples = len(rows) // len(clips)
     translations = []
     with bar("choosing translations", len(clips)) as advance:
         for i, clip in enumerate(clips):
             mine = rows[i * samples : (i + 1) * samples]
             whole = [row for row in mine if not (row["cut"] and section.filter.cut)] or mine
-            row = whole[mbr.choose([row["text"] for row in whole])]
-            translations.append(Translation(clip.id, row["text"], row["cut"], clip.target_text or "", clip.source_text))
+            for place, best in enumerate(mbr.ranked([row["text"] for row in whole])[: section.keep], 1):
+                row = whole[best]
+                own = clip if place == 1 else replace(clip, id=f"{clip.id}#{place}")
+                reference = clip.target_text or ""
+                translations.append((own, Translation(own.id, row["text"], row["cut"], reference, clip.source_text)))
             advance(1)
     return translations
