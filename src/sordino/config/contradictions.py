@@ -36,8 +36,10 @@ def _needs(recipe: Recipe) -> Iterator[str]:
 
 def _resources(recipe: Recipe) -> Iterator[str]:
     resources = recipe.resources
-    if resources.executor == "ray" and ":" in recipe.device:
-        yield f"device: Ray deals out the accelerators, so say {recipe.device.partition(':')[0]} or auto"
+    if resources.executor == "ray" and recipe.device not in ("auto", "cpu", "cuda"):
+        yield "device: Ray deals out the GPUs; say auto, cpu or cuda"
+    if resources.executor == "ray" and recipe.pseudolabel and recipe.pseudolabel.engine == "vllm":
+        yield "pseudolabel.engine: vllm decodes in one process of its own; use resources.executor: threads"
     for name in ("workers", "worker_cpus", "ray_address") if resources.executor == "threads" else ():
         if getattr(resources, name) != getattr(ResourcesSection(), name):
             yield f"resources.{name}: not used by executor 'threads'; use executor: ray"
