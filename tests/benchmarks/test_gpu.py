@@ -64,7 +64,7 @@ def test_block_b_ranks_the_grown_model(made: Made, work: Path, here: None, capsy
 def test_block_c_trains_and_decodes(
     made: Made, work: Path, here: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(training, "in_process", lambda words, name: one_system(words, name))
+    monkeypatch.setattr(training, "in_process", one_system)
     assert gpu.main(words(work, made, "c")) == 0
     told = rows(work, "c")
     assert told["teacher"]["steps"] == told["qlora"]["steps"] == 2
