@@ -31,6 +31,7 @@ from sordino.runtime.ray_workers import Needs, RayWorkers
 from tests.stages.runs import Made, answer, refusal, run, stage_json
 
 pytestmark = pytest.mark.ray
+MADE = "10-data", "20-teacher"
 RANKING, PSEUDO = "30-ranking", "50-pseudo"
 BYTES = {
     "rank": ("30-ranking/ranking.json", "30-ranking/trials.jsonl"),
