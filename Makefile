@@ -33,8 +33,8 @@ test-gguf: $(READY)  ## compile llama-cpp-python (5 to 15 minutes) and run what 
 test-ray: $(READY)  ## rank and pseudo-label by a Ray cluster on this machine, with workers, nodes and drivers killed
 	$(PYTEST) -m ray tests/runtime/test_ray_workers.py tests/pipeline/test_cluster.py
 
-test-vllm: $(READY)  ## install vLLM beside .venv (3.7 GB, minutes), load a w4a16 export and compare tokens
-	$(PYTEST) -rs -m isolated tests/formats
+test-vllm: $(READY)  ## install vLLM beside .venv (3.7 GB, minutes), compare its tokens with ours
+	$(PYTEST) -rs -s -m isolated tests/formats
 
 test-web: $(READY)  ## install playwright (45 MB) and, where it is missing, Debian's chromium; drive the server's page
 	@test -n "$(CHROMIUM)" || command -v chromium >/dev/null || \
