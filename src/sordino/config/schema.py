@@ -160,12 +160,20 @@ class MixSection:
 
 
 @dataclass(frozen=True)
+class MatchSection(TrainSection):
+    """An encoder healed by matching the states of the encoder that it was made from: no texts, only the audio."""
+
+
+@dataclass(frozen=True)
 class DistilSection(TrainSection):
     """Healing the pruned student by full-parameter training."""
 
     epochs: float = other_default(TrainSection, "epochs", 4)
     mix: MixSection = MixSection()
     heal: Literal["once", "each"] = setting("once", "each: from the teacher, train after every single removal")
+    match: MatchSection | None = setting(
+        None, "before that, heal an encoder without some of its layers: match the states of the whole one"
+    )
 
 
 @dataclass(frozen=True)
@@ -213,11 +221,31 @@ class SensitivitySection:
 
 
 @dataclass(frozen=True)
+class QatSection(TrainSection):
+    """The last model trained through the rounding of its export, which it is then stored in (docs/method.md)."""
+
+    epochs: float = other_default(TrainSection, "epochs", 2)
+    of: Literal["auto", "base", "teacher", "pruned", "student", "merged", "trimmed"] = setting(
+        "auto", "model to train and round; auto: the latest of the chain"
+    )
+    format: Literal["mixed", "nf4"] = setting("mixed", "the rounding, and how the result is stored (docs/formats.md)")
+    budget_gb: float | None = setting(None, "mixed: limit of the bytes of its weights files, in 10^9 bytes", above=0)
+    budget_ratio: float | None = setting(
+        None, "mixed: the same limit, as a share of the 16-bit teacher's bytes", above=0, below=1
+    )
+    sensitivity: SensitivitySection = SensitivitySection(drop=False)
+    match: MatchSection | None = setting(
+        None, "before that, heal the rounded encoder: match the states of the one that was not rounded"
+    )
+    mix: MixSection = MixSection()
+
+
+@dataclass(frozen=True)
 class ExportSection:
     """The deployable forms of the last model."""
 
     formats: tuple[Format, ...] = setting((), "forms to write (docs/formats.md); default: nf4; with a budget, mixed")
-    of: Literal["auto", "base", "teacher", "pruned", "student", "merged", "trimmed"] = setting(
+    of: Literal["auto", "base", "teacher", "pruned", "student", "merged", "trimmed", "qat"] = setting(
         "auto", "model to export; auto: the latest of the chain"
     )
     budget_gb: float | None = setting(None, "mixed: limit of the bytes of its weights files, in 10^9 bytes", above=0)
@@ -305,6 +333,7 @@ class Recipe:
     qlora: QloraSection | None = None
     merge: MergeSection | None = None
     trim: TrimSection | None = None
+    qat: QatSection | None = None
     export: ExportSection | None = None
     translate: TranslateSection | None = TranslateSection()
     evaluate: EvaluateSection | None = EvaluateSection()
