@@ -53,6 +53,7 @@ def test_another_run_says_what_the_same_stage_took(copy: Path) -> None:
     assert (times["finetune"], times["rank"], times["prune"], times["distil"]) == (100, 40, 2, 60)
     changed = about(copy, "name=other", "finetune.epochs=1", "rank.remove=1", "seed=3")
     assert (changed["finetune"], changed["rank"], changed["distil"]) == (50, 20, 60)
+    assert about(copy, "name=other", "target=zh")["distil"] == 60
     assert about(copy, "name=other", "distil.batch_size=2")["distil"] is None
     assert about(copy, "name=other", "rank.clips=2")["rank"] is None
 
