@@ -18,6 +18,7 @@ SYSTEM_PROMPT = "You are a professional translator."  # the paper's
 ScopeName = Literal["decoder", "encoder", "both"]
 Format = Literal["bf16", "nf4", "w4a16", "w4a16-gptq", "mixed", "gguf-q8_0", "gguf-q4_k_m", "gguf-q4_0"]
 Precision = Literal["auto", "float32", "bfloat16", "bfloat16-mixed"]
+Optimizer = Literal["adamw", "adamw8bit"]
 
 
 @dataclass(frozen=True)
@@ -72,12 +73,16 @@ class TrainSection:
     epochs: float = setting(3, "passes over the training clips", above=0)
     batch_size: int = setting(4, "clips a step", least=1)
     accumulate: int = setting(1, "parts that a step's clips are run in: less memory, the same step", least=1)
+    optimizer: Optimizer = setting("adamw", "adamw8bit: moments in 8 bits, 2 bytes a weight instead of 8 or 4")
     lr: float = setting(1e-5, "peak learning rate of AdamW", above=0)
     scheduler: Literal["cosine", "linear", "constant"] = setting("cosine", "learning rate after the warm-up")
     warmup_ratio: float = setting(0.0, "share of the steps in which the learning rate rises", least=0, below=1)
     weight_decay: float = setting(0.0, "of matrices; norms and biases are not decayed", least=0)
     max_grad_norm: float = setting(1.0, "gradients of a larger norm are scaled down to it", above=0)
     precision: Precision = setting("auto", "auto: float32 on a CPU, bfloat16-mixed on an accelerator")
+    rounding: Literal["stochastic", "nearest"] = setting(
+        "stochastic", "precision bfloat16: of the weights after a step; to the nearest, small updates are lost"
+    )
     gradient_checkpointing: bool = setting(False, "compute activations twice instead of keeping them")
     freeze: tuple[Literal["encoder", "projector", "embeddings"], ...] = setting((), "parts that are not trained")
     max_steps: int | None = setting(None, "stop after so many steps", least=1)

@@ -21,6 +21,7 @@ STATES_A_SECOND = 50  # encoder states: mel frames every 10 ms, halved by the se
 PROMPT_TOKENS = 40  # system, instruction and markers
 ANSWER_TOKENS_A_SECOND = 4  # of speech; German and Chinese translations of talks stay below it
 MOMENTS = 2  # AdamW's, in the weights' type
+LOGITS_BYTES = 256 * 2**20  # of the float32 logits that training holds at once, where memory is saved
 COPY_BYTES = CHUNK_BYTES + CHUNK_BYTES // 2  # a chunk in 32 bits and its rounding; 16 bits are copied by the kernel
 PACK_BYTES = 7  # a weight of the matrix at hand, while it is packed: 32 bits, 16 bits, and 4 bits twice
 ROUND_BYTES = 5  # a weight of the matrix at hand: as it is, its integers, and those packed
@@ -41,7 +42,7 @@ training           weights + gradients + moments + activations; the fused AdamW 
     convolutions   B E b (2 M + 6 D)
     checkpointing  a layer's input for each layer instead, and the largest layer once
     adapter        4 bytes for each input of an adapted layer
-    head           (b + 12) V for each answer token
+    head           (b + 12) V for each answer token; with checkpointing of no more than 256 MiB of logits
 prune, bf16        24 MiB: weights go from file to file, a chunk at a time
 nf4                and 7 bytes a weight of the largest matrix, while it is packed
 w4a16              and 5; GPTQ holds the model instead, and 4 (2 H^2 + Q^2 + 4 I^2) of Hessians
@@ -222,7 +223,7 @@ def _activations(
         layer += 4 * (3 * width + q + 2 * width + inner)
         encoded += 4 * (5 * dims["D"] + dims["F"]) if encoder else 0
     stacks = [(tokens * layer, tokens * stream * width, dims["decoder_layers"])]
-    total = batch.answer() * dims["V"] * (b + 12)
+    total = 0
     if not dims["encoder_layers"]:
         total += states * b * dims["D"]  # the projector's input
     if encoder:
@@ -235,4 +236,7 @@ def _activations(
         total += sum(between * layers for _, between, layers in stacks) + max(each for each, _, _ in stacks)
     else:
         total += sum(each * layers for each, _, layers in stacks)
-    return batch.clips * total
+    logits = batch.clips * batch.answer() * dims["V"]
+    if checkpointing:
+        logits = min(logits, LOGITS_BYTES // 4)
+    return batch.clips * total + logits * (b + 12)

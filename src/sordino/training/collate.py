@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+import torch
 
 from sordino.data.audio import load_clip
 from sordino.data.clip import Clip
-from sordino.models.answers import AnswerBatch, answer_batch, encoded_batch
+from sordino.models.answers import IGNORED, AnswerBatch, answer_batch, encoded_batch
 from sordino.models.features import EncodedClip
 from sordino.models.speech import SpeechModel
+
+AHEAD = 2  # batches that are read while a step runs
+Item = TypeVar("Item")
+Made = TypeVar("Made")
 
 
 @dataclass(frozen=True)
@@ -39,6 +48,29 @@ def collate(speech: SpeechModel, examples: Sequence[Example], prompt: str) -> An
     waves = [load_clip(example.clip) for example in examples]
     inputs = speech.family.audio.prepare(speech.processor, waves, [prompt] * len(waves))
     return answer_batch(speech, inputs.input_ids, answers, inputs=inputs)
+
+
+def silenced(batch: AnswerBatch) -> AnswerBatch:
+    """The same forward pass without an answer token, for a process that no clips are left for."""
+    return replace(batch, labels=torch.full_like(batch.labels, IGNORED))
+
+
+def ahead(make: Callable[[Item], Made], items: Iterable[Item], count: int = AHEAD) -> Iterator[Made]:
+    """What `make` gives for every item, in order, made in a thread that is at most `count` items ahead.
+
+    The first exception is raised in its place; closing the iterator ends the thread.
+    """
+    waiting: deque[Future[Made]] = deque()
+    with ThreadPoolExecutor(1, "batches") as pool:
+        try:
+            for item in items:
+                waiting.append(pool.submit(make, item))
+                if len(waiting) > count:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
 
 
 def epoch_batches(lengths: Sequence[float], size: int, epoch: int, seed: int) -> list[list[int]]:
