@@ -106,6 +106,17 @@ def start_of(recipe: Recipe, key: str) -> str:
     return next(start for start in model.starts if makes(recipe, entry(start)))
 
 
+def exports_qat(recipe: Recipe) -> bool:
+    """Whether what is exported was trained through the rounding of its format."""
+    return recipe.export is not None and start_of(recipe, EXPORTS.key) == QAT
+
+
+def last_unrounded(recipe: Recipe) -> str:
+    """Key of the last model of the chain that can still be rounded; what is exported where there is no qat."""
+    last = start_of(recipe, EXPORTS.key)
+    return start_of(recipe, QAT) if last == QAT else last
+
+
 def ranked_model(recipe: Recipe) -> str:
     """Key of the model that is ranked, pruned where the recipe prunes, and compared with by size."""
     return start_of(recipe, PRUNED)

@@ -46,6 +46,7 @@ class AnswerBatch:
     """ids, mask, labels: (B, S), left padded, labels IGNORED but for answer tokens.
 
     states: (N, D) of every clip, or inputs to run through an encoder that is trained.
+    matched: (N, D) of every clip that the encoder should give (training/matching.py); the answers then say nothing.
     """
 
     ids: Tensor
@@ -53,6 +54,7 @@ class AnswerBatch:
     labels: Tensor
     states: Sequence[Tensor] | None
     inputs: AudioInputs | None
+    matched: Sequence[Tensor] | None = None
 
     @property
     def tokens(self) -> int:

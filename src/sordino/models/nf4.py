@@ -83,7 +83,8 @@ def nf4_rounded(weight: Tensor, dtype: torch.dtype) -> Tensor:
 
     packed, state = _quantized(weight)
     state.dtype = dtype
-    return dequantize_4bit(packed, state)
+    rounded: Tensor = dequantize_4bit(packed, state)
+    return rounded
 
 
 def _quantized(weight: Tensor) -> tuple[Tensor, Any]:

@@ -31,8 +31,8 @@ from sordino.runtime.progress import note
 
 # in the order in which they run; a stage file defines STAGE
 STAGES = (
-    "prepare", "finetune", "rank", "prune", "pseudolabel", "distil", "qlora", "merge", "trim", "qat", "export", "translate",
-    "evaluate", "report", "sweep",
+    "prepare", "finetune", "rank", "prune", "pseudolabel", "distil", "qlora", "merge", "trim", "qat", "export",
+    "translate", "evaluate", "report", "sweep",
 )  # fmt: skip
 
 

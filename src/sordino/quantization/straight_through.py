@@ -1,10 +1,11 @@
 """Training through rounding: in the forward pass a weight is what its export will be read back as.
 
 The gradient passes the rounding as if it were not there (the straight-through estimator: Bengio et al. 2013,
-arXiv:1308.3432). The weights that are trained are kept beside in full precision and move until their rounded values do.
+arXiv:1308.3432). The weights that are trained are kept beside in full precision, and move until what they are rounded
+to does.
 
-- Integers of b bits: each group's scale is fitted once, to the weights that training starts from, and kept. Weights then
-  move between the integers of a grid that stands still.
+- Integers of b bits: each group's scale is fitted once, to the weights that training starts from. Weights then move
+  between the integers of a grid that stands still.
 - nf4: scales are those of the weights of the moment, as the writer computes them.
 
 An embedding is rounded once and not trained: its table would have to be rounded whole for the few rows of a batch.
@@ -64,7 +65,7 @@ class IntegerRounding(_Rounding):
 
     def codes(self, weight: Tensor) -> Rounded:
         """What a writer stores of this weight (R, C)."""
-        groups = weight.detach().float().unflatten(-1, (-1, self.scheme.group))
+        groups = weight.detach().float().view(len(weight), -1, self.scheme.group)
         return Rounded(nearest(groups, self.scale, self.scheme).flatten(-2), self.scale, self.scheme)
 
     def rounded(self, weight: Tensor) -> Tensor:

@@ -22,6 +22,8 @@ def run(job: Job, section: DistilSection) -> None:
 
     clips = fitting.mixed(job, section.mix)
     speech = fitting.load_to_train(job, start(job.recipe, section), section)
+    if section.match:
+        fitting.match(job, speech, clips, section.match, chain.ranked_model(job.recipe))
     if section.heal == "once":
         fitting.fit(job, speech, clips, section, "healing the student")
     else:
@@ -43,8 +45,9 @@ def parents(recipe: Recipe) -> list[str]:
     section = recipe.distil
     assert section
     model = chain.directory_of(start(recipe, section))
+    whole = [chain.directory_of(chain.ranked_model(recipe))] if section.match else []
     ranking = [] if section.heal == "once" else [RANKING]
-    return [model, *ranking, DATA, *([PSEUDO] if section.mix.pseudo else [])]
+    return [model, *whole, *ranking, DATA, *([PSEUDO] if section.mix.pseudo else [])]
 
 
 def extras(recipe: Recipe) -> dict[str, Any]:

@@ -125,7 +125,7 @@ def train(
                 torch.manual_seed(_seed(seed, step, world))  # dropout depends on the step, not on what ran before
                 chosen = [examples[i] for i in steps[step]]
                 own = itertools.islice(batches, math.ceil(len(chosen) / part))
-                loss = _accumulate(model, own, sum(len(e.answer) for e in chosen), mixed, objective, world)
+                loss = _accumulate(model, own, sum(e.positions for e in chosen), mixed, objective, world)
                 if not math.isfinite(loss):
                     raise diverged(label, "loss", loss, step + 1)
                 row = {"step": step + 1, "epoch": round((step + 1) / per_epoch, 4), "loss": loss}
@@ -146,7 +146,7 @@ def train(
         speech.model.eval()
         if section.gradient_checkpointing:
             set_checkpointing(speech.recomputing, False)
-    tokens = sum(len(examples[i].answer) for batch in steps for i in batch)
+    tokens = sum(examples[i].positions for batch in steps for i in batch)
     return Trained(len(steps), tuple(run.log), tokens)
 
 
@@ -247,7 +247,7 @@ def mean_loss(
             with _autocast(speech, mixed):
                 total += float(model(batch, cross_entropy))
     speech.model.train(training)
-    return world.sum(total)[0] / sum(len(example.answer) for example in examples)
+    return world.sum(total)[0] / sum(example.positions for example in examples)
 
 
 @dataclass
