@@ -157,8 +157,6 @@ def _qat(recipe: Recipe) -> Iterator[str]:
         yield "qat: give budget_gb or budget_ratio, not both" if budgets else "qat: needs budget_gb or budget_ratio"
     if qat.format != "mixed" and budgets:
         yield f"qat.{budgets[0]}: '{qat.format}' has one size; use format: mixed"
-    if qat.sensitivity.drop:
-        yield "qat.sensitivity.drop: layers go before training; use prune"
 
 
 def unused(recipe: Recipe) -> list[str]:

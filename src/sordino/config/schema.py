@@ -217,11 +217,17 @@ class TrimSection:
 
 
 @dataclass(frozen=True)
-class SensitivitySection:
-    """How format mixed measures which parts need their bits (docs/budget.md)."""
+class PartCostsSection:
+    """How it is measured which parts need their bits (docs/budget.md)."""
 
     measure: Literal["kl", "loss"] = setting("kl", "what a part loses in fewer bits: divergence, or loss of references")
     clips: int = setting(32, "clips of the select split", least=1)
+
+
+@dataclass(frozen=True)
+class SensitivitySection(PartCostsSection):
+    """How format mixed measures which parts need their bits (docs/budget.md)."""
+
     drop: bool = setting(True, "layers that are ranked but not pruned may go too")
 
 
@@ -238,7 +244,7 @@ class QatSection(TrainSection):
     budget_ratio: float | None = setting(
         None, "mixed: the same limit, as a share of the 16-bit teacher's bytes", above=0, below=1
     )
-    sensitivity: SensitivitySection = SensitivitySection(drop=False)
+    sensitivity: PartCostsSection = PartCostsSection()
     match: MatchSection | None = setting(
         None, "before that, heal the rounded encoder: match the states of the one that was not rounded"
     )

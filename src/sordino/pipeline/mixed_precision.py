@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from sordino.config import chain
-from sordino.config.schema import Recipe, SensitivitySection
+from sordino.config.schema import PartCostsSection, Recipe, SensitivitySection
 from sordino.errors import ArtifactError, RecipeError
 from sordino.formats import bf16, packed
 from sordino.layouts import tables
@@ -39,12 +39,13 @@ from sordino.runtime.progress import bar, note
 class MixedPrecision:
     """One model of the chain: measure what its parts cost, choose bits for a budget, write the choice."""
 
-    def __init__(self, job: Job, key: str, section: SensitivitySection) -> None:
+    def __init__(self, job: Job, key: str, section: PartCostsSection) -> None:
         self.job, self.key, self.section = job, key, section
         self.source = job.model(key)
         self.model = shapes.model(registry.read_config(self.source.path))
         spare = self.model.dims["decoder_layers"] - 1  # one layer stays
-        self.order = ranked_next(job, key)[:spare] if section.drop else []
+        drops = isinstance(section, SensitivitySection) and section.drop
+        self.order = ranked_next(job, key)[:spare] if drops else []
         self.costs: dict[Change, Cost] = {}
 
     def measure(self) -> None:
@@ -108,7 +109,7 @@ class MixedPrecision:
     def allocate(self, limit: int) -> tuple[dict[str, int], dict[str, Any]]:
         """Bits by the names that weights are saved under, for at most so many bytes, and what was chosen, for an audit.
 
-        Of a section without `drop`. Raises RecipeError where the bytes are too few, or hold the model in 16 bits.
+        No layers are dropped. Raises RecipeError where the bytes are too few, or hold the model in 16 bits.
         """
         if self.holds_all(limit):
             raise RecipeError(
