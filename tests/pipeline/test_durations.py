@@ -36,7 +36,7 @@ def copy(made: Made, tmp_path: Path) -> Path:
     there = tmp_path / "runs/run"
     section = json.loads((there / "20-teacher/stage.json").read_text())["section"]
     rewrite(there / "20-teacher", section=section | {"max_steps": None, "epochs": 2.0}, seconds=100.0)
-    for directory, seconds in {"30-ranking": 40.0, "40-pruned": 2.0, "60-student": 60.0}.items():
+    for directory, seconds in {"10-data": 1.0, "30-ranking": 40.0, "40-pruned": 2.0, "60-student": 60.0}.items():
         rewrite(there / directory, seconds=seconds)
     return file
 

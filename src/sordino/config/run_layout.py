@@ -30,6 +30,7 @@ TRIALS = "trials.jsonl"  # of the ranking: one line a trial
 LOGS = "log*.jsonl"  # of a training; one a removal where every removal was healed
 MATCH_LOG = "log-match.jsonl"  # of an encoder that was healed by matching states
 KEPT = "kept.json"  # of a pruned model: old indices of its layers
+ENGINE = "engine.json"  # of pseudolabel's state: what decoded the rows so far
 CANDIDATES, REJECTED = "candidates.jsonl", "rejected.jsonl"  # of the teacher's translations
 COVERAGE = "coverage.json"  # of a trimmed vocabulary
 CARD = "sordino.json"  # beside every saved model: how it is asked, and in which languages

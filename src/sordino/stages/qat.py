@@ -11,7 +11,7 @@ import shutil
 from typing import Any
 
 from sordino.config import chain
-from sordino.config.run_layout import DATA, PSEUDO, QAT
+from sordino.config.run_layout import DATA, PSEUDO, QAT, TEACHER
 from sordino.config.schema import QatSection, Recipe
 from sordino.formats.registry import MIXED
 from sordino.pipeline.stage import RESUMABLE_TRAINING, Job, Stage
@@ -20,12 +20,14 @@ from sordino.pipeline.stage import RESUMABLE_TRAINING, Job, Stage
 def run(job: Job, section: QatSection) -> None:
     from sordino.formats import nf4, packed
     from sordino.models import saving
-    from sordino.pipeline import exporting, fitting
+    from sordino.pipeline import exporting, fitting, matching
     from sordino.pipeline.mixed_precision import MixedPrecision, limit_of
+    from sordino.pipeline.teacher_logits import teacher_logits
     from sordino.quantization import straight_through
 
     key = chain.start_of(job.recipe, chain.QAT)
     clips = fitting.mixed(job, section.mix)
+    teacher = teacher_logits(job, section.logits, clips, key)
     bits: dict[str, int] = {}
     facts: dict[str, Any] = {}
     if section.format == MIXED:
@@ -37,8 +39,8 @@ def run(job: Job, section: QatSection) -> None:
     else:
         straight_through.attach_nf4(speech)
     if section.match:
-        fitting.match(job, speech, clips, section.match, key)
-    fitting.fit(job, speech, clips, section, "training through the rounding")
+        matching.match(job, speech, clips, section.match, key)
+    fitting.fit(job, speech, clips, section, "training through the rounding", teacher=teacher)
     straight_through.detach(speech)
     trained = job.state / "trained"  # before rounding, in the type it was trained in
     shutil.rmtree(trained, ignore_errors=True)
@@ -55,7 +57,8 @@ def parents(recipe: Recipe) -> list[str]:
     section = recipe.qat
     assert section
     model = chain.directory_of(chain.start_of(recipe, chain.QAT))
-    return [model, DATA, *([PSEUDO] if section.mix.pseudo else [])]
+    beside = [*([PSEUDO] if section.mix.pseudo else []), *([TEACHER] if section.logits.weight else [])]
+    return list(dict.fromkeys([model, DATA, *beside]))
 
 
 STAGE = Stage(

@@ -13,7 +13,7 @@ from sordino.runtime import files
 from sordino.runtime.progress import note
 
 # whatever these say, what was tried so far counts
-RESUMABLE = ("memory_mb", "remove")
+RESUMABLE = ("memory_mb", "remove", "polish")
 
 
 def run(job: Job, section: RankSection) -> None:
@@ -46,6 +46,10 @@ def tell(ranking: Ranking) -> None:
             f"  {removal.layer} goes, {ranking.criterion} {removal.score:.2f}: "
             f"the best in {removal.probability:.0%} of resamples{rival}"
         )
+    if ranking.searched:
+        back = [layer for layer in ranking.searched if layer not in ranking.order]
+        instead = [layer for layer in ranking.order if layer not in ranking.searched]
+        note(f"  swapped after the search: {', '.join(map(str, instead))} for {', '.join(map(str, back))}")
     note("  removal order: " + " ".join(map(str, ranking.order)))
 
 
