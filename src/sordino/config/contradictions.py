@@ -113,7 +113,9 @@ def _training(recipe: Recipe) -> Iterator[str]:
     for name, section in (sections | matches).items():
         if section and section.accumulate > 0 and section.batch_size % section.accumulate:
             yield f"{name}.accumulate: must divide batch_size"
-        elif section and section.batch_size % (section.accumulate * recipe.resources.devices):
+        elif (
+            section and section.accumulate > 0 and section.batch_size % (section.accumulate * recipe.resources.devices)
+        ):
             times = f"{recipe.resources.devices} devices times accumulate {section.accumulate}"
             yield f"{name}.batch_size: {section.batch_size} clips cannot be dealt evenly to {times}"
         if section and section.optimizer == "adamw8bit" and recipe.resources.devices > 1 and name != "qlora":

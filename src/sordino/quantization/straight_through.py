@@ -103,7 +103,7 @@ def attach_integers(speech: SpeechModel, bits: Mapping[str, int]) -> dict[str, I
 def attach_nf4(speech: SpeechModel) -> None:
     """Round in every forward pass what format nf4 rounds. Raises FamilyError for rows that are no whole blocks."""
     linears = nf4.linears(speech.family, speech.model)
-    nf4.refuse_split_blocks(linears)
+    nf4.refuse_split_blocks(speech.family, linears)
     for module in linears.values():
         parametrize.register_parametrization(module, WEIGHT, Nf4Rounding(), unsafe=True)
 
