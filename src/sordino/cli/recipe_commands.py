@@ -121,6 +121,9 @@ def _plan(args: argparse.Namespace) -> Result:
     rows = [row | ({"not_installed": by_stage[row["stage"]]} if by_stage.get(row["stage"]) else {}) for row in rows]
     if not args.json:
         output().print(show.plan_table(rows, str(recipe.directory), recipe.model if config is None else None))
+        spread = show.devices_table(rows)
+        if spread is not None:
+            output().print(spread)
         for title, messages in told.items():
             print("".join(f"{title.replace('_', ' ')}: {message}\n" for message in messages), end="")
         if args.formulas:

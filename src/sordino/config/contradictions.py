@@ -36,8 +36,10 @@ def _needs(recipe: Recipe) -> Iterator[str]:
 
 def _resources(recipe: Recipe) -> Iterator[str]:
     resources = recipe.resources
-    if resources.executor == "ray" and ":" in recipe.device:
-        yield f"device: Ray deals out the accelerators, so say {recipe.device.partition(':')[0]} or auto"
+    if resources.executor == "ray" and recipe.device not in ("auto", "cpu", "cuda"):
+        yield "device: Ray deals out the GPUs; say auto, cpu or cuda"
+    if resources.executor == "ray" and recipe.pseudolabel and recipe.pseudolabel.engine == "vllm":
+        yield "pseudolabel.engine: vllm decodes in one process of its own; use resources.executor: threads"
     for name in ("workers", "worker_cpus", "ray_address") if resources.executor == "threads" else ():
         if getattr(resources, name) != getattr(ResourcesSection(), name):
             yield f"resources.{name}: not used by executor 'threads'; use executor: ray"
@@ -111,14 +113,15 @@ def _training(recipe: Recipe) -> Iterator[str]:
     sections = {name: getattr(recipe, name) for name in ("finetune", "distil", "qlora", "qat")}
     matches = {f"{name}.match": sections[name].match for name in ("distil", "qat") if sections[name]}
     for name, section in (sections | matches).items():
-        if section and section.accumulate > 0 and section.batch_size % section.accumulate:
+        if section is None:
+            continue
+        shares = section.accumulate * recipe.resources.devices
+        if shares > 0 and section.batch_size % section.accumulate:
             yield f"{name}.accumulate: must divide batch_size"
-        elif (
-            section and section.accumulate > 0 and section.batch_size % (section.accumulate * recipe.resources.devices)
-        ):
+        elif shares > 0 and section.batch_size % shares:
             times = f"{recipe.resources.devices} devices times accumulate {section.accumulate}"
             yield f"{name}.batch_size: {section.batch_size} clips cannot be dealt evenly to {times}"
-        if section and section.optimizer == "adamw8bit" and recipe.resources.devices > 1 and name != "qlora":
+        if section.optimizer == "adamw8bit" and recipe.resources.devices > 1 and name != "qlora":
             yield f"{name}.optimizer: adamw8bit is for one device; with several, moments are sharded: use adamw"
     if recipe.distil and recipe.distil.heal == "each" and recipe.resources.devices > 1:
         yield "distil.heal: 'each' trains on one device; set resources.devices to 1"

@@ -347,7 +347,7 @@ class ResourcesSection:
     """What the work is spread over (docs/training.md, docs/cluster.md). No result depends on it."""
 
     devices: int = setting(1, "GPUs that a training is spread over; on a CPU, processes", least=1)
-    flops: float | None = setting(None, "operations a second that one device reaches in training, for `plan`", above=0)
+    tflops: float | None = setting(None, "10^12 operations a second that one device reaches, for `plan`", above=0)
     executor: Literal["threads", "ray"] = setting(
         "threads", "who ranks, pseudo-labels, translates and sweeps; ray: workers of a Ray cluster (extra ray)"
     )

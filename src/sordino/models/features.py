@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import socket
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -177,7 +178,7 @@ def _stored_samples(file: Path) -> int | None:
 
 def _store(states: Tensor, samples: int, file: Path) -> None:
     """Atomic, so that a kill leaves no half file; not flushed, since it can be computed again."""
-    beside = file.with_suffix(f".{os.getpid()}-{threading.get_ident()}.tmp")
+    beside = file.with_suffix(f".@{socket.gethostname()}.{os.getpid()}-{threading.get_ident()}.tmp")
     file.parent.mkdir(parents=True, exist_ok=True)  # the cache may have been deleted since
     try:
         save_file({"states": states}, beside, metadata={"samples": str(samples)})

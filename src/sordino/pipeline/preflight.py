@@ -25,11 +25,14 @@ from sordino.pipeline import launching
 from sordino.pipeline.device import device_type
 from sordino.pipeline.forecast import budget_bytes, config_of, whole_bytes
 from sordino.pruning.layer import parse_layer, refuse_removals, stacks_of
+from sordino.runtime import ray_workers
 
 
 def refuse(recipe: Recipe) -> None:
     """Raise SordinoError for packages that are not installed, devices that this machine lacks, and for all that
     `refuse_plan` refuses."""
+    if recipe.resources.executor == "ray":
+        ray_workers.require()
     for error in not_installed(recipe).values():
         raise error
     launching.refuse(recipe)
