@@ -36,8 +36,10 @@ def _needs(recipe: Recipe) -> Iterator[str]:
 
 def _resources(recipe: Recipe) -> Iterator[str]:
     resources = recipe.resources
-    if resources.executor == "ray" and ":" in recipe.device:
-        yield f"device: Ray deals out the accelerators, so say {recipe.device.partition(':')[0]} or auto"
+    if resources.executor == "ray" and recipe.device not in ("auto", "cpu", "cuda"):
+        yield "device: Ray deals out the GPUs; say auto, cpu or cuda"
+    if resources.executor == "ray" and recipe.pseudolabel and recipe.pseudolabel.engine == "vllm":
+        yield "pseudolabel.engine: vllm decodes in one process of its own; use resources.executor: threads"
     for name in ("workers", "worker_cpus", "ray_address") if resources.executor == "threads" else ():
         if getattr(resources, name) != getattr(ResourcesSection(), name):
             yield f"resources.{name}: not used by executor 'threads'; use executor: ray"
@@ -68,6 +70,12 @@ def _rank(recipe: Recipe) -> Iterator[str]:
         yield f"rank.layers: not used by method '{rank.method}'; use method: explicit"
     if rank.criterion in ("influence", "angular") and rank.scope != "decoder":
         yield f"rank.criterion: '{rank.criterion}' is of decoder layers; use scope: decoder"
+    if rank.method == "block" and rank.scope != "decoder":
+        yield "rank.method: 'block' is of decoder layers; use scope: decoder"
+    if rank.polish != "none" and rank.method != "iterative":
+        yield f"rank.polish: not used by method '{rank.method}'; use method: iterative"
+    if rank.polish != "none" and rank.criterion in ("influence", "angular"):
+        yield f"rank.polish: '{rank.criterion}' scores a layer, and a swap compares models; use another criterion"
     if rank.search == "racing" and rank.criterion in ("loss", "kl", "influence", "angular"):
         yield f"rank.search: '{rank.criterion}' is cheap enough for exact; racing is for translation scores"
 
@@ -90,11 +98,15 @@ def _labels(recipe: Recipe) -> Iterator[str]:
     section = recipe.pseudolabel
     if section is None:
         return
-    for name in ("samples", "epsilon", "temperature") if section.method == "greedy" else ():
+    if section.method == "mbr" and section.keep > section.samples:
+        yield f"pseudolabel.keep: {section.keep} of {section.samples} samples"
+    for name in ("samples", "epsilon", "temperature", "keep") if section.method == "greedy" else ():
         if getattr(section, name) != getattr(PseudolabelSection(), name):
             yield f"pseudolabel.{name}: not used by method 'greedy'; use method: mbr"
     if section.filter.comet != FilterSection().comet and section.filter.min_comet is None:
         yield "pseudolabel.filter.comet: not used without min_comet"
+    if section.engine == "vllm" and section.method == "mbr":
+        yield "pseudolabel.engine: vllm decodes greedily; transformers draws the samples of method 'mbr'"
 
 
 def _training(recipe: Recipe) -> Iterator[str]:
@@ -102,12 +114,23 @@ def _training(recipe: Recipe) -> Iterator[str]:
         section = getattr(recipe, name)
         if section and section.accumulate > 0 and section.batch_size % section.accumulate:
             yield f"{name}.accumulate: must divide batch_size"
+        elif section and section.batch_size % (section.accumulate * recipe.resources.devices):
+            times = f"{recipe.resources.devices} devices times accumulate {section.accumulate}"
+            yield f"{name}.batch_size: {section.batch_size} clips cannot be dealt evenly to {times}"
+        if section and section.optimizer == "adamw8bit" and recipe.resources.devices > 1 and name != "qlora":
+            yield f"{name}.optimizer: adamw8bit is for one device; with several, moments are sharded: use adamw"
+    if recipe.distil and recipe.distil.heal == "each" and recipe.resources.devices > 1:
+        yield "distil.heal: 'each' trains on one device; set resources.devices to 1"
+    if recipe.qlora and recipe.qlora.precision == "bfloat16-sharded":
+        yield "qlora.precision: an adapter's model is not sharded; use bfloat16-mixed"
+    if recipe.resources.devices > 1 and ":" in recipe.device:
+        yield f"device: '{recipe.device}' is one device; with resources.devices give its kind"
     if recipe.qlora and recipe.qlora.freeze:
         yield "qlora.freeze: an adapter's base is frozen whole; use qlora.scope: decoder"
 
 
 def _mixes(recipe: Recipe) -> Iterator[str]:
-    """A student's training clips must come from somewhere."""
+    """A student's training clips, and what it learns of them, must come from somewhere."""
     for name in ("distil", "qlora"):
         section = getattr(recipe, name)
         if section is None:
@@ -116,6 +139,10 @@ def _mixes(recipe: Recipe) -> Iterator[str]:
             yield f"{name}.mix.pseudo: needs the pseudolabel section, or set it to false"
         if not section.mix.pseudo and not section.mix.authentic and not section.mix.extra:
             yield f"{name}.mix: nothing is left to train on"
+        if section.logits.weight and not recipe.finetune:
+            yield f"{name}.logits: needs the finetune section, which makes the teacher"
+        for unused in () if section.logits.weight else _set(section.logits, ("top", "ce_only_end")):
+            yield f"{name}.logits.{unused}: not used without {name}.logits.weight"
         if section.mix.extra and (recipe.data is None or recipe.data.extra is None):
             yield f"{name}.mix.extra: needs data.extra, the out-of-domain corpus"
 

@@ -17,7 +17,8 @@ SYSTEM_PROMPT = "You are a professional translator."  # the paper's
 
 ScopeName = Literal["decoder", "encoder", "both"]
 Format = Literal["bf16", "nf4", "w4a16", "w4a16-gptq", "mixed", "gguf-q8_0", "gguf-q4_k_m", "gguf-q4_0"]
-Precision = Literal["auto", "float32", "bfloat16", "bfloat16-mixed"]
+Engine = Literal["transformers", "vllm"]
+Precision = Literal["auto", "float32", "bfloat16", "bfloat16-mixed", "bfloat16-sharded"]
 Optimizer = Literal["adamw", "adamw8bit"]
 
 
@@ -79,7 +80,9 @@ class TrainSection:
     warmup_ratio: float = setting(0.0, "share of the steps in which the learning rate rises", least=0, below=1)
     weight_decay: float = setting(0.0, "of matrices; norms and biases are not decayed", least=0)
     max_grad_norm: float = setting(1.0, "gradients of a larger norm are scaled down to it", above=0)
-    precision: Precision = setting("auto", "auto: float32 on a CPU, bfloat16-mixed on an accelerator")
+    precision: Precision = setting(
+        "auto", "auto: float32 on a CPU, bfloat16-mixed on an accelerator (docs/training.md)"
+    )
     rounding: Literal["stochastic", "nearest"] = setting(
         "stochastic", "precision bfloat16: of the weights after a step; to the nearest, small updates are lost"
     )
@@ -100,12 +103,17 @@ class FinetuneSection(TrainSection):
 class RankSection:
     """The order in which translation can spare layers."""
 
-    method: Literal["iterative", "middle", "explicit"] = setting("iterative", "how layers are chosen (docs/method.md)")
+    method: Literal["iterative", "middle", "block", "explicit"] = setting(
+        "iterative", "how layers are chosen (docs/method.md)"
+    )
     scope: ScopeName = setting("decoder", "where the candidates are")
     criterion: Literal["auto", "chrf", "chrf++", "bleu", "loss", "kl", "influence", "angular"] = setting(
         "auto", "what a candidate is scored by (docs/method.md); auto: chrf for zh and ja, else chrf++"
     )
     search: Literal["exact", "racing"] = setting("exact", "racing: drop candidates on part of the clips; not exact")
+    polish: Literal["none", "swap"] = setting(
+        "none", "swap: after the search, one removed for one kept layer while that helps"
+    )
     targets: tuple[str, ...] = setting((), "rank by the mean over several target languages; default: the recipe's")
     remove: int = setting(8, "layers to remove, one a round", least=1)
     layers: tuple[str, ...] = setting((), "explicit: 12, decoder.12 or encoder.3, in removal order")
@@ -149,7 +157,9 @@ class PseudolabelSection:
     epsilon: float = setting(0.02, "mbr: tokens less probable than this are not drawn", least=0, below=1)
     # at 1 the demo's samples are too bad for eight to vote down
     temperature: float = setting(0.5, "mbr: of sampling; lower for few samples", above=0)
+    keep: int = setting(1, "mbr: different samples of each clip to train on, the most agreed-upon first", least=1)
     filter: FilterSection = FilterSection()
+    engine: Engine = setting("transformers", "vllm: decode in an environment of its own (docs/vllm.md); greedy alone")
     batch_size: int = setting(16, "translations at once", least=1)
     max_new_tokens: int = setting(256, "tokens of the longest translation", least=1)
 
@@ -165,11 +175,23 @@ class MixSection:
 
 
 @dataclass(frozen=True)
+class LogitsSection:
+    """The teacher's probabilities of every token of the mix, learnt beside the texts (docs/method.md)."""
+
+    weight: float = setting(
+        0.0, "of the divergence from them in the loss, the rest is cross-entropy; 0: texts alone", least=0, most=1
+    )
+    top: int = setting(64, "likeliest tokens kept of each position; all others together are one more", least=1)
+    ce_only_end: float = setting(0.0, "share of the steps, at the end, on cross-entropy alone", least=0, below=1)
+
+
+@dataclass(frozen=True)
 class DistilSection(TrainSection):
     """Healing the pruned student by full-parameter training."""
 
     epochs: float = other_default(TrainSection, "epochs", 4)
     mix: MixSection = MixSection()
+    logits: LogitsSection = LogitsSection()
     heal: Literal["once", "each"] = setting("once", "each: from the teacher, train after every single removal")
 
 
@@ -188,6 +210,7 @@ class QloraSection(TrainSection):
     dropout: float = setting(0.0, "share of the adapter's inputs that are dropped", least=0, below=1)
     scope: Literal["all", "decoder"] = setting("all", "all: every linear layer, audio encoder and projector included")
     mix: MixSection = MixSection()
+    logits: LogitsSection = LogitsSection()
 
 
 @dataclass(frozen=True)
@@ -286,8 +309,10 @@ class SweepSection:
 
 @dataclass(frozen=True)
 class ResourcesSection:
-    """What the work is spread over (docs/cluster.md). No result depends on it: finished work stays finished."""
+    """What the work is spread over (docs/training.md, docs/cluster.md). No result depends on it."""
 
+    devices: int = setting(1, "GPUs that a training is spread over; on a CPU, processes", least=1)
+    tflops: float | None = setting(None, "10^12 operations a second that one device reaches, for `plan`", above=0)
     executor: Literal["threads", "ray"] = setting(
         "threads", "who ranks, pseudo-labels, translates and sweeps; ray: workers of a Ray cluster (extra ray)"
     )

@@ -118,6 +118,19 @@ def plan_table(lines: Sequence[Mapping[str, Any]], title: str, unknown: str | No
     return Group(table, Text(note), Text(_total(lines)))
 
 
+def devices_table(lines: Sequence[Mapping[str, Any]]) -> RenderableType | None:
+    """What each device of several takes for a training: lines of a plan as its --json has them; None without any."""
+    parts = ("weights", "gradients", "moments", "gathered", "activations", "peak")
+    table = Table("training", "devices", *parts, "hours", title="each device takes", title_justify="left")
+    for line in lines:
+        for count, on_each in ((line["forecast"] or {}).get("devices") or {}).items():
+            sizes = [f"~{gigabytes(on_each[part])}" if on_each[part] else "" for part in parts]
+            hours = "" if on_each["hours"] is None else f"~{on_each['hours']:.2g}"
+            table.add_row(line["stage"], str(count), *sizes, hours)
+    _right(table)
+    return table if table.rows else None
+
+
 def _total(lines: Sequence[Mapping[str, Any]]) -> str:
     """Time behind and ahead, as far as it is known."""
     done = sum(line["seconds"] or 0.0 for line in lines if not line["runs"])

@@ -25,27 +25,44 @@ IGNORED = -100
 
 
 @dataclass(frozen=True)
-class Targets:
-    """What K answer positions should predict, in the order of their logits. answers: (K,) ids.
+class Probabilities:
+    """A distribution over the vocabulary at each of K positions, as far as it was kept.
 
+    ids: (K, k) of the likeliest tokens; logs: (K, k + 1), log-probabilities of these, and last of all others together.
+    """
+
+    ids: Tensor
+    logs: Tensor
+
+    def rows(self, part: slice) -> Probabilities:
+        """Those of some of the positions."""
+        return Probabilities(self.ids[part], self.logs[part])
+
+
+@dataclass(frozen=True)
+class Targets:
+    """What K answer positions should predict, in the order of their logits.
+
+    answers: (K,) ids; teacher: its distributions at the same positions, where training learns from them.
     Every field has a row for each position, so that `rows` cuts all of them alike.
     """
 
     answers: Tensor
+    teacher: Probabilities | None = None
 
     def __len__(self) -> int:
         return len(self.answers)
 
     def rows(self, part: slice) -> Targets:
         """Those of some of the positions."""
-        return Targets(self.answers[part])
+        return Targets(self.answers[part], self.teacher.rows(part) if self.teacher else None)
 
 
 @dataclass(frozen=True)
 class AnswerBatch:
     """ids, mask, labels: (B, S), left padded, labels IGNORED but for answer tokens.
 
-    states: (N, D) of every clip, or inputs to run through an encoder that is trained.
+    states: (N, D) of every clip, or inputs to run through an encoder that is trained; teacher: as in Targets.
     """
 
     ids: Tensor
@@ -53,6 +70,7 @@ class AnswerBatch:
     labels: Tensor
     states: Sequence[Tensor] | None
     inputs: AudioInputs | None
+    teacher: Probabilities | None = None
 
     @property
     def tokens(self) -> int:
@@ -67,7 +85,7 @@ class AnswerBatch:
     @property
     def targets(self) -> Targets:
         """For an objective."""
-        return Targets(self.answers)
+        return Targets(self.answers, self.teacher)
 
 
 def answers_of(

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import socket
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -80,15 +81,18 @@ class Features:
             self.directory.mkdir(parents=True, exist_ok=True)
 
     @torch.no_grad()
-    def encode(self, clip: Clip, prompt: str) -> EncodedClip:
-        """Features and prompt ids of one clip. Raises DataError for a clip that cannot be read."""
+    def encode(self, clip: Clip, prompt: str, keep: bool = True) -> EncodedClip:
+        """Features and prompt ids of one clip. Raises DataError for a clip that cannot be read.
+
+        keep: in the directory, if there is one.
+        """
         file = self._file(clip)
         samples = _stored_samples(file) if file else None
         if file and samples is not None:
             return self._kept(clip, prompt, samples, file)
         wave = load_clip(clip)
         encoded = self.encode_waveform(clip, wave, prompt)
-        if file is None:
+        if file is None or not keep:
             return encoded
         _store(encoded.states, len(wave), file)
         return self._kept(clip, prompt, len(wave), file)
@@ -139,14 +143,19 @@ class Features:
 
     def _file(self, clip: Clip) -> Path | None:
         """Where a clip's features are kept: named by its place in the audio file, that file's size and its age."""
-        if self.directory is None:
+        name = identity(clip)
+        if self.directory is None or name is None:
             return None
-        try:
-            stat = Path(clip.audio).stat()
-        except OSError:
-            return None  # reading it will say what is wrong
-        identity = f"{clip.audio} {stat.st_size} {stat.st_mtime_ns} {clip.start} {clip.seconds}"
-        return self.directory / f"{hashlib.sha256(identity.encode()).hexdigest()[:32]}.safetensors"
+        return self.directory / f"{hashlib.sha256(name.encode()).hexdigest()[:32]}.safetensors"
+
+
+def identity(clip: Clip) -> str | None:
+    """A clip's audio: its place in the file, that file's size and its age; None where there is no such file."""
+    try:
+        stat = Path(clip.audio).stat()
+    except OSError:
+        return None  # reading it will say what is wrong
+    return f"{clip.audio} {stat.st_size} {stat.st_mtime_ns} {clip.start} {clip.seconds}"
 
 
 def _stored_samples(file: Path) -> int | None:
@@ -161,7 +170,7 @@ def _stored_samples(file: Path) -> int | None:
 
 def _store(states: Tensor, samples: int, file: Path) -> None:
     """Atomic, so that a kill leaves no half file; not flushed, since it can be computed again."""
-    beside = file.with_suffix(f".{os.getpid()}-{threading.get_ident()}.tmp")
+    beside = file.with_suffix(f".@{socket.gethostname()}.{os.getpid()}-{threading.get_ident()}.tmp")
     file.parent.mkdir(parents=True, exist_ok=True)  # the cache may have been deleted since
     try:
         save_file({"states": states}, beside, metadata={"samples": str(samples)})

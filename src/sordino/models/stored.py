@@ -34,7 +34,8 @@ from sordino.runtime.terminal import quoted
 GENERATION = "generation_config.json"
 NAMED_ALIKE = ("bitsandbytes", "compressed-tensors")  # quantizations that keep a weight's name, or add to it
 MOST_IDS = 2**31
-NOT_FETCHED = "consolidated*.safetensors"  # the same weights once more, as some makers write them
+# the same weights once more, as some makers write them; an adapter that speech never runs
+NOT_FETCHED = ["consolidated*.safetensors", "vision-lora/*"]
 
 
 @dataclass(frozen=True)
@@ -124,6 +125,14 @@ def open_model(path: str, revision: str | None = None) -> Stored:
     matched = _matched(speech, checkpoint)
     speech.processor = registry.load_processor(family, str(directory))
     return Stored(speech, checkpoint, matched)
+
+
+def without_weights(path: str, dtype: torch.dtype, revision: str | None = None) -> SpeechModel:
+    """A model's shape, words and prompts: on the meta device, where nothing can be computed. Raises as `skeleton`."""
+    directory = local(path, revision)
+    family = registry.family_of(str(directory))
+    model = skeleton(family, directory).to(dtype).eval()
+    return SpeechModel(family, model, registry.load_processor(family, str(directory)), path)
 
 
 def skeleton(family: Family, directory: Path) -> Any:
@@ -217,10 +226,10 @@ def local(path: str, revision: str | None = None) -> Path:
         return Path(path)
     from huggingface_hub import snapshot_download
 
-    weights = ("*.safetensors", "*.safetensors.index.json", registry.CONFIG, embedded.CONFIG)
+    weights = ("*.safetensors", "*.safetensors.index.json", registry.CONFIG, f"*{embedded.CONFIG}")
     patterns = [*weights, GENERATION, *PROCESSOR_FILES, *saving.TERMS]
     try:
-        return Path(snapshot_download(path, revision=revision, allow_patterns=patterns, ignore_patterns=[NOT_FETCHED]))
+        return Path(snapshot_download(path, revision=revision, allow_patterns=patterns, ignore_patterns=NOT_FETCHED))
     except (OSError, ValueError) as error:
         raise registry.not_fetched(path, error) from error
 
@@ -243,7 +252,7 @@ def check_names(
             f"{path} lacks {len(lacking)} weights that its config.json promises, {lacking[0]} among them.",
             "The checkpoint is incomplete or its layer counts are wrong: make it again.",
         )
-    dropped = sorted(key for key in unexpected if re.search(r"\.layers\.\d+\.", key))
+    dropped = sorted(key for key in unexpected if re.search(r"\.(?:layers|encoders)\.\d+\.", key))
     if dropped:
         raise FamilyError(
             f"{path} holds {len(dropped)} weights of layers that its config.json does not count, "

@@ -16,6 +16,7 @@ from sordino.data.clip import Clip
 from sordino.models.answers import IGNORED, AnswerBatch, answer_batch, encoded_batch
 from sordino.models.features import EncodedClip
 from sordino.models.speech import SpeechModel
+from sordino.training.teacher_rows import StoredRows, joined
 
 AHEAD = 2  # batches that are read while a step runs
 Item = TypeVar("Item")
@@ -27,11 +28,13 @@ class Example:
     """One training pair. answer: target ids with the stop token.
 
     encoded: the clip's features, where the audio encoder is frozen; else the clip is read and encoded in its step.
+    teacher: where its probabilities at the answer's positions lie, which stay on disk until their step.
     """
 
     clip: Clip
     answer: list[int]
     encoded: EncodedClip | None = None
+    teacher: StoredRows | None = None
 
     @property
     def length(self) -> float:
@@ -40,7 +43,15 @@ class Example:
 
 
 def collate(speech: SpeechModel, examples: Sequence[Example], prompt: str) -> AnswerBatch:
-    """Examples -> one batch on the model's device. Either all examples are encoded, or none."""
+    """Examples -> one batch on the model's device. Either all examples are encoded, or none; so it is of a teacher."""
+    batch = _collate(speech, examples, prompt)
+    teacher = [example.teacher for example in examples if example.teacher is not None]
+    if len(teacher) < len(examples):
+        return batch
+    return replace(batch, teacher=joined(teacher, speech.device))
+
+
+def _collate(speech: SpeechModel, examples: Sequence[Example], prompt: str) -> AnswerBatch:
     answers = [example.answer for example in examples]
     encoded = [example.encoded for example in examples if example.encoded is not None]
     if len(encoded) == len(examples):
@@ -52,7 +63,8 @@ def collate(speech: SpeechModel, examples: Sequence[Example], prompt: str) -> An
 
 def silenced(batch: AnswerBatch) -> AnswerBatch:
     """The same forward pass without an answer token, for a process that no clips are left for."""
-    return replace(batch, labels=torch.full_like(batch.labels, IGNORED))
+    teacher = batch.teacher.rows(slice(0)) if batch.teacher else None
+    return replace(batch, labels=torch.full_like(batch.labels, IGNORED), teacher=teacher)
 
 
 def ahead(make: Callable[[Item], Made], items: Iterable[Item], count: int = AHEAD) -> Iterator[Made]:

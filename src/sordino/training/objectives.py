@@ -9,10 +9,12 @@ field of `models.answers.Targets`, with a row for each position; everything else
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
 
-from torch import Tensor, float32, nn
+import torch
+from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from sordino.models.answers import AnswerBatch, SpeechLM, Targets
@@ -30,6 +32,33 @@ def cross_entropy(logits: Tensor, targets: Targets) -> Tensor:
     return nn.functional.cross_entropy(logits, targets.answers, reduction="sum")
 
 
+@dataclass(frozen=True)
+class Distillation:
+    """(1 - weight) cross-entropy of the answer + weight KL(teacher || student), at temperature 1.
+
+    Hinton et al. 2015 (arxiv.org/abs/1503.02531), with the ids as hard targets and the teacher's probabilities as soft
+    ones. The k tokens that were kept are a class each, all others together are one more: this divergence is no larger
+    than that over the whole vocabulary, and is it where all tokens were kept.
+    """
+
+    weight: float
+
+    def __call__(self, logits: Tensor, targets: Targets) -> Tensor:
+        teacher = targets.teacher
+        assert teacher is not None
+        at = torch.cat([teacher.ids, targets.answers[:, None]], -1)
+        named = logits.gather(-1, at)  # (K, k + 1): of the kept tokens, last of the answer
+        classes = named[:, :-1]
+        if teacher.ids.shape[1] < logits.shape[1]:
+            others = logits.scatter(-1, teacher.ids, -torch.inf).logsumexp(-1, keepdim=True)
+            classes = torch.cat([classes, others], -1)
+        total = classes.logsumexp(-1, keepdim=True)  # that of all logits
+        logs = teacher.logs[:, : classes.shape[1]].to(logits.dtype)
+        probabilities = logs.exp()
+        divergence = torch.xlogy(probabilities, probabilities) - probabilities * (classes - total)
+        return (1 - self.weight) * (total - named[:, -1:]).sum() + self.weight * divergence.sum()
+
+
 def summed_loss(model: SpeechLM, batch: AnswerBatch, objective: Objective, most_bytes: int | None = None) -> Tensor:
     """Sum of an objective over the answer positions of a batch, a scalar that gradients flow from.
 
@@ -40,7 +69,7 @@ def summed_loss(model: SpeechLM, batch: AnswerBatch, objective: Objective, most_
     chunk = chunk_rows(model, most_bytes)
     if chunk is None or len(targets) <= chunk:
         return objective(model.logits(hidden), targets)
-    total = hidden.new_zeros((), dtype=float32)
+    total = hidden.new_zeros((), dtype=torch.float32)
     for start in range(0, len(targets), chunk):
         part = slice(start, start + chunk)
         run = partial(_of_chunk, model, objective)
