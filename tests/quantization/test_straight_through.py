@@ -78,5 +78,5 @@ def test_nf4_is_what_is_read_back(speech: SpeechModel) -> None:
 
 
 def test_a_weight_that_no_layer_computes_with_is_refused(speech: SpeechModel) -> None:
-    with pytest.raises(FamilyError, match="audio_tower.conv1.weight .* cannot be trained through rounding"):
+    with pytest.raises(FamilyError, match=r"audio_tower\.conv1\.weight .* cannot be trained through rounding"):
         attach_integers(speech, {HEAD: 4, "audio_tower.conv1.weight": 4})
