@@ -120,7 +120,9 @@ class RankSection:
     protect_first: int = setting(1, "layers at the start that are no candidates", least=0)
     protect_last: int = setting(1, "layers at the end that are no candidates", least=0)
     clips: int | None = setting(None, "clips of the select split; default: all", least=1)
-    memory_mb: int | None = setting(None, "MiB for batches; default: a quarter of the model, 96 at least")
+    memory_mb: int | None = setting(
+        None, "MiB for batches; default: a quarter of the model; on an accelerator half of what is free"
+    )
     max_new_tokens: int = setting(256, "tokens of the longest translation", least=1)
 
 
