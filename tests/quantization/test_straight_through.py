@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
+from sordino.errors import FamilyError
 from sordino.models import nf4
 from sordino.models.speech import SpeechModel
 from sordino.quantization.integer import Scheme, quantize
@@ -74,3 +75,8 @@ def test_nf4_is_what_is_read_back(speech: SpeechModel) -> None:
     (module.weight.sum()).backward()
     original = module.parametrizations.weight.original
     assert torch.equal(original.grad, torch.ones_like(original))
+
+
+def test_a_weight_that_no_layer_computes_with_is_refused(speech: SpeechModel) -> None:
+    with pytest.raises(FamilyError, match=r"audio_tower\.conv1\.weight .* cannot be trained through rounding"):
+        attach_integers(speech, {HEAD: 4, "audio_tower.conv1.weight": 4})

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from sordino.config import chain, records
-from sordino.config.run_layout import LOGS, MATCH_LOG, PAGE, REPORT, SWEEP, SWEEP_PAGE, RunLayout
+from sordino.config.run_layout import AUDIT, LOGS, MATCH_LOG, PAGE, QAT, REPORT, SWEEP, SWEEP_PAGE, RunLayout
 from sordino.config.schema import Recipe
 from sordino.formats.registry import MIXED
 from sordino.pipeline import runner
@@ -58,9 +58,13 @@ def costs(recipe: Recipe) -> tuple[StageCost, ...]:
 
 def mixture(recipe: Recipe) -> Mixture | None:
     """What was chosen for a budget of bytes, where a recipe has one."""
-    if not recipe.export or MIXED not in recipe.export.formats:
+    if recipe.qat and recipe.qat.format == MIXED:
+        audit = recipe.directory / QAT / AUDIT
+    elif recipe.export and MIXED in recipe.export.formats:
+        audit = RunLayout(recipe.directory).audit(MIXED)
+    else:
         return None
-    made: dict[str, Any] = files.read_json(RunLayout(recipe.directory).audit(MIXED))[MIXED]
+    made: dict[str, Any] = files.read_json(audit)[MIXED]
     return Mixture(made["budget_bytes"], made["predicted_bytes"], made["bits"], tuple(made["dropped"]))
 
 

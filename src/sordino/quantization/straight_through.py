@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from sordino.errors import FamilyError
 from sordino.layouts import tables
 from sordino.models import nf4
 from sordino.models.speech import SpeechModel
@@ -82,7 +83,8 @@ class Nf4Rounding(_Rounding):
 def attach_integers(speech: SpeechModel, bits: Mapping[str, int]) -> dict[str, IntegerRounding]:
     """Round the named weights in every forward pass from now on. bits: by the names weights are saved under.
 
-    Returns each one's rounding by the same names; embeddings are rounded in place, and train no more.
+    Returns each one's rounding by the same names; embeddings are rounded in place, and train no more. Raises
+    FamilyError for weights that are of neither linear layers nor embeddings: nothing would round them.
     """
     roundings: dict[str, IntegerRounding] = {}
     for name, module in speech.model.named_modules():
@@ -97,6 +99,13 @@ def attach_integers(speech: SpeechModel, bits: Mapping[str, int]) -> dict[str, I
         else:
             parametrize.register_parametrization(module, WEIGHT, rounding, unsafe=True)
         roundings[saved] = rounding
+    others = sorted(name for name, width in bits.items() if width != 16 and name not in roundings)
+    if others:
+        raise FamilyError(
+            f"{others[0]} in {speech.path} is computed by none of torch's linear layers and embeddings, and cannot be "
+            "trained through rounding.",
+            "Export the model as it is (format mixed).",
+        )
     return roundings
 
 
