@@ -45,8 +45,8 @@ REMOTE = {
 
 # types that look like ours -> why they are none
 REFUSED = {
-    "qwen3_omni_moe": "transformers fuses the experts of a layer, 29 of the thinker's 31.7 billion weights, into tensors that "
-    "no 4-bit format here packs and no adapter wraps, and that the files hold expert by expert",
+    "qwen3_omni_moe": "transformers fuses the experts of a layer, 29 of the thinker's 31.7 billion weights, into "
+    "tensors that no 4-bit format here packs and no adapter wraps, and that the files hold expert by expert",
 }
 
 USUAL = "Qwen/Qwen2-Audio-7B-Instruct"  # the paper's, which a first recipe starts from
