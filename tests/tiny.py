@@ -236,4 +236,4 @@ _STOCK_INPUTS = {
 
 def answer_loss(speech: SpeechModel, batch: AnswerBatch) -> tuple[Tensor, int]:
     """Sum of the cross-entropy at the answer positions, and their number."""
-    return cross_entropy(SpeechLM(speech)(batch), batch)
+    return cross_entropy(SpeechLM(speech)(batch), batch.targets), batch.tokens

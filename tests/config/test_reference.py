@@ -84,7 +84,7 @@ def test_stages_are_named_as_commands_or_as_sections() -> None:
     assert reference.settings("merge") == ()
     with pytest.raises(RecipeError, match=r"there is no stage 'rnk'\. Did you mean 'rank'\?"):
         reference.settings("rnk")
-    with pytest.raises(RecipeError, match=r"There are: recipe, prompt, prepare, finetune"):
+    with pytest.raises(RecipeError, match=r"There are: recipe, resources, prompt, prepare, finetune"):
         reference.settings("zzz")
 
 

@@ -43,7 +43,7 @@ FACTS = {
         {"Qwen/Qwen2-Audio-7B-Instruct": "qwen2_audio_7b"},
         "English, Chinese and six more",
         "Apache-2.0",
-        LLAMA_RUN.replace("by reading", "(w4a16 loaded, not generated with)"),
+        LLAMA_RUN.replace("by reading", "(w4a16 on a CPU, bulk translation from embeddings: tiny models)"),
         ("Qwen/Qwen2-Audio-7B",),
     ),
     "voxtral": Facts(

@@ -59,6 +59,16 @@ def test_a_clip_is_encoded_once(speech: SpeechModel, prompt: str, tmp_path: Path
     assert not torch.equal(first[0].states[:5], first[1].states[:5])
 
 
+def test_what_was_just_encoded_stays_on_disk_until_it_is_used(speech: SpeechModel, prompt: str, tmp_path: Path) -> None:
+    """100,000 clips of 5 s have 64 GB of states: a process holds none of them, and the same ids for all."""
+    clips = [sounds.clip(f"c{i}", sounds.save(tmp_path / f"{i}.flac", clip(i, 0.5))) for i in range(3)]
+    for _ in range(2):  # encoded, then found
+        encoded = Features(speech, tmp_path / "cache").encode_all(clips, prompt)
+        files_of = map(Features(speech, tmp_path / "cache")._file, clips)
+        assert [one.stored for one in encoded] == list(files_of)
+        assert len({id(i) for one in encoded for i in one.ids}) == len({id(i) for i in encoded[0].ids})
+
+
 def test_the_cache_is_of_these_weights(speech: SpeechModel, prompt: str, tmp_path: Path) -> None:
     changed, pruned, decoder, half = (fresh(speech) for _ in range(4))
     with torch.no_grad():

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +82,26 @@ def test_long_silence_behind_a_clip_need_not_be_heard(omni: SpeechModel) -> None
         stock = tiny.stock_inputs(omni, wave, "Go.")
         assert torch.equal(row[:, : int(count)], stock["input_features"][0, :, : int(count)])
         assert int(count) == int(stock["feature_attention_mask"].sum())
+
+
+def test_clips_heard_at_once_are_not_mixed_up(omni: SpeechModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two threads that leave the last norm together, which a hook shared between them would not tell apart."""
+    heard = [tiny.ask(omni, [tiny.clip(seed, 1.0)]) for seed in (1, 2)]
+    expected = [omni.states(inputs)[0] for inputs in heard]
+    norm, together = omni.model.model.audio_tower.ln_post, threading.Barrier(2)
+    plain = norm.forward
+
+    def waiting(states: torch.Tensor) -> torch.Tensor:
+        together.wait()
+        normed = plain(states)
+        together.wait()
+        return normed
+
+    monkeypatch.setattr(norm, "forward", waiting)
+    with ThreadPoolExecutor(2) as pool:
+        states = [rows[0] for rows in pool.map(omni.states, heard)]
+    assert not torch.equal(*expected)
+    assert all(map(torch.equal, states, expected))
 
 
 def test_the_layout_around_it_is_the_published_one(omni: SpeechModel, tmp_path: Path) -> None:

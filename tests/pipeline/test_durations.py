@@ -36,7 +36,7 @@ def copy(made: Made, tmp_path: Path) -> Path:
     there = tmp_path / "runs/run"
     section = json.loads((there / "20-teacher/stage.json").read_text())["section"]
     rewrite(there / "20-teacher", section=section | {"max_steps": None, "epochs": 2.0}, seconds=100.0)
-    for directory, seconds in {"30-ranking": 40.0, "40-pruned": 2.0, "60-student": 60.0}.items():
+    for directory, seconds in {"10-data": 1.0, "30-ranking": 40.0, "40-pruned": 2.0, "60-student": 60.0}.items():
         rewrite(there / directory, seconds=seconds)
     return file
 
@@ -53,6 +53,7 @@ def test_another_run_says_what_the_same_stage_took(copy: Path) -> None:
     assert (times["finetune"], times["rank"], times["prune"], times["distil"]) == (100, 40, 2, 60)
     changed = about(copy, "name=other", "finetune.epochs=1", "rank.remove=1", "seed=3")
     assert (changed["finetune"], changed["rank"], changed["distil"]) == (50, 20, 60)
+    assert about(copy, "name=other", "target=zh")["distil"] == 60
     assert about(copy, "name=other", "distil.batch_size=2")["distil"] is None
     assert about(copy, "name=other", "rank.clips=2")["rank"] is None
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import threading
+import weakref
 from collections import Counter
 
 import pytest
 import torch
 
-from sordino.models.answers import IGNORED
+from sordino.errors import DataError
+from sordino.models.answers import IGNORED, AnswerBatch
 from sordino.models.features import Features
 from sordino.models.speech import SpeechModel
-from sordino.training.collate import Example, collate, epoch_batches
+from sordino.training.collate import Example, ahead, collate, epoch_batches, silenced
 from tests.tiny import answer_loss, fresh
 
 
@@ -108,3 +111,67 @@ def test_batches_are_of_similar_length() -> None:
     found = epoch_batches(lengths, 8, 0, 0)
     spread = sum(max(lengths[i] for i in b) - min(lengths[i] for i in b) for b in found) / len(found)
     assert spread < 997 / 4
+
+
+def test_batches_are_made_a_few_ahead_and_let_go(speech: SpeechModel, pairs: list[Example], prompt: str) -> None:
+    """Whatever the number of clips: two ahead, and the one in use."""
+    batches: list[weakref.ref[AnswerBatch]] = []
+    most, made, ready = 0, [], threading.Semaphore(0)
+
+    def make(example: Example) -> AnswerBatch:
+        nonlocal most
+        batch = collate(speech, [example], prompt)
+        batches.append(weakref.ref(batch))
+        made.append(example.clip.id)
+        most = max(most, sum(one() is not None for one in batches))
+        ready.release()
+        return batch
+
+    examples = pairs * 5
+    used = taken = 0
+    for batch in ahead(make, examples, 2):
+        assert batch.tokens == len(examples[used].answer)
+        used += 1
+        for _ in range(min(used + 2, len(examples)) - taken):  # until the thread has nothing to do
+            ready.acquire()
+            taken += 1
+        del batch
+    assert used == len(examples)
+    assert made == [example.clip.id for example in examples]
+    assert most == 3
+
+
+def test_what_goes_wrong_ahead_is_raised_in_its_place() -> None:
+    def make(item: int) -> int:
+        if item == 3:
+            raise DataError("clip 3 is gone.")
+        return item
+
+    taken = []
+    with pytest.raises(DataError, match="clip 3 is gone"):
+        for item in ahead(make, range(10), 2):
+            taken.append(item)  # those before the error count
+    assert taken == [0, 1, 2]
+
+
+def test_who_stops_early_leaves_no_thread_behind() -> None:
+    made: list[int] = []
+    items = ahead(lambda item: made.append(item) or item, range(1000), 2)
+    assert next(items) == 0
+    items.close()  # type: ignore[attr-defined]
+    assert len(made) <= 4
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("batches")]
+
+
+def test_a_silenced_batch_runs_and_moves_nothing(speech: SpeechModel, pairs: list[Example], prompt: str) -> None:
+    """As a process without clips runs it: every weight has a gradient, of zero."""
+    own = fresh(speech)
+    loss, tokens = answer_loss(own, silenced(collate(own, pairs[:1], prompt)))
+    loss.backward()  # type: ignore[no-untyped-call]
+    assert tokens == 0
+    assert float(loss.detach()) == 0
+    reached = {name for name, p in own.model.named_parameters() if p.grad is not None}
+    counted = fresh(speech)
+    answer_loss(counted, collate(counted, pairs[:1], prompt))[0].backward()  # type: ignore[no-untyped-call]
+    assert reached == {name for name, p in counted.model.named_parameters() if p.grad is not None}
+    assert not any(p.grad.any() for p in own.model.parameters() if p.grad is not None)

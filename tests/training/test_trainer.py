@@ -14,10 +14,13 @@ from torch import Tensor
 from sordino.config.schema import TrainSection
 from sordino.errors import DataError
 from sordino.models import adapters, registry
+from sordino.models.answers import SpeechLM
 from sordino.models.features import Features
 from sordino.models.speech import SpeechModel
-from sordino.training import trainer
-from sordino.training.collate import Example
+from sordino.runtime.world import World
+from sordino.training import resume, trainer
+from sordino.training.collate import Example, collate
+from sordino.training.objectives import Step
 from sordino.training.trainer import Trained, freeze, mean_loss, plan_steps, train, weight_dtype
 from tests.tiny import fresh
 
@@ -42,6 +45,12 @@ def weights(speech: SpeechModel) -> dict[str, Tensor]:
 def differing(one: dict[str, Tensor], other: dict[str, Tensor]) -> list[str]:
     assert one.keys() == other.keys()
     return [name for name in one if not torch.equal(one[name], other[name])]
+
+
+def accumulated(speech: SpeechModel, chosen: Sequence[Example], part: int, prompt: str) -> float:
+    """Gradients of a step, run in parts; its loss."""
+    batches = trainer._batches(speech, trainer._shares(chosen, part, World()), prompt)
+    return trainer._accumulate(Step(speech), batches, sum(len(e.answer) for e in chosen))
 
 
 class Killed(BaseException):
@@ -71,7 +80,7 @@ def test_accumulation_changes_nothing(
         own = fresh(speech)
         section = TrainSection(batch_size=batch_size, accumulate=accumulate, max_steps=1, max_grad_norm=1e9)
         gradients: dict[str, Tensor] = {}
-        total = trainer._accumulate(own, pairs[:batch_size], batch_size // accumulate, prompt, False)
+        total = accumulated(own, pairs[:batch_size], batch_size // accumulate, prompt)
         gradients = {n: p.grad.clone() for n, p in own.model.named_parameters() if p.grad is not None}
         own.model.zero_grad()
         result = fit(own, pairs, prompt, tmp_path / str(accumulate), section)
@@ -89,7 +98,7 @@ def test_four_parts_are_as_one(speech: SpeechModel, pairs: list[Example], prompt
     sums = []
     for part in (4, 1):
         own.model.zero_grad()
-        loss = trainer._accumulate(own, pairs[:4], part, prompt, False)
+        loss = accumulated(own, pairs[:4], part, prompt)
         grads = torch.cat([p.grad.flatten() for p in own.model.parameters() if p.grad is not None])
         sums.append((loss, grads))
     assert sums[0][0] == pytest.approx(sums[1][0], abs=1e-6)
@@ -108,7 +117,7 @@ def test_a_killed_training_ends_with_the_same_bytes(
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
         killed_after(patch, kill)
         fit(fresh(speech), pairs, prompt, tmp_path / "killed", section, dev=pairs[:2])
-    points = trainer.checkpoints(tmp_path / "killed")
+    points = resume.checkpoints(tmp_path / "killed")
     assert [p.name for p in points] == ([f"step-{(kill - 1) // 2 * 2:08}"] if kill > 2 else [])
     resumed = fresh(speech)
     again = fit(resumed, pairs, prompt, tmp_path / "killed", section, dev=pairs[:2]).log
@@ -266,3 +275,42 @@ def test_a_loss_that_is_no_number_is_refused(
 def test_nothing_to_train_on_is_refused(speech: SpeechModel, prompt: str, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no training clips"):
         fit(fresh(speech), [], prompt, tmp_path)
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+def test_training_is_the_plain_loop(
+    speech: SpeechModel, pairs: list[Example], prompt: str, tmp_path: Path, parts: int
+) -> None:
+    """To the bit: what reads batches ahead, spreads them over processes and keeps resume points changes nothing."""
+    section = TrainSection(batch_size=4, accumulate=parts, max_steps=3, lr=1e-3, scheduler="constant")
+    own, plain = fresh(speech), fresh(speech)
+    log = fit(own, pairs, prompt, tmp_path, section).log
+    plain.model.train()
+    optimizer = torch.optim.AdamW(
+        [{"params": [p for p in plain.model.parameters() if p.requires_grad and (p.ndim >= 2) == matrices]}
+         for matrices in (True, False)], lr=section.lr, weight_decay=0.0, fused=True,
+    )  # fmt: skip
+    losses = []
+    for indices in plan_steps([e.length for e in pairs], section, 3):
+        chosen, total = [pairs[i] for i in indices], 0.0
+        tokens = sum(len(e.answer) for e in chosen)
+        for start in range(0, len(chosen), 4 // parts):
+            batch = collate(plain, chosen[start : start + 4 // parts], prompt)
+            loss = torch.nn.functional.cross_entropy(SpeechLM(plain)(batch), batch.answers, reduction="sum")
+            (loss / tokens).backward()
+            total += float(loss.detach())
+        torch.nn.utils.clip_grad_norm_(plain.model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(total / tokens)
+    assert [row["loss"] for row in log] == losses
+    assert not differing(weights(own), weights(plain))
+
+
+def test_the_dev_loss_of_mixed_precision_reads_its_own_audio(
+    speech: SpeechModel, pairs: list[Example], prompt: str, tmp_path: Path
+) -> None:
+    """Mel spectrograms are not made in bfloat16."""
+    section = dataclasses.replace(SECTION, precision="bfloat16-mixed", max_steps=1)
+    (row,) = fit(fresh(speech), pairs, prompt, tmp_path, section, dev=pairs[:2]).log
+    assert row["dev_loss"] == pytest.approx(mean_loss(speech, pairs[:2], 2, prompt), rel=0.5)

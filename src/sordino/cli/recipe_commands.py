@@ -11,6 +11,7 @@ from sordino.cli import replacing
 from sordino.cli.command import Command, Parser, Result, output
 from sordino.config import records
 from sordino.runtime import files
+from sordino.runtime.environment import launched
 from sordino.runtime.progress import note
 
 if TYPE_CHECKING:
@@ -69,9 +70,16 @@ def _run(args: argparse.Namespace) -> Result:
 
     recipe = _told(args)
     ran = runner.run(recipe, {"skip_bad": args.skip_bad}, replacing.allow(recipe, args.yes))
+    _end_of_helpers()
     if not ran:
         print("nothing to do: every stage is done", file=sys.stderr)
     return {"run": str(recipe.directory), "ran": ran} | _results(recipe, args.json)
+
+
+def _end_of_helpers() -> None:
+    """Of the processes that a launcher started, the first one alone reports."""
+    if launched()[0]:
+        raise SystemExit(0)
 
 
 def _results(recipe: Recipe, quiet: bool) -> Result:
@@ -106,9 +114,16 @@ def _plan(args: argparse.Namespace) -> Result:
     rows = [line.to_json() for line in lines]
     told = planning.told_of(recipe, lines)
     missing = [message.partition(":")[0] for message in told["not_installed"]]
-    rows = [row | ({"not_installed": missing} if row["stage"] == "export" else {}) for row in rows]
+    by_stage = {
+        "export": [name for name in missing if name != "vllm"],
+        "pseudolabel": [n for n in missing if n == "vllm"],
+    }
+    rows = [row | ({"not_installed": by_stage[row["stage"]]} if by_stage.get(row["stage"]) else {}) for row in rows]
     if not args.json:
         output().print(show.plan_table(rows, str(recipe.directory), recipe.model if config is None else None))
+        spread = show.devices_table(rows)
+        if spread is not None:
+            output().print(spread)
         for title, messages in told.items():
             print("".join(f"{title.replace('_', ' ')}: {message}\n" for message in messages), end="")
         if args.formulas:
@@ -137,6 +152,7 @@ def _stage(args: argparse.Namespace) -> Result:
     recipe, name = _told(args), STAGE_OF.get(args.command, args.command)
     options = {"skip_bad": getattr(args, "skip_bad", False)}
     ran = runner.run_one(name, recipe, options, replacing.allow(recipe, args.yes))
+    _end_of_helpers()
     directory = recipe.directory / runner.by_name(name).directory
     return {"run": str(recipe.directory), "stage": name, "ran": ran, "directory": str(directory)}
 
@@ -160,7 +176,9 @@ def _evaluate(args: argparse.Namespace) -> Result:
 
 
 def _settings_arguments(parser: Parser) -> None:
-    parser.add_argument("stage", nargs="?", metavar="STAGE", help="a stage, or recipe or prompt; default: all")
+    parser.add_argument(
+        "stage", nargs="?", metavar="STAGE", help="a stage, or recipe, resources or prompt; default: all"
+    )
 
 
 def _settings(args: argparse.Namespace) -> Result:
@@ -181,6 +199,7 @@ def _sweep(args: argparse.Namespace) -> Result:
     recipe = _told(args)
     directory = recipe.directory / SWEEP
     ran = runner.run(recipe, {"skip_bad": args.skip_bad}, replacing.allow(recipe, args.yes))
+    _end_of_helpers()
     result: Result = files.read_json(directory / SWEEP_FILE)
     if not args.json:
         from sordino.pipeline.sweeping import report_of
@@ -263,6 +282,7 @@ STAGES = {
             ("qlora", "train a low-rank adapter on the 4-bit model", "sordino qlora demo qlora.rank=16 qlora.alpha=32"),
             ("merge", "fold the adapter into the 16-bit model", "sordino merge demo"),
             ("trim", "shrink the vocabulary to what the translations need", "sordino trim demo trim.tokens=2000"),
+            ("qat", "train through the rounding of a small export", "sordino qat demo qat.budget_ratio=0.15"),
             ("export", "write the deployable forms", "sordino export demo 'export.formats=[nf4,w4a16]'"),
             (
                 "translate-test",

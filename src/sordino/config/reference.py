@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from sordino.config.schema import PromptSection, Recipe
+from sordino.config.schema import PromptSection, Recipe, ResourcesSection
 from sordino.config.sections import hints, is_optional, section_in, stage_sections
 from sordino.config.setting import limits_of, meaning_of
 from sordino.errors import RecipeError, near_match
@@ -25,7 +25,7 @@ COLUMN, WIDTH = 34, 110  # characters: where meanings begin, and where lines end
 
 @dataclass(frozen=True)
 class Setting:
-    """One setting. stage: whose it is, or `recipe` or `prompt`; key: dotted, as in overrides; limits: '' for none."""
+    """One setting. stage: whose it is, or a section's name; key: dotted, as in overrides; limits: '' for none."""
 
     stage: str
     key: str
@@ -40,11 +40,12 @@ class Setting:
 
 def sections() -> dict[str, tuple[str, type]]:
     """Name -> (key in a recipe, section): what belongs to no stage, then every stage."""
-    return {WHOLE: ("", Recipe), "prompt": ("prompt", PromptSection), **stage_sections()}
+    whole = {"resources": ("resources", ResourcesSection), "prompt": ("prompt", PromptSection)}
+    return {WHOLE: ("", Recipe), **whole, **stage_sections()}
 
 
 def settings(stage: str | None = None) -> tuple[Setting, ...]:
-    """Every setting, or those of one stage (or `recipe`, `prompt`). Raises RecipeError for an unknown one."""
+    """Every setting, or those of one stage or section. Raises RecipeError for an unknown one."""
     return tuple(row for name in _names(stage) for row in _rows(name))
 
 

@@ -17,7 +17,9 @@ SYSTEM_PROMPT = "You are a professional translator."  # the paper's
 
 ScopeName = Literal["decoder", "encoder", "both"]
 Format = Literal["bf16", "nf4", "w4a16", "w4a16-gptq", "mixed", "gguf-q8_0", "gguf-q4_k_m", "gguf-q4_0"]
-Precision = Literal["auto", "float32", "bfloat16", "bfloat16-mixed"]
+Engine = Literal["transformers", "vllm"]
+Precision = Literal["auto", "float32", "bfloat16", "bfloat16-mixed", "bfloat16-sharded"]
+Optimizer = Literal["adamw", "adamw8bit"]
 
 
 @dataclass(frozen=True)
@@ -72,12 +74,18 @@ class TrainSection:
     epochs: float = setting(3, "passes over the training clips", above=0)
     batch_size: int = setting(4, "clips a step", least=1)
     accumulate: int = setting(1, "parts that a step's clips are run in: less memory, the same step", least=1)
+    optimizer: Optimizer = setting("adamw", "adamw8bit: moments in 8 bits, 2 bytes a weight instead of 8 or 4")
     lr: float = setting(1e-5, "peak learning rate of AdamW", above=0)
     scheduler: Literal["cosine", "linear", "constant"] = setting("cosine", "learning rate after the warm-up")
     warmup_ratio: float = setting(0.0, "share of the steps in which the learning rate rises", least=0, below=1)
     weight_decay: float = setting(0.0, "of matrices; norms and biases are not decayed", least=0)
     max_grad_norm: float = setting(1.0, "gradients of a larger norm are scaled down to it", above=0)
-    precision: Precision = setting("auto", "auto: float32 on a CPU, bfloat16-mixed on an accelerator")
+    precision: Precision = setting(
+        "auto", "auto: float32 on a CPU, bfloat16-mixed on an accelerator (docs/training.md)"
+    )
+    rounding: Literal["stochastic", "nearest"] = setting(
+        "stochastic", "precision bfloat16: of the weights after a step; to the nearest, small updates are lost"
+    )
     gradient_checkpointing: bool = setting(False, "compute activations twice instead of keeping them")
     freeze: tuple[Literal["encoder", "projector", "embeddings"], ...] = setting((), "parts that are not trained")
     max_steps: int | None = setting(None, "stop after so many steps", least=1)
@@ -95,19 +103,26 @@ class FinetuneSection(TrainSection):
 class RankSection:
     """The order in which translation can spare layers."""
 
-    method: Literal["iterative", "middle", "explicit"] = setting("iterative", "how layers are chosen (docs/method.md)")
+    method: Literal["iterative", "middle", "block", "explicit"] = setting(
+        "iterative", "how layers are chosen (docs/method.md)"
+    )
     scope: ScopeName = setting("decoder", "where the candidates are")
     criterion: Literal["auto", "chrf", "chrf++", "bleu", "loss", "kl", "influence", "angular"] = setting(
         "auto", "what a candidate is scored by (docs/method.md); auto: chrf for zh and ja, else chrf++"
     )
     search: Literal["exact", "racing"] = setting("exact", "racing: drop candidates on part of the clips; not exact")
+    polish: Literal["none", "swap"] = setting(
+        "none", "swap: after the search, one removed for one kept layer while that helps"
+    )
     targets: tuple[str, ...] = setting((), "rank by the mean over several target languages; default: the recipe's")
     remove: int = setting(8, "layers to remove, one a round", least=1)
     layers: tuple[str, ...] = setting((), "explicit: 12, decoder.12 or encoder.3, in removal order")
     protect_first: int = setting(1, "layers at the start that are no candidates", least=0)
     protect_last: int = setting(1, "layers at the end that are no candidates", least=0)
     clips: int | None = setting(None, "clips of the select split; default: all", least=1)
-    memory_mb: int | None = setting(None, "MiB for batches; default: a quarter of the model, 96 at least")
+    memory_mb: int | None = setting(
+        None, "MiB for batches; default: a quarter of the model; on an accelerator half of what is free"
+    )
     max_new_tokens: int = setting(256, "tokens of the longest translation", least=1)
 
 
@@ -144,7 +159,9 @@ class PseudolabelSection:
     epsilon: float = setting(0.02, "mbr: tokens less probable than this are not drawn", least=0, below=1)
     # at 1 the demo's samples are too bad for eight to vote down
     temperature: float = setting(0.5, "mbr: of sampling; lower for few samples", above=0)
+    keep: int = setting(1, "mbr: different samples of each clip to train on, the most agreed-upon first", least=1)
     filter: FilterSection = FilterSection()
+    engine: Engine = setting("transformers", "vllm: decode in an environment of its own (docs/vllm.md); greedy alone")
     batch_size: int = setting(16, "translations at once", least=1)
     max_new_tokens: int = setting(256, "tokens of the longest translation", least=1)
 
@@ -160,12 +177,32 @@ class MixSection:
 
 
 @dataclass(frozen=True)
+class MatchSection(TrainSection):
+    """An encoder healed by matching the states of the encoder that it was made from: no texts, only the audio."""
+
+
+@dataclass(frozen=True)
+class LogitsSection:
+    """The teacher's probabilities of every token of the mix, learnt beside the texts (docs/method.md)."""
+
+    weight: float = setting(
+        0.0, "of the divergence from them in the loss, the rest is cross-entropy; 0: texts alone", least=0, most=1
+    )
+    top: int = setting(64, "likeliest tokens kept of each position; all others together are one more", least=1)
+    ce_only_end: float = setting(0.0, "share of the steps, at the end, on cross-entropy alone", least=0, below=1)
+
+
+@dataclass(frozen=True)
 class DistilSection(TrainSection):
     """Healing the pruned student by full-parameter training."""
 
     epochs: float = other_default(TrainSection, "epochs", 4)
     mix: MixSection = MixSection()
+    logits: LogitsSection = LogitsSection()
     heal: Literal["once", "each"] = setting("once", "each: from the teacher, train after every single removal")
+    match: MatchSection | None = setting(
+        None, "before that, heal an encoder without some of its layers: match the states of the whole one"
+    )
 
 
 @dataclass(frozen=True)
@@ -183,6 +220,7 @@ class QloraSection(TrainSection):
     dropout: float = setting(0.0, "share of the adapter's inputs that are dropped", least=0, below=1)
     scope: Literal["all", "decoder"] = setting("all", "all: every linear layer, audio encoder and projector included")
     mix: MixSection = MixSection()
+    logits: LogitsSection = LogitsSection()
 
 
 @dataclass(frozen=True)
@@ -204,12 +242,39 @@ class TrimSection:
 
 
 @dataclass(frozen=True)
-class SensitivitySection:
-    """How format mixed measures which parts need their bits (docs/budget.md)."""
+class PartCostsSection:
+    """How it is measured which parts need their bits (docs/budget.md)."""
 
     measure: Literal["kl", "loss"] = setting("kl", "what a part loses in fewer bits: divergence, or loss of references")
     clips: int = setting(32, "clips of the select split", least=1)
+
+
+@dataclass(frozen=True)
+class SensitivitySection(PartCostsSection):
+    """How format mixed measures which parts need their bits (docs/budget.md)."""
+
     drop: bool = setting(True, "layers that are ranked but not pruned may go too")
+
+
+@dataclass(frozen=True)
+class QatSection(TrainSection):
+    """The last model trained through the rounding of its export, which it is then stored in (docs/method.md)."""
+
+    epochs: float = other_default(TrainSection, "epochs", 2)
+    of: Literal["auto", "base", "teacher", "pruned", "student", "merged", "trimmed"] = setting(
+        "auto", "model to train and round; auto: the latest of the chain"
+    )
+    format: Literal["mixed", "nf4"] = setting("mixed", "the rounding, and how the result is stored (docs/formats.md)")
+    budget_gb: float | None = setting(None, "mixed: limit of the bytes of its weights files, in 10^9 bytes", above=0)
+    budget_ratio: float | None = setting(
+        None, "mixed: the same limit, as a share of the 16-bit teacher's bytes", above=0, below=1
+    )
+    sensitivity: PartCostsSection = PartCostsSection()
+    match: MatchSection | None = setting(
+        None, "before that, heal the rounded encoder: match the states of the one that was not rounded"
+    )
+    mix: MixSection = MixSection()
+    logits: LogitsSection = LogitsSection()
 
 
 @dataclass(frozen=True)
@@ -217,7 +282,7 @@ class ExportSection:
     """The deployable forms of the last model."""
 
     formats: tuple[Format, ...] = setting((), "forms to write (docs/formats.md); default: nf4; with a budget, mixed")
-    of: Literal["auto", "base", "teacher", "pruned", "student", "merged", "trimmed"] = setting(
+    of: Literal["auto", "base", "teacher", "pruned", "student", "merged", "trimmed", "qat"] = setting(
         "auto", "model to export; auto: the latest of the chain"
     )
     budget_gb: float | None = setting(None, "mixed: limit of the bytes of its weights files, in 10^9 bytes", above=0)
@@ -280,6 +345,24 @@ class SweepSection:
 
 
 @dataclass(frozen=True)
+class ResourcesSection:
+    """What the work is spread over (docs/training.md, docs/cluster.md). No result depends on it."""
+
+    devices: int = setting(1, "GPUs that a training is spread over; on a CPU, processes", least=1)
+    tflops: float | None = setting(None, "10^12 operations a second that one device reaches, for `plan`", above=0)
+    executor: Literal["threads", "ray"] = setting(
+        "threads", "who ranks, pseudo-labels, translates and sweeps; ray: workers of a Ray cluster (extra ray)"
+    )
+    workers: int | None = setting(
+        None, "ray: workers, each with a model; default: as many as the cluster holds", least=1
+    )
+    worker_cpus: int = setting(1, "ray: cores of each worker", least=1)
+    ray_address: str | None = setting(
+        None, "ray: a running cluster (host:port, auto); default: $RAY_ADDRESS, else one on this machine, while it runs"
+    )
+
+
+@dataclass(frozen=True)
 class Recipe:
     """One experiment. A section that is present is a stage that runs; `STAGE: false` leaves one out."""
 
@@ -295,6 +378,7 @@ class Recipe:
     attention: Literal["sdpa", "eager", "flash_attention_2"] | None = setting(
         None, "implementation of attention in transformers; default: its own choice"
     )
+    resources: ResourcesSection = ResourcesSection()
     prompt: PromptSection = PromptSection()
     data: DataSection | None = None
     finetune: FinetuneSection | None = None
@@ -305,6 +389,7 @@ class Recipe:
     qlora: QloraSection | None = None
     merge: MergeSection | None = None
     trim: TrimSection | None = None
+    qat: QatSection | None = None
     export: ExportSection | None = None
     translate: TranslateSection | None = TranslateSection()
     evaluate: EvaluateSection | None = EvaluateSection()

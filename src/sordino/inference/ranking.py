@@ -29,8 +29,8 @@ def rank(model: Model, clips: Sequence[Clip], section: RankSection, seed: int) -
     if criterion not in names:
         raise RecipeError(f"there is no criterion '{criterion}'.", f"There are: {', '.join(names)}.")
     task = _task(model, clips, target)
-    removals = search_on(speech, [task], section, criterion, seed)
-    return ranking_of(speech, section, [removal.layer for removal in removals], criterion, removals)
+    searched = search_on(speech, [task], section, criterion, seed)
+    return ranking_of(speech, section, [removal.layer for removal in searched.removals], criterion, searched)
 
 
 def _target(clips: Sequence[Clip]) -> str:

@@ -41,8 +41,14 @@ def utilities(candidates: Sequence[str]) -> list[float]:
 
 def choose(candidates: Sequence[str]) -> int:
     """Place of the candidate of the highest expected utility, the first of equals."""
+    return ranked(candidates)[0]
+
+
+def ranked(candidates: Sequence[str]) -> list[int]:
+    """Places of all different candidates, the one of the highest expected utility first; of equals the first."""
     values = utilities(candidates)
-    return values.index(max(values))
+    first = {text: candidates.index(text) for text in dict.fromkeys(candidates)}
+    return sorted(first.values(), key=lambda place: (-values[place], place))
 
 
 def _statistics(one: Sequence[Counter[Any]], other: Sequence[Counter[Any]]) -> tuple[list[int], list[int]]:

@@ -25,10 +25,45 @@ IGNORED = -100
 
 
 @dataclass(frozen=True)
+class Probabilities:
+    """A distribution over the vocabulary at each of K positions, as far as it was kept.
+
+    ids: (K, k) of the likeliest tokens; logs: (K, k + 1), log-probabilities of these, and last of all others together.
+    """
+
+    ids: Tensor
+    logs: Tensor
+
+    def rows(self, part: slice) -> Probabilities:
+        """Those of some of the positions."""
+        return Probabilities(self.ids[part], self.logs[part])
+
+
+@dataclass(frozen=True)
+class Targets:
+    """What K answer positions should predict, in the order of their logits.
+
+    answers: (K,) ids; teacher: its distributions at the same positions, where training learns from them.
+    Every field has a row for each position, so that `rows` cuts all of them alike.
+    """
+
+    answers: Tensor
+    teacher: Probabilities | None = None
+
+    def __len__(self) -> int:
+        return len(self.answers)
+
+    def rows(self, part: slice) -> Targets:
+        """Those of some of the positions."""
+        return Targets(self.answers[part], self.teacher.rows(part) if self.teacher else None)
+
+
+@dataclass(frozen=True)
 class AnswerBatch:
     """ids, mask, labels: (B, S), left padded, labels IGNORED but for answer tokens.
 
-    states: (N, D) of every clip, or inputs to run through an encoder that is trained.
+    states: (N, D) of every clip, or inputs to run through an encoder that is trained; teacher: as in Targets.
+    matched: (N, D) of every clip that the encoder should give (training/matching.py); the answers then say nothing.
     """
 
     ids: Tensor
@@ -36,6 +71,8 @@ class AnswerBatch:
     labels: Tensor
     states: Sequence[Tensor] | None
     inputs: AudioInputs | None
+    teacher: Probabilities | None = None
+    matched: Sequence[Tensor] | None = None
 
     @property
     def tokens(self) -> int:
@@ -46,6 +83,11 @@ class AnswerBatch:
     def answers(self) -> Tensor:
         """Answer tokens of all rows, one row after the other: (K,)."""
         return self.labels[self.labels != IGNORED]
+
+    @property
+    def targets(self) -> Targets:
+        """For an objective."""
+        return Targets(self.answers, self.teacher)
 
 
 def answers_of(
@@ -95,10 +137,13 @@ class SpeechLM(nn.Module):
         self.model = speech.model
 
     def forward(self, batch: AnswerBatch) -> Tensor:
-        """Logits that predict the answer tokens (K, V) in float32, in the order of `batch.answers`.
+        """Logits that predict the answer tokens (K, V) in float32, in the order of `batch.answers`."""
+        return self.logits(self.hidden(batch))
 
-        states (N, D) -> projector (A, H) -> embeddings (B, S, H) -> decoder -> head at answer positions alone, which
-        spares a tensor of (B, S, V).
+    def hidden(self, batch: AnswerBatch) -> Tensor:
+        """What the head sees at the answer positions (K, H), which spares logits of (B, S, V).
+
+        states (N, D) -> projector (A, H) -> embeddings (B, S, H) -> decoder -> the positions before answer tokens
         """
         speech = self.speech
         if batch.states is not None:
@@ -107,6 +152,9 @@ class SpeechLM(nn.Module):
             assert batch.inputs is not None
             states = speech.states(batch.inputs)
         given = speech.inputs(batch.ids, batch.mask, speech.project(states), among=batch.labels == IGNORED)
-        hidden = speech.part("decoder")(**given, use_cache=False).last_hidden_state
-        at = batch.labels[:, 1:] != IGNORED
-        return speech.family.decoder.logits(self.model, hidden[:, :-1][at]).float()
+        hidden: Tensor = speech.part("decoder")(**given, use_cache=False).last_hidden_state
+        return hidden[:, :-1][batch.labels[:, 1:] != IGNORED]
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """(K, H) -> (K, V) in float32."""
+        return self.speech.family.decoder.logits(self.model, hidden).float()

@@ -10,9 +10,9 @@ sees the same numbers as an uninterrupted one.
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import os
+import socket
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -41,6 +41,14 @@ class EncodedClip:
     seconds: float
     prompt: str
     stored: Tensor | Path  # a cached clip's states stay on disk until they are used
+
+    @property
+    def rows(self) -> int:
+        """N, of its states; without reading them all."""
+        if isinstance(self.stored, Tensor):
+            return len(self.stored)
+        with safe_open(self.stored, "pt") as stored:
+            return int(stored.get_slice("states").get_shape()[0])
 
     @property
     def states(self) -> Tensor:
@@ -81,19 +89,26 @@ class Features:
             self.directory.mkdir(parents=True, exist_ok=True)
 
     @torch.no_grad()
-    def encode(self, clip: Clip, prompt: str) -> EncodedClip:
-        """Features and prompt ids of one clip. Raises DataError for a clip that cannot be read."""
+    def encode(self, clip: Clip, prompt: str, keep: bool = True) -> EncodedClip:
+        """Features and prompt ids of one clip. Raises DataError for a clip that cannot be read.
+
+        keep: in the directory, if there is one.
+        """
         file = self._file(clip)
         samples = _stored_samples(file) if file else None
         if file and samples is not None:
-            count = self.speech.family.audio.tokens(samples)
-            return EncodedClip(clip, self._prompt_ids(prompt, count), samples / SAMPLE_RATE, prompt, file)
+            return self._kept(clip, prompt, samples, file)
         wave = load_clip(clip)
         encoded = self.encode_waveform(clip, wave, prompt)
-        if file is None:
+        if file is None or not keep:
             return encoded
         _store(encoded.states, len(wave), file)
-        return dataclasses.replace(encoded, stored=file)
+        return self._kept(clip, prompt, len(wave), file)
+
+    def _kept(self, clip: Clip, prompt: str, samples: int, file: Path) -> EncodedClip:
+        """A clip in the cache: of 100,000 clips a process holds ids alone, and numbers that many of them share."""
+        count = self.speech.family.audio.tokens(samples)
+        return EncodedClip(clip, self._prompt_ids(prompt, count), samples / SAMPLE_RATE, prompt, file)
 
     @torch.no_grad()
     def encode_waveform(self, clip: Clip, wave: Waveform, prompt: str) -> EncodedClip:
@@ -136,14 +151,19 @@ class Features:
 
     def _file(self, clip: Clip) -> Path | None:
         """Where a clip's features are kept: named by its place in the audio file, that file's size and its age."""
-        if self.directory is None:
+        name = identity(clip)
+        if self.directory is None or name is None:
             return None
-        try:
-            stat = Path(clip.audio).stat()
-        except OSError:
-            return None  # reading it will say what is wrong
-        identity = f"{clip.audio} {stat.st_size} {stat.st_mtime_ns} {clip.start} {clip.seconds}"
-        return self.directory / f"{hashlib.sha256(identity.encode()).hexdigest()[:32]}.safetensors"
+        return self.directory / f"{hashlib.sha256(name.encode()).hexdigest()[:32]}.safetensors"
+
+
+def identity(clip: Clip) -> str | None:
+    """A clip's audio: its place in the file, that file's size and its age; None where there is no such file."""
+    try:
+        stat = Path(clip.audio).stat()
+    except OSError:
+        return None  # reading it will say what is wrong
+    return f"{clip.audio} {stat.st_size} {stat.st_mtime_ns} {clip.start} {clip.seconds}"
 
 
 def _stored_samples(file: Path) -> int | None:
@@ -158,7 +178,7 @@ def _stored_samples(file: Path) -> int | None:
 
 def _store(states: Tensor, samples: int, file: Path) -> None:
     """Atomic, so that a kill leaves no half file; not flushed, since it can be computed again."""
-    beside = file.with_suffix(f".{os.getpid()}-{threading.get_ident()}.tmp")
+    beside = file.with_suffix(f".@{socket.gethostname()}.{os.getpid()}-{threading.get_ident()}.tmp")
     file.parent.mkdir(parents=True, exist_ok=True)  # the cache may have been deleted since
     try:
         save_file({"states": states}, beside, metadata={"samples": str(samples)})

@@ -122,14 +122,23 @@ def _encoder(directory: Path) -> dict[str, Tensor]:
 
 def _without_decoder(config: Any, family: Family) -> Any:
     """The config with a decoder of no layers and a vocabulary of one, so that nothing is made that llama.cpp holds."""
-    small = copy.deepcopy(config)
-    del small.quantization_config
+    small = without_layers(config, family)
     text = small.get_text_config()
-    text.num_hidden_layers, text.vocab_size, text.pad_token_id = 0, 1, 0
+    text.vocab_size, text.pad_token_id = 1, 0
+    small.pad_token_id = 0
+    return small
+
+
+def without_layers(config: Any, family: Family) -> Any:
+    """The config with a decoder of no layers, for a decoder that runs elsewhere."""
+    small = copy.deepcopy(config)
+    if hasattr(small, "quantization_config"):
+        del small.quantization_config
+    text = small.get_text_config()
+    text.num_hidden_layers = 0
     if getattr(text, "layer_types", None):
         text.layer_types = []
     resize = family.stacks["decoder"].resize
     for name, value in (resize(text, []) if resize else {}).items():
         setattr(text, name, value)
-    small.pad_token_id = 0
     return small

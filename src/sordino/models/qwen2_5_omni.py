@@ -12,6 +12,7 @@ which are equal where nothing is seen, so that the decoder is Qwen2's.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -131,20 +132,17 @@ def states(model: Any, inputs: AudioInputs) -> list[Tensor]:
     """mel (B, M, T) and valid frames (B,) -> B tensors (A, D), on the model's device and dtype: what the encoder's last
     layer, the projector, is given."""
     import torch
+    from torch import nn
 
     mel, frames = inputs.audio
-    encoder = model.model.audio_tower
+    encoder = copy(model.model.audio_tower)  # of its own, since several threads hear at once
+    encoder._modules = {**encoder._modules, "proj": nn.Identity()}
     weight = encoder.conv1.weight
     frames = frames.to(weight.device)
     valid = torch.arange(mel.shape[-1], device=weight.device)[None] < frames[:, None]
     together = mel.to(weight.device, weight.dtype).permute(0, 2, 1)[valid].T  # (M, frames of all clips)
-    given: list[Tensor] = []
-    hook = encoder.proj.register_forward_pre_hook(lambda _, args: given.append(args[0]))
-    try:
-        encoder(together, feature_lens=frames, aftercnn_lens=(frames - 1) // 2 + 1)
-    finally:
-        hook.remove()
-    return list(torch.split(given[0], [pooled(int(n)) for n in frames]))
+    rows = encoder(together, feature_lens=frames, aftercnn_lens=(frames - 1) // 2 + 1).last_hidden_state
+    return list(rows.split([pooled(int(n)) for n in frames]))
 
 
 def project(model: Any, clips: list[Tensor]) -> list[Tensor]:

@@ -18,7 +18,7 @@ from sordino.pipeline.device import device_type
 from sordino.pipeline.stage import Stage
 
 # settings that change what a stage makes, not how long it works
-IDLE = {"seed", "lr", "scheduler", "warmup_ratio", "weight_decay", "max_grad_norm", "name"}
+IDLE = {"seed", "lr", "scheduler", "warmup_ratio", "weight_decay", "max_grad_norm", "name", "target"}
 LINEAR = ("epochs", "remove")  # a training is as long as its epochs are many; a ranking, at the most, as its removals
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from sordino.config.schema import Recipe
-from sordino.errors import ArtifactError
-from sordino.pipeline import leftovers, preflight
+from sordino.errors import ArtifactError, RecipeError
+from sordino.pipeline import launching, leftovers, preflight
 from sordino.pipeline.runner import Planned
 
 
@@ -14,6 +14,10 @@ def told_of(recipe: Recipe, lines: Sequence[Planned]) -> dict[str, list[str]]:
     """Lists of messages. refused: `run` will end with these; not_installed: with these, too, as long as the formats are
     asked for; note: what else a reader should know."""
     refused = [str(error) for error in preflight.problems(recipe)]
+    try:
+        launching.refuse(recipe)
+    except RecipeError as error:
+        refused.append(str(error))
     for line in lines:
         if line.why is not None:
             try:

@@ -99,10 +99,12 @@ def system(
 
 def trials(layout: RunLayout, ranking: Ranking) -> tuple[Trial, ...]:
     """Every trial of the search; the baseline (round 0) is no trial of a layer."""
-    # a race scores some candidates on more and more clips: the last score stands
-    rows = {(row["round"], row["scope"], row["layer"]): row for row in files.read_jsonl(layout.trials)}
+    # a race scores some candidates on more and more clips: the last score stands. Swaps are no rounds.
+    searched = [row for row in files.read_jsonl(layout.trials) if "without" not in row]
+    rows = {(row["round"], row["scope"], row["layer"]): row for row in searched}
+    order = ranking.searched or ranking.order
     return tuple(
-        Trial(number, scope, index, row["score"], ranking.order[number - 1] == Layer(scope, index))
+        Trial(number, scope, index, row["score"], order[number - 1] == Layer(scope, index))
         for (number, scope, index), row in rows.items()
         if index is not None
     )

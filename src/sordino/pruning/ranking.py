@@ -59,7 +59,8 @@ class Ranking:
     """method, scope: as the recipe asked; criterion, search: None where no layer was searched for.
 
     order: layers by their index in the ranked model, the first to go first; removals: what a search found out about
-    each of them, empty otherwise; layers: scope -> layers of the ranked model.
+    each of them, empty otherwise; layers: scope -> layers of the ranked model; searched: the order before swaps, empty
+    where there were none.
     """
 
     method: str
@@ -69,6 +70,7 @@ class Ranking:
     order: tuple[Layer, ...]
     removals: tuple[RankedRemoval, ...]
     layers: Mapping[str, int]
+    searched: tuple[Layer, ...] = ()
 
     def __iter__(self) -> Iterator[Layer]:
         """The layers, the first to go first."""
@@ -84,7 +86,7 @@ class Ranking:
             "order": [str(layer) for layer in self.order],
             "removals": [removal.to_json() for removal in self.removals],
             "layers": dict(self.layers),
-        }
+        } | ({"searched": [str(layer) for layer in self.searched]} if self.searched else {})
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> Ranking:
@@ -96,6 +98,7 @@ class Ranking:
             order=tuple(map(parse_layer, record["order"])),
             removals=tuple(map(RankedRemoval.from_json, record.get("removals", ()))),
             layers=record["layers"],
+            searched=tuple(map(parse_layer, record.get("searched", ()))),
         )
 
     @classmethod

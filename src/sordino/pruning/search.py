@@ -7,7 +7,8 @@ with the lower index, so that a search gives the same order every time.
 `exact` scores every candidate on every clip. `racing` drops candidates on the way: a cheap screening by the divergence
 from the unpruned model, teacher-forced, then successive halving (Jamieson & Talwalkar 2016) by the criterion on a
 quarter, half and all of the clips, until one is left; the last of the winners is scored on all clips in any case. What
-screening found holds for a few rounds. `middle` is the ablation that takes a block without looking.
+screening found holds for a few rounds. `middle` is the ablation that takes a block without looking; block.py and
+polish.py hold another baseline and what can be done after a search.
 
 Layers are named by their index in the unpruned model: "decoder.12", "encoder.3".
 """
@@ -26,7 +27,7 @@ from numpy.typing import NDArray
 from sordino.errors import RecipeError
 from sordino.models.registry import sub_config
 from sordino.models.speech import SpeechModel
-from sordino.pruning.layer import SCOPES, Layer, kept, stacks_of
+from sordino.pruning.layer import SCOPES, Layer, kept, parse_layer, stacks_of
 from sordino.pruning.layers import only
 
 SCREEN_SHARE = 12  # racing screens on a twelfth of the clips
@@ -39,7 +40,8 @@ class Trial:
     """One scored candidate. round 0 with no layer is the unpruned model.
 
     clips: number of select clips it was scored on; hypotheses: its translations of them, in the order of the split,
-    where the criterion translates; values: else the criterion's value of each clip.
+    where the criterion translates; values: else the criterion's value of each clip. without: of a polish (polish.py),
+    the other layers that were out; in the search those are the removals of the rounds before.
     """
 
     round: int
@@ -49,9 +51,11 @@ class Trial:
     interval: tuple[float, float] | None = None
     hypotheses: tuple[str, ...] | None = None
     values: tuple[float, ...] | None = None
+    without: tuple[Layer, ...] | None = None
 
     def to_json(self) -> dict[str, Any]:
         scope, index = (self.layer.scope, self.layer.index) if self.layer else (None, None)
+        without = {} if self.without is None else {"without": [str(layer) for layer in self.without]}
         return {
             "round": self.round,
             "scope": scope,
@@ -61,7 +65,7 @@ class Trial:
             "clips": self.clips,
             "hypotheses": self.hypotheses,
             "values": self.values,
-        }
+        } | without
 
     @classmethod
     def from_json(cls, row: dict[str, Any]) -> Trial:
@@ -69,7 +73,8 @@ class Trial:
         interval, hypotheses, values = (
             tuple(row[name]) if row[name] is not None else None for name in ("interval", "hypotheses", "values")
         )
-        return cls(row["round"], layer, row["score"], row["clips"], interval, hypotheses, values)
+        without = tuple(map(parse_layer, row["without"])) if "without" in row else None
+        return cls(row["round"], layer, row["score"], row["clips"], interval, hypotheses, values, without)
 
 
 TrialKey = tuple[int, Layer | None, int]  # round, layer, clips
@@ -196,7 +201,7 @@ def search(
 
 
 def _by_key(trials: Sequence[Trial]) -> dict[TrialKey, Trial]:
-    return {(trial.round, trial.layer, trial.clips): trial for trial in trials}
+    return {(trial.round, trial.layer, trial.clips): trial for trial in trials if trial.without is None}
 
 
 def decide(results: Sequence[Trial], scorer: CandidateScorer) -> Removal:

@@ -1,7 +1,7 @@
 """pseudolabel: the teacher translates the training audio (sequence-level knowledge distillation, Kim & Rush 2016).
 
-What fails the filter goes to rejected.jsonl with the reason. candidates.jsonl keeps all that the teacher answered, so
-that another filter costs no translating.
+keep: several different samples of a clip. What fails the filter goes to rejected.jsonl with the reason.
+candidates.jsonl keeps all that the teacher answered, so that another filter costs no translating.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sordino.config import records
-from sordino.config.run_layout import CANDIDATES, DATA, PSEUDO, REJECTED, TEACHER, split_file
+from sordino.config.run_layout import CANDIDATES, DATA, ENGINE, PSEUDO, REJECTED, TEACHER, split_file
 from sordino.config.schema import PseudolabelSection, Recipe
 from sordino.data import manifest
 from sordino.data.clip import TEACHER_PREFIX, Clip
@@ -28,20 +28,21 @@ from sordino.runtime.progress import note
 if TYPE_CHECKING:
     from sordino.metrics.filters import Reason, Translation
 
-RESUMABLE = ("filter", "batch_size")
+RESUMABLE = ("filter", "keep", "batch_size")
 
 
 def run(job: Job, section: PseudolabelSection) -> None:
     from sordino.measure.speed import release_memory
     from sordino.metrics import filters
-    from sordino.pipeline import corpus, pseudolabels
+    from sordino.pipeline import corpus, engine, pseudolabels
 
     clips = job.clips("train")
     progress = job.state / "pseudo.jsonl"
     take_over(job, progress)
     rows = pseudolabels.translate_clips(job, section, clips, progress)
     files.write_text(job.out / CANDIDATES, "".join(files.json_line(row) + "\n" for row in rows))
-    translations = pseudolabels.choose(rows, clips, section)
+    chosen = pseudolabels.choose(rows, clips, section)
+    translations = [translation for _, translation in chosen]
     limits = filters.Limits(**dataclasses.asdict(section.filter), device=job.recipe.device)
     release_memory()  # the teacher's, before COMET's is taken
     rejected = filters.reasons(translations, job.recipe.target, limits, corpus.listener_of(job.recipe).control_tokens)
@@ -52,7 +53,10 @@ def run(job: Job, section: PseudolabelSection) -> None:
             f"pseudolabel: none of the teacher's {len(translations)} translations passes the filter ({counts}).",
             "Raise max_new_tokens (cut) or loosen pseudolabel.filter; what was translated is kept.",
         )
-    write(job, clips, translations, rejected)
+    write(job, chosen, rejected)
+    decoded_by = engine.begun(job)
+    if decoded_by:
+        job.record["engine"] = decoded_by
     same = sum(one.text == one.reference for one in translations)
     pairs = len(translations) - len(rejected)
     job.record |= {
@@ -73,6 +77,9 @@ def take_over(job: Job, progress: Path) -> None:
     if settings is None or progress.exists():
         return
     if differs_in_filter_alone(job.recipe, settings, parents_of(STAGE, job.recipe)):
+        done = records.read_stage(directory)
+        if done and done.get("engine"):
+            files.write_json(job.state / ENGINE, done["engine"])
         files.write_text(progress, (directory / CANDIDATES).read_text(encoding="utf-8"))
 
 
@@ -91,17 +98,16 @@ def grown(recipe: Recipe, settings: Mapping[str, Any], parents: Sequence[Parent]
     return dict(settings), list(parents), differs_in_filter_alone(recipe, settings, parents)
 
 
-def write(job: Job, clips: Sequence[Clip], translations: Sequence[Translation], rejected: Mapping[str, Reason]) -> None:
+def write(job: Job, chosen: Sequence[tuple[Clip, Translation]], rejected: Mapping[str, Reason]) -> None:
     """The manifest of what passed; the rest with the reasons."""
     teacher = records.read_stage(job.layout.root / TEACHER)
     assert teacher
     origin = TEACHER_PREFIX + teacher["hash"][:16]
-    pairs = zip(clips, translations, strict=True)
-    passed = [dataclasses.replace(c, target_text=one.text, origin=origin) for c, one in pairs if c.id not in rejected]
+    passed = [dataclasses.replace(c, target_text=one.text, origin=origin) for c, one in chosen if c.id not in rejected]
     manifest.write(job.out / split_file("train"), passed)
     rows = [
         {"id": one.id, "text": one.text, "reason": rejected[one.id][0], "found": rejected[one.id][1]}
-        for one in translations
+        for _, one in chosen
         if one.id in rejected
     ]
     files.write_text(job.out / REJECTED, "".join(files.json_line(row) + "\n" for row in rows))
@@ -115,5 +121,6 @@ STAGE = Stage(
     run=run,
     uses=("source", "target", "prompt", "seed", "dtype", "attention"),
     resumable=RESUMABLE,
+    beside=True,
     grown=grown,
 )

@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+import torch
 
 from sordino.data.audio import load_clip
 from sordino.data.clip import Clip
-from sordino.models.answers import AnswerBatch, answer_batch, encoded_batch
+from sordino.models.answers import IGNORED, AnswerBatch, answer_batch, encoded_batch
 from sordino.models.features import EncodedClip
 from sordino.models.speech import SpeechModel
+from sordino.training.teacher_rows import StoredRows, joined
+
+AHEAD = 2  # batches that are read while a step runs
+Item = TypeVar("Item")
+Made = TypeVar("Made")
 
 
 @dataclass(frozen=True)
@@ -18,11 +28,20 @@ class Example:
     """One training pair. answer: target ids with the stop token.
 
     encoded: the clip's features, where the audio encoder is frozen; else the clip is read and encoded in its step.
+    teacher: where its probabilities at the answer's positions lie, which stay on disk until their step.
+    matched: features that the encoder should give for it (training/matching.py); the answer then says nothing.
     """
 
     clip: Clip
     answer: list[int]
     encoded: EncodedClip | None = None
+    teacher: StoredRows | None = None
+    matched: EncodedClip | None = None
+
+    @property
+    def positions(self) -> int:
+        """What a step's loss is the mean over: answer tokens, or rows of states to match."""
+        return self.matched.rows if self.matched else len(self.answer)
 
     @property
     def length(self) -> float:
@@ -31,14 +50,48 @@ class Example:
 
 
 def collate(speech: SpeechModel, examples: Sequence[Example], prompt: str) -> AnswerBatch:
-    """Examples -> one batch on the model's device. Either all examples are encoded, or none."""
+    """Examples -> one batch on the model's device. Either all examples are encoded, or none; so it is of a teacher."""
+    batch = _collate(speech, examples, prompt)
+    teacher = [example.teacher for example in examples if example.teacher is not None]
+    if len(teacher) < len(examples):
+        return batch
+    return replace(batch, teacher=joined(teacher, speech.device))
+
+
+def _collate(speech: SpeechModel, examples: Sequence[Example], prompt: str) -> AnswerBatch:
     answers = [example.answer for example in examples]
     encoded = [example.encoded for example in examples if example.encoded is not None]
     if len(encoded) == len(examples):
         return encoded_batch(speech, encoded, answers)
     waves = [load_clip(example.clip) for example in examples]
     inputs = speech.family.audio.prepare(speech.processor, waves, [prompt] * len(waves))
-    return answer_batch(speech, inputs.input_ids, answers, inputs=inputs)
+    batch = answer_batch(speech, inputs.input_ids, answers, inputs=inputs)
+    matched = [example.matched.states for example in examples if example.matched is not None]
+    return replace(batch, matched=matched or None)
+
+
+def silenced(batch: AnswerBatch) -> AnswerBatch:
+    """The same forward pass without an answer token, for a process that no clips are left for."""
+    teacher = batch.teacher.rows(slice(0)) if batch.teacher else None
+    return replace(batch, labels=torch.full_like(batch.labels, IGNORED), teacher=teacher)
+
+
+def ahead(make: Callable[[Item], Made], items: Iterable[Item], count: int = AHEAD) -> Iterator[Made]:
+    """What `make` gives for every item, in order, made in a thread that is at most `count` items ahead.
+
+    The first exception is raised in its place; closing the iterator ends the thread.
+    """
+    waiting: deque[Future[Made]] = deque()
+    with ThreadPoolExecutor(1, "batches") as pool:
+        try:
+            for item in items:
+                waiting.append(pool.submit(make, item))
+                if len(waiting) > count:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
 
 
 def epoch_batches(lengths: Sequence[float], size: int, epoch: int, seed: int) -> list[list[int]]:

@@ -5,40 +5,37 @@ instant resumes to the same bytes, no state is pickled, and the loss is the mean
 step (transformers' own Qwen2-Audio loss is multiplied by the accumulation steps). Logits are computed at answer
 positions alone, which spares a (B, S, 156,032) tensor.
 
-Resume points hold the trained weights and the optimizer's moments as safetensors, and the step and log as JSON; each
-is written beside and renamed, the newest whole one counts. The order of batches and every step's random numbers are
-functions of the seed alone, so nothing else is needed.
+Resume points (training/resume.py) hold weights, moments, step and log. The order of batches and every step's random
+numbers are functions of the seed alone, so nothing else is needed.
 """
 
 from __future__ import annotations
 
 import contextlib
 import itertools
-import json
 import math
-import os
-import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from sordino.config.run_layout import DATA, split_file
-from sordino.config.schema import TrainSection
+from sordino.config.schema import QloraSection, TrainSection
 from sordino.errors import DataError, RecipeError
-from sordino.models.answers import SpeechLM
+from sordino.measure.predict import LOGITS_BYTES
+from sordino.models.answers import AnswerBatch
 from sordino.models.generation import batches_by_length
 from sordino.models.speech import SpeechModel
 from sordino.runtime.files import json_line
 from sordino.runtime.progress import step_bar
-from sordino.training.collate import Example, collate, epoch_batches
-from sordino.training.objectives import Objective, cross_entropy
-
-CHECKPOINT = "step-"
+from sordino.runtime.world import World, current
+from sordino.training import optimizers, resume, sharding
+from sordino.training.collate import Example, ahead, collate, epoch_batches, silenced
+from sordino.training.objectives import Objective, Step, cross_entropy
+from sordino.training.sharding import Sharded
 
 
 @dataclass(frozen=True)
@@ -94,55 +91,66 @@ def train(
     state: Path,
     label: str,
     dev: Sequence[Example] = (),
-    objective: Objective = cross_entropy,
+    objective_at: Callable[[float], Objective] = lambda _: cross_entropy,
     log: Path | None = None,
 ) -> Trained:
     """Train the weights that require a gradient, in place; resumes from `state` where it holds a resume point.
 
-    objective: of the training clips; dev: held-out examples whose cross-entropy is logged at the end of every epoch;
-    log: file to which every step's row is added at once.
+    In a world of several processes all of them call it with the same arguments; afterwards the first has the whole
+    model, on the CPU, and the others have none of its weights.
+
+    objective_at: of the training clips, given the share of the steps that is done; dev: held-out examples whose
+    cross-entropy is logged at the end of every epoch; log: file to which every step's row is added at once.
     Raises DataError where there is nothing to train on, or the loss is no longer a number.
     """
     if not examples:
         raise DataError(f"{label}: no training clips.", f"Look at {DATA}/{split_file('train')} and the stage's mix.")
+    world = current()
     steps = plan_steps([e.length for e in examples], section, seed)
     per_epoch = math.ceil(len(examples) / section.batch_size)
     every = section.checkpoint_steps or per_epoch
-    run = _Run.of(speech, section, len(steps), state)
+    compared = any(example.teacher for example in examples)  # which takes several tensors of the logits' size
+    model = Step(speech, LOGITS_BYTES if section.gradient_checkpointing or compared else None)
+    sharded = spread(model, section, world)
+    run = _Run.of(speech, section, len(steps), state, seed, world, sharded is not None)
     done = run.resume()
-    if log:  # steps behind the resume point are made again
+    if log and world.first:  # steps behind the resume point are made again
         log.write_text("".join(json_line(row) + "\n" for row in run.log), encoding="utf-8")
     mixed = precision_of(section, speech.device) == "bfloat16-mixed"
-    if section.gradient_checkpointing:
-        set_checkpointing(speech.recomputing, True)
-    speech.model.train()
     part = section.batch_size // section.accumulate
-    try:
-        with step_bar(label, len(steps), done) as advance:
-            for step in range(done, len(steps)):
-                torch.manual_seed(seed * 1_000_003 + step)  # dropout depends on the step, not on what ran before
-                loss = _accumulate(speech, [examples[i] for i in steps[step]], part, prompt, mixed, objective)
-                if not math.isfinite(loss):
-                    raise diverged(label, "loss", loss, step + 1)
-                row = {"step": step + 1, "epoch": round((step + 1) / per_epoch, 4), "loss": loss}
-                norm = run.clip(section.max_grad_norm)
-                if not math.isfinite(norm):
-                    raise diverged(label, "gradient", norm, step + 1)
-                row["lr"] = run.update()
-                if dev and ((step + 1) % per_epoch == 0 or step + 1 == len(steps)):
-                    row["dev_loss"] = mean_loss(speech, dev, section.batch_size, prompt, mixed)
-                run.log.append(row)
-                if log:
-                    with log.open("a", encoding="utf-8") as out:
-                        out.write(json_line(row) + "\n")
-                advance(in_words(row), keep="dev_loss" in row)
-                if (step + 1) % every == 0 and step + 1 < len(steps):
-                    run.checkpoint(step + 1)
-    finally:
-        speech.model.eval()
-        if section.gradient_checkpointing:
-            set_checkpointing(speech.recomputing, False)
-    tokens = sum(len(examples[i].answer) for batch in steps for i in batch)
+    parts = (share for step in steps[done:] for share in _shares([examples[i] for i in step], part, world))
+    with (
+        _in_training(speech, section),
+        step_bar(label, len(steps), done) as advance,
+        contextlib.closing(_batches(speech, parts, prompt)) as batches,
+    ):
+        for step in range(done, len(steps)):
+            torch.manual_seed(_seed(seed, step, world))  # dropout depends on the step, not on what ran before
+            chosen = [examples[i] for i in steps[step]]
+            own = itertools.islice(batches, math.ceil(len(chosen) / part))
+            objective, tokens = objective_at(step / len(steps)), sum(e.positions for e in chosen)
+            loss = _accumulate(model, own, tokens, mixed, objective, world)
+            if not math.isfinite(loss):
+                raise diverged(label, "loss", loss, step + 1)
+            row = {"step": step + 1, "epoch": round((step + 1) / per_epoch, 4), "loss": loss}
+            if sharded is None:
+                sharding.sum_gradients(run.weights, world)
+            norm = run.clip(section.max_grad_norm)
+            if not math.isfinite(norm):
+                raise diverged(label, "gradient", norm, step + 1)
+            row["lr"] = run.update()
+            if dev and ((step + 1) % per_epoch == 0 or step + 1 == len(steps)):
+                row["dev_loss"] = mean_loss(speech, dev, section.batch_size, prompt, mixed, model, world)
+            run.log.append(row)
+            if log and world.first:
+                with log.open("a", encoding="utf-8") as out:
+                    out.write(json_line(row) + "\n")
+            advance(in_words(row), keep="dev_loss" in row)
+            if (step + 1) % every == 0 and step + 1 < len(steps):
+                run.checkpoint(step + 1)
+    if sharded:
+        sharding.gather(sharded, world)
+    tokens = sum(examples[i].positions for batch in steps for i in batch)
     return Trained(len(steps), tuple(run.log), tokens)
 
 
@@ -150,6 +158,20 @@ def in_words(row: Mapping[str, float]) -> str:
     """A step of the log, for people."""
     held_out = f", dev loss {row['dev_loss']:.4f}" if "dev_loss" in row else ""
     return f"loss {row['loss']:.4f}{held_out}, lr {row['lr']:.2e}"
+
+
+@contextlib.contextmanager
+def _in_training(speech: SpeechModel, section: TrainSection) -> Iterator[None]:
+    """The model's mode, and what it computes twice."""
+    if section.gradient_checkpointing:
+        set_checkpointing(speech.recomputing, True)
+    speech.model.train()
+    try:
+        yield
+    finally:
+        speech.model.eval()
+        if section.gradient_checkpointing:
+            set_checkpointing(speech.recomputing, False)
 
 
 def set_checkpointing(model: nn.Module, on: bool) -> None:
@@ -169,39 +191,89 @@ def _autocast(speech: SpeechModel, mixed: bool) -> contextlib.AbstractContextMan
     return torch.autocast(speech.device.type, torch.bfloat16) if mixed else contextlib.nullcontext()
 
 
-def _accumulate(
-    speech: SpeechModel,
-    chosen: Sequence[Example],
-    part: int,
-    prompt: str,
-    mixed: bool,
-    objective: Objective = cross_entropy,
-) -> float:
-    """Gradients of the mean loss over all answer tokens of a step, run in parts. Returns that mean (nats a token)."""
-    model, total = SpeechLM(speech), sum(len(e.answer) for e in chosen)
-    sum_loss = 0.0
+def spread(model: Step, section: TrainSection, world: World) -> Sharded | None:
+    """Shard the model where several processes train all of it, or its precision is sharding's; else None."""
+    precision = precision_of(section, model.lm.speech.device)
+    if isinstance(section, QloraSection) or (world.size == 1 and precision != "bfloat16-sharded"):
+        return None
+    return sharding.shard(model, precision, world)
+
+
+Share = tuple[Sequence[Example], bool]  # clips, and whether their answers count
+
+
+def _shares(chosen: Sequence[Example], part: int, world: World) -> Iterator[Share]:
+    """What this process runs of a step, one share for each of its parts: every process runs as many.
+
+    Where a part has no clip left for it, its first clip runs without counting.
+    """
     for start in range(0, len(chosen), part):
-        batch = collate(speech, chosen[start : start + part], prompt)
-        with _autocast(speech, mixed):
-            loss, _ = objective(model(batch), batch)
-        (loss / total).backward()  # type: ignore[no-untyped-call]
+        clips = chosen[start : start + part]
+        own = world.share(clips)
+        yield (own, True) if own else (clips[:1], False)
+
+
+def _batches(speech: SpeechModel, shares: Iterable[Share], prompt: str) -> Generator[AnswerBatch]:
+    """Of the shares, read while the step before runs: no more than AHEAD and the one in use are in memory."""
+
+    def make(share: Share) -> AnswerBatch:
+        batch = collate(speech, share[0], prompt)
+        return batch if share[1] else silenced(batch)
+
+    yield from ahead(make, shares)
+
+
+def _seed(seed: int, step: int, world: World) -> int:
+    return seed * 1_000_003 + step + (world.rank << 40)
+
+
+def _accumulate(
+    model: Step,
+    batches: Iterable[AnswerBatch],
+    total: int,
+    mixed: bool = False,
+    objective: Objective = cross_entropy,
+    world: World | None = None,
+) -> float:
+    """Gradients of the mean loss over all answer tokens of a step, run in parts. Returns that mean (nats a token).
+
+    total: answer tokens of the step, in all its parts and processes.
+    """
+    sum_loss = 0.0
+    for batch in batches:
+        with _autocast(model.lm.speech, mixed):
+            loss = model(batch, objective)
+        (loss / total).backward()
         sum_loss += float(loss.detach())
+    (sum_loss,) = (world or World()).sum(sum_loss)
     return sum_loss / total
 
 
 @torch.no_grad()
-def mean_loss(speech: SpeechModel, examples: Sequence[Example], size: int, prompt: str, mixed: bool = False) -> float:
-    """Teacher-forced cross-entropy of held-out answers, nats a token; leaves the mode (train, eval) as it was."""
-    model, training = SpeechLM(speech), speech.model.training
+def mean_loss(
+    speech: SpeechModel,
+    examples: Sequence[Example],
+    size: int,
+    prompt: str,
+    mixed: bool = False,
+    model: Step | None = None,
+    world: World | None = None,
+) -> float:
+    """Teacher-forced cross-entropy of held-out answers, nats a token; leaves the mode (train, eval) as it was.
+
+    model: of the training that goes on; world: that it runs in.
+    """
+    model, world, training = model or Step(speech, LOGITS_BYTES), world or World(), speech.model.training
     speech.model.eval()
-    total, tokens = 0.0, 0
-    for part in batches_by_length([example.length for example in examples], size):
-        with _autocast(speech, mixed):
-            batch = collate(speech, [examples[i] for i in part], prompt)
-            loss, n = cross_entropy(model(batch), batch)
-        total, tokens = total + float(loss), tokens + n
+    total = 0.0
+    parts = batches_by_length([example.length for example in examples], size)
+    shares = (share for part in parts for share in _shares([examples[i] for i in part], size, world))
+    with contextlib.closing(_batches(speech, shares, prompt)) as batches:
+        for batch in batches:
+            with _autocast(speech, mixed):
+                total += float(model(batch, cross_entropy))
     speech.model.train(training)
-    return total / tokens
+    return world.sum(total)[0] / sum(example.positions for example in examples)
 
 
 @dataclass
@@ -214,23 +286,30 @@ class _Run:
     scheduler: Any
     log: list[dict[str, float]]
     state: Path
+    world: World
 
     @classmethod
-    def of(cls, speech: SpeechModel, section: TrainSection, steps: int, state: Path) -> _Run:
+    def of(
+        cls,
+        speech: SpeechModel,
+        section: TrainSection,
+        steps: int,
+        state: Path,
+        seed: int,
+        world: World,
+        sharded: bool = False,
+    ) -> _Run:
         from transformers import get_scheduler
 
-        trained = [(n, p) for n, p in speech.model.named_parameters() if p.requires_grad]
-        matrices = [p for _, p in trained if p.ndim >= 2]
-        vectors = [p for _, p in trained if p.ndim < 2]  # norms and biases are not decayed
-        groups = [{"params": matrices, "weight_decay": section.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
-        # fused: torch's default on CUDA makes a temporary as large as all trained weights (16.8 GB for the 7 B model)
-        optimizer = torch.optim.AdamW([g for g in groups if g["params"]], lr=section.lr, fused=True)
+        trained = {name: weight for name, weight in speech.model.named_parameters() if weight.requires_grad}
+        weights = list(trained.values())
+        optimizer = optimizers.make_optimizer(weights, section, _seed(seed, 0, world) if sharded else seed)
         scheduler = get_scheduler(section.scheduler, optimizer, round(section.warmup_ratio * steps), steps)
-        return cls([n for n, _ in trained], [p for _, p in trained], optimizer, scheduler, [], state)
+        return cls(list(trained), weights, optimizer, scheduler, [], state, world)
 
     def clip(self, max_grad_norm: float) -> float:
         """Scale the gradients down to a norm of `max_grad_norm`. Returns the norm they had."""
-        return float(nn.utils.clip_grad_norm_(self.weights, max_grad_norm))
+        return float(sharding.full(nn.utils.clip_grad_norm_(self.weights, max_grad_norm)))
 
     def update(self) -> float:
         """One optimizer step on the gradients that are there. Returns the learning rate it used."""
@@ -241,49 +320,31 @@ class _Run:
         return rate
 
     def checkpoint(self, step: int) -> None:
-        """Write a resume point beside, flush, rename; then drop the older ones."""
-        target = self.state / f"{CHECKPOINT}{step:08d}"
-        beside = self.state / f".{target.name}.tmp"
-        shutil.rmtree(beside, ignore_errors=True)
-        beside.mkdir(parents=True)
+        """Write a resume point, and drop the older ones."""
         tensors: dict[str, Tensor] = {}
         for name, weight in zip(self.names, self.weights, strict=True):
             tensors[f"weight/{name}"] = weight.detach().contiguous()
-            for key, value in self.optimizer.state[weight].items():
+            for key, value in optimizers.state_of(self.optimizer, weight).items():
                 tensors[f"{key}/{name}"] = value.contiguous()
-        save_file(tensors, beside / "state.safetensors")
         schedule = {k: v for k, v in self.scheduler.state_dict().items() if k != "lr_lambdas"}
-        (beside / "state.json").write_text(json.dumps({"step": step, "scheduler": schedule, "log": self.log}))
-        for file in beside.iterdir():
-            with file.open("rb") as data:
-                os.fsync(data.fileno())
-        beside.rename(target)
-        for old in checkpoints(self.state):
-            if old != target:
-                shutil.rmtree(old)
+        resume.write(self.state, step, tensors, {"step": step, "scheduler": schedule, "log": self.log}, self.world)
 
     def resume(self) -> int:
         """Restore the newest resume point. Returns the number of steps that are done."""
-        points = checkpoints(self.state)
+        points = resume.checkpoints(self.state)
         if not points:
             return 0
-        tensors = load_file(points[-1] / "state.safetensors")
-        saved = json.loads((points[-1] / "state.json").read_text())
+        saved = resume.facts_of(points[-1])
+        weights = {f"weight/{name}": weight for name, weight in zip(self.names, self.weights, strict=True)}
+        tensors = resume.read(points[-1], weights)
         with torch.no_grad():
             for name, weight in zip(self.names, self.weights, strict=True):
                 weight.copy_(tensors[f"weight/{name}"])
-                if f"step/{name}" not in tensors:  # no gradient has reached this weight
-                    continue
-                moments = {k: tensors[f"{k}/{name}"] for k in ("exp_avg", "exp_avg_sq")}
-                self.optimizer.state[weight] = {k: v.to(weight.device) for k, v in moments.items()}
-                self.optimizer.state[weight]["step"] = tensors[f"step/{name}"].to(weight.device)
+                keys = [key for key in optimizers.STATES if f"{key}/{name}" in tensors]
+                if keys:  # else no gradient has reached this weight
+                    optimizers.restore(self.optimizer, weight, {key: tensors[f"{key}/{name}"] for key in keys})
         self.scheduler.load_state_dict({**self.scheduler.state_dict(), **saved["scheduler"]})
         for group, rate in zip(self.optimizer.param_groups, self.scheduler.get_last_lr(), strict=True):
             group["lr"] = rate
         self.log = list(saved["log"])
         return int(saved["step"])
-
-
-def checkpoints(state: Path) -> list[Path]:
-    """Whole resume points, oldest first."""
-    return sorted(state.glob(f"{CHECKPOINT}*"))
