@@ -90,9 +90,7 @@ def test_block_d_prunes_and_exports(
     assert set(formats.FORMATS) >= {"nf4", "w4a16", "gguf-q8_0"}
 
 
-def test_block_e_asks_vllm(
-    made: Made, work: Path, here: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_block_e_asks_vllm(made: Made, work: Path, here: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("SORDINO_VLLM", str(fake_vllm.install(tmp_path / "vllm")))
     assert gpu.main(words(work, made, "e")) == 0
     told = rows(work, "e")["vllm"]
