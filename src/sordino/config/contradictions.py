@@ -112,7 +112,7 @@ def _training(recipe: Recipe) -> Iterator[str]:
         section = getattr(recipe, name)
         if section and section.accumulate > 0 and section.batch_size % section.accumulate:
             yield f"{name}.accumulate: must divide batch_size"
-        elif section and section.batch_size % (section.accumulate * recipe.resources.devices):
+        elif section and section.batch_size % (max(1, section.accumulate) * max(1, recipe.resources.devices)):
             times = f"{recipe.resources.devices} devices times accumulate {section.accumulate}"
             yield f"{name}.batch_size: {section.batch_size} clips cannot be dealt evenly to {times}"
         if section and section.optimizer == "adamw8bit" and recipe.resources.devices > 1 and name != "qlora":
