@@ -15,7 +15,7 @@ from typing import Any
 
 from sordino.config import chain
 from sordino.config.run_layout import RunLayout
-from sordino.config.schema import QloraSection, Recipe, TrainSection
+from sordino.config.schema import QatSection, QloraSection, Recipe, TrainSection
 from sordino.data.manifest import read
 from sordino.formats.registry import MIXED
 from sordino.layouts import gguf, tables
@@ -136,6 +136,8 @@ class _Stages:
         if recipe.trim:
             trimmed = self.shapes[chain.TRIMMED]
             stages["trim"] = Forecast(self.disk(trimmed), use=self.use(trimmed))
+        if recipe.qat:
+            stages["qat"] = self.qat(recipe.qat)
         if recipe.export:
             stages["export"] = self.export()
         if recipe.translate:
@@ -223,14 +225,29 @@ class _Stages:
         assert section
         return shapes.lora(model, section.rank, decoder_only=section.scope == "decoder")
 
+    def qat(self, section: QatSection) -> Forecast:
+        """As training all weights, the encoder too where it is healed, and the rounded ones beside."""
+        model = self.model(chain.QAT)
+        whole = dataclasses.replace(section, freeze=()) if section.match else section
+        trained = self.full(model, model, whole)
+        rounded = 4 * model.parameters
+        return dataclasses.replace(
+            trained,
+            size=self.in_format(model, section.format, section),
+            memory=(trained.memory or 0) + rounded,
+            use=self.use(model, key=chain.QAT),
+            parts={**(trained.parts or {}), "rounded": rounded},
+        )
+
     def export(self) -> Forecast:
         assert self.recipe.export
         model = self.model(chain.EXPORTS.key)
         formats = [str(name) for name in self.recipe.export.formats]
-        layout = {name: LAYOUT_OF.get(name, name) for name in formats}
-        if any(name not in (*tables.TITLES, MIXED) for name in layout.values()):
+        if chain.exports_qat(self.recipe):
+            return Forecast(self.in_format(model, formats[0], self.recipe.qat), use=self.use(model, key=formats[0]))
+        if any(LAYOUT_OF.get(name, name) not in (*tables.TITLES, MIXED) for name in formats):
             return Forecast()
-        size = sum(self.mixed(model) if name == MIXED else self.disk(model, layout[name]) for name in formats)
+        size = sum(self.in_format(model, name) for name in formats)
         made = [self.making(model, name) for name in formats]
         uses = [self.use(model, key=name) for name in formats]
         return Forecast(size, max(made, default=None), max(uses, default=None))
@@ -244,17 +261,21 @@ class _Stages:
             made += max(tensor.bytes for tensor in tables.stored(model.tensors, name).values())
         return made
 
-    def mixed(self, model: shapes.Model) -> int:
-        """The budget: bits are spent until it is full, or nothing is left to spend them on."""
-        section = self.recipe.export
-        assert section
-        limit = budget_bytes(self.base, section.budget_gb, section.budget_ratio)
+    def in_format(self, model: shapes.Model, name: str, section: QatSection | None = None) -> int:
+        """Bytes on disk; of a mixture its budget: bits are spent until it is full, or nothing is left to round."""
+        if name != MIXED:
+            return self.disk(model, LAYOUT_OF.get(name, name))
+        budgeted = section or self.recipe.export
+        assert budgeted
+        limit = budget_bytes(self.base, budgeted.budget_gb, budgeted.budget_ratio)
         return min(limit + self.beside, self.disk(model))
 
     def quantized(self, key: str) -> bool:
         """Whether a system is held in nf4 while translating."""
         if key == chain.ADAPTER:
             return self.recipe.qlora is not None and self.recipe.qlora.quantize == "nf4"
+        if key == chain.QAT:
+            return self.recipe.qat is not None and self.recipe.qat.format == "nf4"
         return key == "nf4"
 
     def disk(self, model: shapes.Model, layout: str = "bf16") -> int:
