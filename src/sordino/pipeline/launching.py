@@ -120,7 +120,9 @@ def run(stage: Stage[Any], recipe: Recipe) -> None:
             min_nodes=1, max_nodes=1, nproc_per_node=count, run_id=Path(folder).name, rdzv_backend="c10d",
             rdzv_endpoint="localhost:0", max_restarts=0, monitor_interval=0.2,
         )  # fmt: skip
-        logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # what went wrong is told below
+        for name in list(logging.root.manager.loggerDict):
+            if name.startswith("torch.distributed.elastic"):
+                logging.getLogger(name).setLevel(logging.CRITICAL)  # what went wrong is told below
         os.environ.update({name: os.environ.get(name, value) for name, value in _threads(recipe, count).items()})
         worker = elastic_launch(config, sys.executable)
         ended: int | None = None
