@@ -51,9 +51,7 @@ def test_mbr_draws_the_same_samples(made: Made, tmp_path: Path) -> None:
     assert one["candidates.jsonl"] == other["candidates.jsonl"] and one["train.jsonl"] == other["train.jsonl"]
 
 
-def test_translations_and_points_are_those_of_one_process(
-    made: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_points_are_those_of_one_process(made: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     small = {"sweep": {"of": ["student"], "formats": ["nf4", "mixed"], "budget_ratios": [0.4, 0.01]}}
     points = {}
     for name, changes in (("alone", small), ("handed", small | ON_RAY)):
@@ -65,8 +63,11 @@ def test_translations_and_points_are_those_of_one_process(
     assert texts(handed) == texts(alone) and set(texts(handed)) == {"student-nf4", "student-mixed-0.4", "pruned-1"}
     scores = [json.loads((place / "student-nf4/point.json").read_text())["scores"] for place in (handed, alone)]
     assert scores[0] == scores[1]
+
+
+def test_translations_are_those_of_one_process(made: Made, tmp_path: Path) -> None:
     systems = {"translate": {"max_new_tokens": 6, "systems": ["teacher", "nf4"]}} | ON_RAY
-    recipe = made.copied(tmp_path / "translated", systems, ["10-data", "20-teacher", "63-trimmed", "70-export"])
-    run("translate", recipe)
+    recipe = made.copied(tmp_path, systems, ["10-data", "20-teacher", "63-trimmed", "70-export"])
+    run("translate-test", recipe)
     one = texts(made.finished / "80-outputs")
-    assert texts(tmp_path / "translated/runs/run/80-outputs") == {name: one[name] for name in ("teacher", "nf4")}
+    assert texts(tmp_path / "runs/run/80-outputs") == {name: one[name] for name in ("teacher", "nf4")}
