@@ -38,6 +38,9 @@ def layers_of(directory: Path, name: str) -> tuple[int, int]:
         ({"criterion": "chrf", "remove": 1}, (5, 3)),
         ({"method": "middle", "remove": 2}, (4, 3)),
         ({"method": "middle", "remove": 1, "scope": "both"}, (5, 2)),
+        ({"method": "block", "remove": 2}, (4, 3)),
+        ({"criterion": "loss", "remove": 2, "polish": "swap"}, (4, 3)),
+        ({"criterion": "chrf", "remove": 2, "polish": "swap", "search": "racing"}, (4, 3)),
         ({"method": "explicit", "layers": [3, "encoder.0", "decoder.5"], "remove": 8}, (4, 2)),
     ],
     ids=lambda value: "-".join(map(str, value.values())) if isinstance(value, dict) else "",
@@ -60,6 +63,15 @@ def test_rankings(made: Made, tmp_path: Path, section: dict[str, Any], left: tup
         trials = jsonl(tmp_path / "runs/run/30-ranking/trials.jsonl")
         assert trials[0]["layer"] is None
         assert found["criterion"] == section.get("criterion", "chrf++")
+    if section.get("method") == "block":
+        distances = stage_json(tmp_path / "runs/run/30-ranking")["block_distances"]
+        assert [*distances] == ["decoder.1", "decoder.2", "decoder.3"]  # the first and the last layer are protected
+        first = min(distances, key=lambda layer: distances[layer])
+        assert found["order"] == [first, f"decoder.{int(first[-1]) + 1}"]
+    if "polish" in section:
+        swaps = stage_json(tmp_path / "runs/run/30-ranking")["swaps"]
+        assert bool(swaps) == ("searched" in found)
+        assert any("without" in row for row in trials)
 
 
 @pytest.mark.parametrize("scope", ["decoder", "both"])

@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from sordino.errors import ArtifactError
+from sordino.measure import predict
 from sordino.models.answers import Probabilities, SpeechLM, Targets
 from sordino.models.speech import SpeechModel
 from sordino.training import teacher_rows
@@ -128,7 +129,7 @@ def test_rows_come_back_as_they_were_written(tmp_path: Path) -> None:
     again.mkdir()
     assert stored(again, rows).read_bytes() == file.read_bytes()
     data = sum(tensor.numel() * tensor.element_size() for tensor in load_file(file).values())
-    assert data == POSITIONS * teacher_rows.row_bytes(5)
+    assert data == POSITIONS * predict.position_bytes(5)
 
 
 @pytest.mark.parametrize("damage", ["cut", "a byte", "fewer rows", "no file of tensors"])

@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from sordino.config import chain
-from sordino.config.schema import Recipe, TrainSection
+from sordino.config.run_layout import RunLayout
+from sordino.config.schema import DistilSection, QloraSection, Recipe, TrainSection
+from sordino.data import manifest
 from sordino.formats.registry import MIXED
 from sordino.layouts import gguf, tables
 from sordino.measure import predict
@@ -24,6 +26,7 @@ from sordino.pipeline import token_selection
 from sordino.pipeline.device import device_type
 from sordino.pruning.layer import parse_layer
 
+TEACHER_BATCH = 8  # answers of a pass in which the teacher's probabilities are computed
 RANK_BATCH_BYTES = 96 * 2**20  # rank.memory_mb's default is a quarter of the model, but not less
 LAYOUT_OF = {"w4a16-gptq": "w4a16"}  # formats that are stored as another one is
 
@@ -31,17 +34,19 @@ LAYOUT_OF = {"w4a16-gptq": "w4a16"}  # formats that are stored as another one is
 @dataclass(frozen=True)
 class Forecast:
     """Bytes. size: of the artefact, None where only texts and scores are written; memory: at the peak of the stage;
-    use: at the peak when the artefact translates; resume: of one resume point, two of which may lie on disk."""
+    use: at the peak when the artefact translates; resume: of one resume point, two of which may lie on disk; cache: in
+    the run's cache, the teacher's probabilities of the mix."""
 
     size: int | None = None
     memory: int | None = None
     use: int | None = None
     resume: int | None = None
     parts: Mapping[str, int] | None = None  # of memory: weights, gradients, moments, activations, step
+    cache: int | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for json.dumps."""
-        return {k: getattr(self, k) for k in ("size", "memory", "use", "resume", "parts")}
+        return {k: getattr(self, k) for k in ("size", "memory", "use", "resume", "parts", "cache")}
 
 
 def config_of(recipe: Recipe, file: Path | None = None) -> dict[str, Any] | None:
@@ -147,7 +152,8 @@ class _Stages:
             frozen=section.freeze,
         )
         resume = predict.resume_point(memory)
-        return Forecast(self.disk(end), memory.peak, self.use(end), resume, memory.to_json())
+        peak = max(memory.peak, self.teacher_pass(section))
+        return Forecast(self.disk(end), peak, self.use(end), resume, memory.to_json(), self.teacher_logits(section))
 
     def qlora(self) -> Forecast:
         section = self.recipe.qlora
@@ -163,8 +169,9 @@ class _Stages:
             checkpointing=section.gradient_checkpointing,
         )
         size = tables.safetensors_bytes(tables.stored(self.lora(model), "float32"))
-        use = self.use(model, key=chain.ADAPTER)
-        return Forecast(size, memory.peak, use, predict.resume_point(memory), memory.to_json())
+        use, peak = self.use(model, key=chain.ADAPTER), max(memory.peak, self.teacher_pass(section))
+        resume = predict.resume_point(memory)
+        return Forecast(size, peak, use, resume, memory.to_json(), self.teacher_logits(section))
 
     def lora(self, model: shapes.Model) -> tuple[shapes.Shape, ...]:
         section = self.recipe.qlora
@@ -228,12 +235,42 @@ class _Stages:
         return peak
 
     def batch(self, section: TrainSection) -> predict.Batch:
-        return predict.Batch(section.batch_size // section.accumulate, self.seconds)
+        return predict.Batch(section.batch_size // section.accumulate, self.seconds, learns_logits(section))
+
+    def teacher_pass(self, section: TrainSection) -> int:
+        """Memory in which the teacher reads the pairs, before the student is loaded; 0 where it does not."""
+        return self.use(self.base, TEACHER_BATCH, 1) if learns_logits(section) else 0
+
+    def teacher_logits(self, section: TrainSection) -> int | None:
+        """Bytes of the teacher's probabilities of the mix; None where there are none, or no clips are known yet."""
+        layout = RunLayout(self.recipe.directory)
+        if not isinstance(section, DistilSection | QloraSection) or not learns_logits(section):
+            return None
+        if not layout.manifest("train").is_file():
+            return None
+        seconds = self.speech(layout.manifest("train")) * section.mix.authentic
+        if section.mix.pseudo:
+            labelled = layout.pseudo_manifest.is_file()
+            seconds += self.speech(layout.pseudo_manifest if labelled else layout.manifest("train"))
+        if section.mix.extra and layout.manifest("extra").is_file():
+            seconds += self.speech(layout.manifest("extra"), section.mix.extra)
+        top = min(section.logits.top, self.base.dims["V"])
+        return round(seconds * predict.ANSWER_TOKENS_A_SECOND) * predict.position_bytes(top)
+
+    def speech(self, file: Path, most: int | None = None) -> float:
+        """Seconds of a manifest's clips; of `most` of them, their share."""
+        clips = manifest.read(file)
+        seconds = sum(clip.seconds or self.seconds for clip in clips)
+        return seconds if most is None else seconds * min(1.0, most / len(clips))
 
     def precision(self, section: TrainSection) -> predict.Precision:
         if section.precision != "auto":
             return section.precision
         return "float32" if self.cpu else "bfloat16-mixed"
+
+
+def learns_logits(section: TrainSection) -> bool:
+    return isinstance(section, DistilSection | QloraSection) and section.logits.weight > 0
 
 
 def _layers_after_pruning(recipe: Recipe, base: shapes.Model) -> dict[str, int]:
