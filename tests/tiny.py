@@ -194,6 +194,18 @@ def _granite_speech(processor: Any, wave: Waveform, instruction: str) -> dict[st
     return dict(stock(text, torch.from_numpy(wave)[None], return_tensors="pt"))
 
 
+def _phi4_multimodal(processor: Any, wave: Waveform, instruction: str) -> dict[str, Tensor]:
+    from transformers.models.phi4_multimodal.processing_phi4_multimodal import Phi4MultimodalProcessor
+
+    class WithoutPictures(Phi4MultimodalProcessor):  # their processors want torchvision
+        def check_argument_for_proper_class(self, argument_name: str, argument: Any) -> None:
+            pass
+
+    stock = WithoutPictures(None, processor.feature_extractor, processor.tokenizer)
+    text = f"<|user|><|audio|>{instruction}<|end|><|assistant|>"
+    return dict(stock(text=text, audio=[wave], sampling_rate=RATE, return_tensors="pt"))
+
+
 def _qwen2_5_omni(processor: Any, wave: Waveform, instruction: str) -> dict[str, Tensor]:
     from transformers.models.qwen2_5_omni.processing_qwen2_5_omni import Qwen2_5OmniProcessor
 
@@ -214,6 +226,7 @@ _STOCK_INPUTS = {
     "gemma4": _gemma4,
     "gemma4_unified": _gemma4_unified,
     "granite_speech": _granite_speech,
+    "phi4_multimodal": _phi4_multimodal,
     "qwen2_audio": _qwen2_audio,
     "qwen2_5_omni": _qwen2_5_omni,
     "qwen3_asr": _qwen3_asr,

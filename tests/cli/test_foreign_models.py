@@ -19,6 +19,13 @@ CASES = {
         "qwen2_audio", "config.json", {"model_type": "phi4mm", "auto_map": {"AutoConfig": "configuration_phi4mm.Phi4"}},
         "models of type 'phi4mm' bring code of their own",
     ),
+    "a mixture of experts": (
+        "qwen2_5_omni", "config.json", {"model_type": "qwen3_omni_moe"},
+        "models of type 'qwen3_omni_moe' are not supported: transformers fuses the experts",
+    ),
+    "an adapter for speech that is missing": (
+        "phi4_multimodal", "config.json", {"has_lora_adapter": True}, "there is no speech-lora/adapter_config.json",
+    ),
     "the layout of qwen-asr": (
         "qwen3_asr", "config.json", {"thinker_config": {"model_type": "qwen3_asr_thinker"}},
         "transformers does not load",

@@ -78,7 +78,8 @@ def test_project_path_is_the_stock_forward(speech: SpeechModel) -> None:
     inputs = tiny.ask(speech, [wave])
     assert inputs.input_ids == expected["input_ids"].tolist()
     tolerance = tiny.MEL_TOLERANCE.get(speech.family.model_type, 0.0)
-    stock = expected["input_features"][..., : inputs.audio[0].shape[-1]]  # silence behind the clip may be left out
+    mel = next(tensor for name, tensor in expected.items() if name.endswith("input_features"))
+    stock = mel[..., : inputs.audio[0].shape[-1]]  # silence behind the clip may be left out
     torch.testing.assert_close(inputs.audio[0], stock, rtol=0, atol=tolerance)
     with torch.no_grad():
         reference = speech.model(**expected, use_cache=False).logits
@@ -212,7 +213,8 @@ def test_a_pruned_model_survives_saving(speech: SpeechModel, scope: Scope, tmp_p
     again = loading.load_checkpoint(str(tmp_path), device="cpu")
     assert tiny.ask(again, [tiny.clip(1, 1.0)]).input_ids == inputs.input_ids
     config = speech.family.core(json.loads((tmp_path / "config.json").read_text()))
-    assert config["tie_word_embeddings"] == config["text_config"]["tie_word_embeddings"] == tiny.is_tied(speech)
+    assert config["tie_word_embeddings"] == tiny.is_tied(speech)
+    assert config.get("text_config", config)["tie_word_embeddings"] == tiny.is_tied(speech)
 
 
 def test_a_saved_config_says_one_dtype(speech: SpeechModel, tmp_path: Path) -> None:
@@ -266,17 +268,18 @@ def test_a_wrong_choice_of_layers_is_refused(speech: SpeechModel, keep: list[int
 @pytest.mark.parametrize("scope", ["decoder", "all"])
 def test_an_adapter_touches_its_scope_only(speech: SpeechModel, scope: adapters.AdapterScope) -> None:
     inputs = tiny.ask(speech, [tiny.clip(1, 1.0)])
-    encoded, before = torch.cat(tiny.features(speech, inputs)), tiny.logits(speech, inputs)
+    encode = torch.no_grad()(tiny.features)  # gradients make attention take another way, with other last bits
+    encoded, before = torch.cat(encode(speech, inputs)), tiny.logits(speech, inputs)
     adapters.attach(speech, adapters.LoraOptions(r=4, alpha=8, scope=scope), seed=0)
     assert torch.equal(tiny.logits(speech, inputs), before)
     trained = [name for name, parameter in speech.model.named_parameters() if parameter.requires_grad]
     assert trained
     assert all(".lora_" in name for name in trained)
-    inside = {name.startswith(speech.family.parts["decoder"] + ".") for name in trained}
+    inside = {speech.family.part_at(name) == "decoder" for name in trained}
     assert inside == ({True} if scope == "decoder" else {True, False})
     assert isinstance(speech.part("head"), nn.Linear)
     tiny.stir(speech)
-    assert torch.equal(torch.cat(tiny.features(speech, inputs)), encoded) == (scope == "decoder")
+    assert torch.equal(torch.cat(encode(speech, inputs)), encoded) == (scope == "decoder")
     assert not torch.allclose(tiny.logits(speech, inputs), before, atol=1e-2)
 
 
@@ -320,7 +323,8 @@ def test_a_wrong_layer_count_is_refused(
     tiny.recount(copied, scope, [*range(COUNTS[scope]), COUNTS[scope] - 1][: COUNTS[scope] + change])
     with pytest.raises(FamilyError, match=message) as caught:
         loading.load_checkpoint(str(copied), device="cpu")
-    assert f"layers.{COUNTS[scope] + min(change, 0)}." in str(caught.value)
+    name = speech.family.tensors.saved_name(speech.family.stacks[scope].path)
+    assert f"{name}.{COUNTS[scope] + min(change, 0)}." in str(caught.value)
 
 
 def test_a_model_without_its_processor_is_refused(speech: SpeechModel, copied: Path) -> None:

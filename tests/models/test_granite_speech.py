@@ -262,7 +262,7 @@ def test_what_cannot_be_merged_is_refused(granite: SpeechModel, tmp_path: Path) 
     weights.write_bytes(weights.read_bytes()[:-7])
     refused(ArtifactError, r"adapter_model\.safetensors is truncated or damaged")
     weights.unlink()
-    refused(FamilyError, r"an adapter belongs to the weights \(has_lora_adapter\), and there is no adapter_model")
+    refused(FamilyError, r"an adapter belongs to the weights .*\(has_lora_adapter\), and there is no adapter_model")
 
 
 def test_windows_of_another_size_are_refused(granite: SpeechModel, tmp_path: Path) -> None:

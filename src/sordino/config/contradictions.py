@@ -103,6 +103,8 @@ def _labels(recipe: Recipe) -> Iterator[str]:
             yield f"pseudolabel.{name}: not used by method 'greedy'; use method: mbr"
     if section.filter.comet != FilterSection().comet and section.filter.min_comet is None:
         yield "pseudolabel.filter.comet: not used without min_comet"
+    if section.engine == "vllm" and section.method == "mbr":
+        yield "pseudolabel.engine: vllm decodes greedily; transformers draws the samples of method 'mbr'"
 
 
 def _training(recipe: Recipe) -> Iterator[str]:
@@ -110,6 +112,17 @@ def _training(recipe: Recipe) -> Iterator[str]:
         section = getattr(recipe, name)
         if section and section.accumulate > 0 and section.batch_size % section.accumulate:
             yield f"{name}.accumulate: must divide batch_size"
+        elif section and section.batch_size % (section.accumulate * recipe.resources.devices):
+            times = f"{recipe.resources.devices} devices times accumulate {section.accumulate}"
+            yield f"{name}.batch_size: {section.batch_size} clips cannot be dealt evenly to {times}"
+        if section and section.optimizer == "adamw8bit" and recipe.resources.devices > 1 and name != "qlora":
+            yield f"{name}.optimizer: adamw8bit is for one device; with several, moments are sharded: use adamw"
+    if recipe.distil and recipe.distil.heal == "each" and recipe.resources.devices > 1:
+        yield "distil.heal: 'each' trains on one device; set resources.devices to 1"
+    if recipe.qlora and recipe.qlora.precision == "bfloat16-sharded":
+        yield "qlora.precision: an adapter's model is not sharded; use bfloat16-mixed"
+    if recipe.resources.devices > 1 and ":" in recipe.device:
+        yield f"device: '{recipe.device}' is one device; with resources.devices give its kind"
     if recipe.qlora and recipe.qlora.freeze:
         yield "qlora.freeze: an adapter's base is frozen whole; use qlora.scope: decoder"
 

@@ -16,6 +16,13 @@ from sordino.runtime.terminal import printable, quoted
 from sordino.runtime.values import Malformed, parse_yaml
 
 SHOWN = 100  # characters of a value that a problem quotes
+NOT_SETTINGS = {
+    f"{stage}.engine": f"{stage} {does} with transformers alone: vLLM's texts can differ, {why}"
+    for stage, does, why in (
+        ("rank", "compares", "and every candidate must be decoded alike"),
+        ("translate", "is timed and scored", "and its speed is not the model's"),
+    )
+}
 GUESSED = 20  # problems, after which nothing is guessed any more
 
 
@@ -64,6 +71,9 @@ def section(cls: type, raw: Any, where: str, problems: list[str]) -> Any:
         name = printable(str(key), 100) if isinstance(key, str | int | float) else quoted(key, 100)
         spot = f"{where}.{name}" if where else name
         if key not in names:
+            if spot in NOT_SETTINGS:
+                problems.append(f"unknown key '{spot}' ({NOT_SETTINGS[spot]})")
+                continue
             near = near_match(name[:SHOWN], names) if len(problems) < GUESSED else None
             advice = f"did you mean '{near}'?" if near else f"known: {', '.join(names)}"
             problems.append(f"unknown key '{spot}' ({advice})")

@@ -27,6 +27,7 @@ SKIPPED = "skipped.jsonl"  # of the corpus: rows that could not be used
 RANKING_FILE = "ranking.json"
 TRIALS = "trials.jsonl"  # of the ranking: one line a trial
 KEPT = "kept.json"  # of a pruned model: old indices of its layers
+ENGINE = "engine.json"  # of pseudolabel's state: what decoded the rows so far
 CANDIDATES, REJECTED = "candidates.jsonl", "rejected.jsonl"  # of the teacher's translations
 COVERAGE = "coverage.json"  # of a trimmed vocabulary
 CARD = "sordino.json"  # beside every saved model: how it is asked, and in which languages

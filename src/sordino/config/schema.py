@@ -17,7 +17,8 @@ SYSTEM_PROMPT = "You are a professional translator."  # the paper's
 
 ScopeName = Literal["decoder", "encoder", "both"]
 Format = Literal["bf16", "nf4", "w4a16", "w4a16-gptq", "mixed", "gguf-q8_0", "gguf-q4_k_m", "gguf-q4_0"]
-Precision = Literal["auto", "float32", "bfloat16", "bfloat16-mixed"]
+Engine = Literal["transformers", "vllm"]
+Precision = Literal["auto", "float32", "bfloat16", "bfloat16-mixed", "bfloat16-sharded"]
 Optimizer = Literal["adamw", "adamw8bit"]
 
 
@@ -79,7 +80,9 @@ class TrainSection:
     warmup_ratio: float = setting(0.0, "share of the steps in which the learning rate rises", least=0, below=1)
     weight_decay: float = setting(0.0, "of matrices; norms and biases are not decayed", least=0)
     max_grad_norm: float = setting(1.0, "gradients of a larger norm are scaled down to it", above=0)
-    precision: Precision = setting("auto", "auto: float32 on a CPU, bfloat16-mixed on an accelerator")
+    precision: Precision = setting(
+        "auto", "auto: float32 on a CPU, bfloat16-mixed on an accelerator (docs/training.md)"
+    )
     rounding: Literal["stochastic", "nearest"] = setting(
         "stochastic", "precision bfloat16: of the weights after a step; to the nearest, small updates are lost"
     )
@@ -156,6 +159,7 @@ class PseudolabelSection:
     temperature: float = setting(0.5, "mbr: of sampling; lower for few samples", above=0)
     keep: int = setting(1, "mbr: different samples of each clip to train on, the most agreed-upon first", least=1)
     filter: FilterSection = FilterSection()
+    engine: Engine = setting("transformers", "vllm: decode in an environment of its own (docs/vllm.md); greedy alone")
     batch_size: int = setting(16, "translations at once", least=1)
     max_new_tokens: int = setting(256, "tokens of the longest translation", least=1)
 
@@ -305,8 +309,10 @@ class SweepSection:
 
 @dataclass(frozen=True)
 class ResourcesSection:
-    """What the work is spread over (docs/cluster.md). No result depends on it: finished work stays finished."""
+    """What the work is spread over (docs/training.md, docs/cluster.md). No result depends on it."""
 
+    devices: int = setting(1, "GPUs that a training is spread over; on a CPU, processes", least=1)
+    flops: float | None = setting(None, "operations a second that one device reaches in training, for `plan`", above=0)
     executor: Literal["threads", "ray"] = setting(
         "threads", "who ranks, pseudo-labels, translates and sweeps; ray: workers of a Ray cluster (extra ray)"
     )

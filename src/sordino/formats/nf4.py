@@ -26,7 +26,7 @@ def write(source: str, directory: Path, revision: str | None = None) -> None:
     model = stored.open_model(source, revision)
     family, checkpoint = model.speech.family, model.checkpoint
     linears = nf4.linears(family, model.speech.model)
-    nf4.refuse_split_blocks(linears)
+    nf4.refuse_split_blocks(family, linears)
     packed = {family.tensors.saved_name(f"{name}.weight") for name in linears}
     sources = model.sources()
     planned: dict[str, Planned] = {}

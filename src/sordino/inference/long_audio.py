@@ -26,9 +26,9 @@ from sordino.data.audio import SilentError, Waveform, duration, load_clip
 from sordino.data.chunks import Chunk
 from sordino.data.clip import MAX_SECONDS, SAMPLE_RATE, Clip
 from sordino.errors import ArtifactError, DataError, UsageError
-from sordino.inference.model import Model, languages_of, load
+from sordino.inference.model import Model, handed_over, languages_of, load
 from sordino.languages import has_spaces
-from sordino.models import adapter_base, registry, shapes
+from sordino.models import adapter_base, registry, shapes, vllm_environment
 from sordino.models.generation import Decoding, batches_by_length
 from sordino.models.loading import ADAPTER_CONFIG
 from sordino.models.translation import encode_and_translate
@@ -53,6 +53,7 @@ class Options:
     batch_size: int = 16
     max_new_tokens: int = 256
     pause: float = PAUSE
+    engine: str = "transformers"
 
 
 def window_of(model: str) -> float:
@@ -123,7 +124,12 @@ class LongAudioTranslator:
     def model(self) -> Model:
         if isinstance(self._model, Model):
             return self._model
-        return load(self._model, self.options.device, self.options.dtype)
+        options = self.options
+        return load(self._model, options.device, options.dtype, options.engine, self.decoding)
+
+    @property
+    def decoding(self) -> Decoding:
+        return Decoding(self.options.batch_size, self.options.max_new_tokens)
 
     def rows(self, clips: Sequence[Clip], state: Path | None = None) -> list[dict[str, Any]]:
         """One row a chunk of the segments, in order. state: directory of this list's progress, to resume from."""
@@ -132,7 +138,8 @@ class LongAudioTranslator:
         file = state / ROWS if state else None
         done = {row["id"]: row for row in (files.read_jsonl(file) if file else [])}
         lengths = [-(part.clip.seconds or 0.0) for part in parts]  # the longest first
-        batches = [[parts[i] for i in batch] for batch in batches_by_length(lengths, self.options.batch_size)]
+        at_once = handed_over(self.options.engine, self.decoding).batch_size
+        batches = [[parts[i] for i in batch] for batch in batches_by_length(lengths, at_once)]
         unfinished = [batch for batch in batches if any(part.clip.id not in done for part in batch)]
         total = _seconds(parts)
         with _seconds_bar("translating", total, total - sum(map(_seconds, unfinished))) as advance:
@@ -167,7 +174,7 @@ class LongAudioTranslator:
         audible = [part.clip for part in batch if not isinstance(waves[part.clip.id], str)]
         texts = {}
         if audible:
-            options = Decoding(self.options.batch_size, self.options.max_new_tokens)
+            options = handed_over(self.options.engine, self.decoding)
             samples = [wave for wave in waves.values() if not isinstance(wave, str)]
             pairs = encode_and_translate(self.model.features, audible, prompt, options, samples)
             texts = {hypothesis.id: hypothesis for _, hypothesis in pairs}
@@ -200,6 +207,10 @@ def request(model: str, options: Options, inputs: Sequence[str]) -> tuple[dict[s
     prompt = card.read(Path(model)).prompt
     asked = {"source": source, "target": target, "prompt": dataclasses.asdict(prompt)}
     section = dataclasses.asdict(options) | asked | {"device": str(device_of(options.device))}
+    if options.engine == "vllm":
+        section["engine_versions"] = vllm_environment.require()  # what one began, another does not go on with
+    else:
+        del section["engine"]  # as records have it that know no other
     return files.plain(section), [
         *model_parents(model),
         *(artifact.Parent(i, artifact.fingerprint(Path(i))) for i in inputs),

@@ -15,8 +15,9 @@ from sordino.config import card
 from sordino.config.card import Card
 from sordino.errors import UsageError
 from sordino.languages import language_code, language_name
-from sordino.models import prompts
+from sordino.models import prompts, vllm, vllm_environment
 from sordino.models.features import Features
+from sordino.models.generation import Decoding
 from sordino.models.loading import open_model
 from sordino.models.speech import SpeechModel
 from sordino.pipeline.device import device_of
@@ -57,15 +58,40 @@ class Model:
         return any(self.versions.get(id(p)) != p._version for p in self.speech.model.parameters())
 
 
-def load(path: str, device: str = "auto", dtype: str | torch.dtype = "auto") -> Model:
+def load(
+    path: str,
+    device: str = "auto",
+    dtype: str | torch.dtype = "auto",
+    engine: str = "transformers",
+    options: Decoding | None = None,
+) -> Model:
     """Any model of a run, an export, an adapter or a Hub id, with its card.
+
+    engine: "vllm" decodes in its own environment, as many clips at once and as long texts as `options` say.
 
     Raises FamilyError, ArtifactError, RecipeError as `open_model` and `device_of` do.
     """
     asked = card.read(Path(path))
     with _no_bars():
-        speech = open_model(path, device=device_of(device), dtype=dtype)
+        if engine == "vllm":
+            options = options or Decoding()
+            vllm_environment.require()
+            speech = vllm.load(
+                path,
+                device=device_of(device),
+                dtype=dtype,
+                sequences=options.batch_size,
+                max_new_tokens=options.max_new_tokens,
+            )
+        else:
+            speech = open_model(path, device=device_of(device), dtype=dtype)
     return Model(speech, asked, versions={id(p): p._version for p in speech.model.parameters()})
+
+
+def handed_over(engine: str, options: Decoding) -> Decoding:
+    """How many clips the engine is given together: vLLM fills a place as soon as it is free."""
+    more = vllm.PART if engine == "vllm" else 1
+    return dataclasses.replace(options, batch_size=options.batch_size * more)
 
 
 @contextmanager

@@ -33,6 +33,7 @@ def translate_files(
     dtype: str = "auto",
     batch_size: int = 16,
     max_new_tokens: int = 256,
+    engine: str = "transformers",
 ) -> list[dict[str, Any]]:
     """Translate audio files with any model of a chain, by default from and into the languages it was trained for.
 
@@ -42,13 +43,14 @@ def translate_files(
     """
     lengths = _lengths(files)
     source, target = models.languages_of(path, source, target)
-    model = models.load(path, device, dtype)
+    options = Decoding(batch_size, max_new_tokens)
+    model = models.load(path, device, dtype, engine, options)
     clips = [
         Clip(str(i), str(Path(file).absolute()), seconds, source, target)
         for i, (file, seconds) in enumerate(zip(files, lengths, strict=True))
     ]
     with bar("translating", len(files)) as advance:
-        hypotheses = translate_clips(model, clips, Decoding(batch_size, max_new_tokens), (source, target), advance)
+        hypotheses = translate_clips(model, clips, models.handed_over(engine, options), (source, target), advance)
     return [
         {"id": Path(file).stem, "audio": file, "text": h.text, "seconds": round(h.seconds, 4), "tokens": h.tokens}
         for file, h in zip(files, hypotheses, strict=True)

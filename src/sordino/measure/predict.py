@@ -15,7 +15,7 @@ from sordino.layouts import gguf, tables
 from sordino.models import shapes
 from sordino.models.shapes import Model, Shape
 
-Precision = Literal["float32", "bfloat16", "bfloat16-mixed"]
+Precision = Literal["float32", "bfloat16", "bfloat16-mixed", "bfloat16-sharded"]
 
 STATES_A_SECOND = 50  # encoder states: mel frames every 10 ms, halved by the second convolution
 PROMPT_TOKENS = 40  # system, instruction and markers

@@ -51,9 +51,9 @@ def targets(speech: SpeechModel, scope: AdapterScope) -> list[str]:
     """Full names of the linear layers an adapter of this scope wraps, in model order; never the head, and none that
     speech does not run."""
     family = speech.family
-    head, decoder = family.parts["head"], family.parts["decoder"] + "."
-    linear = [name for name, m in speech.model.named_modules() if isinstance(m, nn.Linear) and name != head]
-    return [n for n in linear if family.tensors.runs(n) and (scope == "all" or n.startswith(decoder))]
+    linear = (name for name, module in speech.model.named_modules() if isinstance(module, nn.Linear))
+    part = {name: family.part_at(name) for name in linear if family.tensors.runs(name)}
+    return [name for name in part if part[name] == "decoder" or (scope == "all" and part[name] != "head")]
 
 
 def attach(speech: SpeechModel, options: LoraOptions, seed: int) -> Any:

@@ -19,7 +19,7 @@ from sordino.runtime.terminal import quoted
 NAME = "config.json"
 REMEDY = "Copy the model again."
 PART = "_config"  # ending of the keys under which parts lie
-SIZE = re.compile(r"^num_|_(?:heads|layers|size|dim|positions|bins)$|^d_model$")
+SIZE = re.compile(r"^num_|(?<!chunk)_(?:heads|layers|size|dim|positions|bins)$|^d_model$")  # a chunk of -1 is all
 SHARE = re.compile(r"dropout|layerdrop")
 MOST_LAYERS, MOST = 10_000, 2**31 - 1
 GGUF, GGUF_SUFFIX = "gguf", ".gguf"
@@ -80,11 +80,14 @@ def refuse_adapter_beside(directory: Path) -> None:
         )
 
 
-def refuse_lost_adapter(directory: Path, flag: str) -> None:
-    """Raise FamilyError where an adapter is a part of the model and a file of it is missing. flag: what says so."""
-    missing = [name for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS) if not (directory / name).is_file()]
+def refuse_lost_adapter(directory: Path, flag: str, folder: str = "") -> None:
+    """Raise FamilyError where an adapter is a part of the model and a file of it is missing. flag: what says so;
+    folder: where it lies."""
+    files = (Path(folder) / name for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS))
+    missing = [name for name in files if not (directory / name).is_file()]
     if missing:
         raise FamilyError(
-            f"{directory}: {NAME} says that an adapter belongs to the weights ({flag}), and there is no {missing[0]}.",
+            f"{directory}: an adapter belongs to the weights unless {NAME} says otherwise ({flag}), and there is no "
+            f"{missing[0]}.",
             f"Copy all of the original model's files, or set {flag} to false where it is merged.",
         )

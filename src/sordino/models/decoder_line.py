@@ -160,6 +160,26 @@ class GraniteLine(LlamaLine):
         return embeds * float(self.decoder.embedding_multiplier)
 
 
+class PhiLine(LlamaLine):
+    """Phi's: queries, keys and values are one projection, and a share of every head is rotated."""
+
+    def fill(self, index: int, hidden: Tensor, context: Context, cache: Cache) -> None:
+        layer, config = self.layers[index], self.decoder.config
+        attention = layer.self_attn
+        fused = attention.qkv_proj(layer.input_layernorm(hidden)).view(*hidden.shape[:-1], -1, attention.head_dim)
+        both = fused[..., config.num_attention_heads :, :].transpose(1, 2)
+        keys, values = both.split(config.num_key_value_heads, dim=1)
+        cache.update(rotated(keys, context.rotary[self.KIND]), values, index)
+
+
+def rotated(keys: Tensor, cos_sin: CosSin) -> Tensor:
+    """Keys (B, heads, S, d) with the rotary embedding, cos and sin (B, S, r) each, on their first r dimensions."""
+    cos, sin = (part.unsqueeze(1) for part in cos_sin)
+    turned, rest = keys[..., : cos.shape[-1]], keys[..., cos.shape[-1] :]
+    half = turned.shape[-1] // 2
+    return torch.cat([turned * cos + torch.cat([-turned[..., half:], turned[..., :half]], -1) * sin, rest], -1)
+
+
 def llama_keys_values(layer: Any, hidden: Tensor, cos_sin: CosSin) -> tuple[Tensor, Tensor]:
     """What a layer of the Llama line puts into the cache for its input (B, S, H), and no more.
 
@@ -173,7 +193,4 @@ def llama_keys_values(layer: Any, hidden: Tensor, cos_sin: CosSin) -> tuple[Tens
         keys = attention.k_norm(keys)
     keys = keys.transpose(1, 2)
     values = attention.v_proj(normed).view(shape).transpose(1, 2)
-    cos, sin = (part.unsqueeze(1) for part in cos_sin)
-    half = keys.shape[-1] // 2
-    rotated = torch.cat([-keys[..., half:], keys[..., :half]], -1)
-    return keys * cos + rotated * sin, values
+    return rotated(keys, cos_sin), values

@@ -1,4 +1,5 @@
-"""A LoRA adapter that belongs to a model and lies in its directory (Granite Speech 3.3), merged as weights are read.
+"""A LoRA adapter that belongs to a model and lies in its directory, merged as weights are read: Granite Speech 3.3's,
+and Phi-4-multimodal's for speech.
 
 W + B A alpha / r (arXiv:2106.09685), summed in float32 and rounded once to the weights' type, in blocks of rows that
 are the same however a weight is read, so that a loaded model and a copy from file to file have the same bytes.
@@ -18,7 +19,7 @@ from sordino.checkpoint.reading import CHUNK_BYTES, Checkpoint, read_header
 from sordino.errors import ArtifactError, FamilyError
 from sordino.models import config_file, registry
 from sordino.models.family import Family
-from sordino.runtime import files
+from sordino.runtime import foreign
 
 if TYPE_CHECKING:
     import torch
@@ -80,22 +81,23 @@ def open_checkpoint(family: Family, directory: Path) -> Checkpoint:
     plain = Checkpoint.open(directory)
     if not registry.owns_adapter(registry.read_config(str(directory))):
         return plain
-    config = files.read_json(directory / CONFIG)
+    place = directory / family.adapter_folder
+    config = foreign.read_json(place / CONFIG, raises=FamilyError, required={"r": int, "lora_alpha": (int, float)})
     other = sorted(name for name, usual in PLAIN.items() if name in config and config[name] not in usual)
     if other:
         raise FamilyError(
-            f"{directory / CONFIG}: an adapter with {other[0]} = {config[other[0]]!r} cannot be merged here.",
+            f"{place / CONFIG}: an adapter with {other[0]} = {config[other[0]]!r} cannot be merged here.",
             "Merge it with peft (merge_and_unload), and give the result.",
         )
-    rank, alpha = int(config["r"]), float(config["lora_alpha"])
+    rank, alpha = config["r"], float(config["lora_alpha"])
     scale = alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
-    return Merged(plain.directory, plain.files, plain.tensors, plain.file_of, _factors(family, plain, rank), scale)
+    factors = _factors(family, plain, place / WEIGHTS, rank)
+    return Merged(plain.directory, plain.files, plain.tensors, plain.file_of, factors, scale)
 
 
-def _factors(family: Family, plain: Checkpoint, rank: int) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+def _factors(family: Family, plain: Checkpoint, file: Path, rank: int) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
     from safetensors.torch import load_file
 
-    file = plain.directory / WEIGHTS
     shapes = {name: tensor.shape for name, tensor in read_header(file).items()}  # refuses damaged files by name
     stored = {family.tensors.live_name(name): name for name in plain.tensors}
     pairs: dict[str, dict[str, str]] = {}

@@ -243,7 +243,8 @@ class Family:
     here nor among `stacks`.
     tiny: writes a random model of under a million parameters: (directory, decoder layers, encoder layers, seed).
     check: (config.json, its path) -> raises FamilyError for a checkpoint of this type in a layout that is not read.
-    adapter_flag: field of config.json that says whether a LoRA adapter belongs to the weights and lies beside them.
+    adapter_flag: field of config.json that says whether a LoRA adapter belongs to the weights and lies beside them; one
+    does where it is left out. adapter_folder: where it lies, "" for beside the weights themselves.
     ready: what a loaded model of the transformers class needs before it takes embeddings.
     stock_call: Python, for model cards: makes `inputs` with the stock `processor`, of the rendered `prompt` and `wave`
     at `rate`, or of `instruction` and recording.wav. '' where that processor needs packages that sordino does not.
@@ -261,6 +262,7 @@ class Family:
     tiny: Callable[[str, int, int, int], None]
     check: Callable[[Mapping[str, Any], str], None] = lambda config, path: None
     adapter_flag: str = ""
+    adapter_folder: str = ""
     wrapping: Wrapping | None = None
     ready: Callable[[Any], None] = lambda model: None
     stock_call: str = ""
@@ -280,6 +282,11 @@ class Family:
             module, _, kind = inner.rpartition(".")
             return f"blk.{index}.{gguf.names[module]}.{kind}" if module in gguf.names else None
         return gguf.outside.get(live.removeprefix(decoder)) if live.startswith(decoder) else None
+
+    def part_at(self, name: str) -> str | None:
+        """The part that a module or weight of the model lies in, by its name; the innermost."""
+        around = [part for part, path in self.parts.items() if f"{name}.".startswith(f"{path}.")]
+        return max(around, key=lambda part: len(self.parts[part]), default=None)
 
     def core(self, config: Any) -> Any:
         """The model's own configuration, of config.json or of an object that holds it; sub-configs are those of it."""

@@ -125,7 +125,8 @@ def _prepare_quantized(
         nf4.unpack(model)
     four_bit = set(nf4.quantized_linears(model))
     if model.device.type == "cpu" and torch.backends.cpu.get_cpu_capability().startswith("AVX512"):
-        nf4.refuse_split_blocks({n: layer for n, layer in nf4.linears(family, model).items() if n in four_bit})
+        layers = {name: layer for name, layer in nf4.linears(family, model).items() if name in four_bit}
+        nf4.refuse_split_blocks(family, layers)
     nf4.set_compute_dtype(model, floating)
     if quantize:
         nf4.check_nf4(family, model, kept)

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
 from sordino.errors import FamilyError
 from sordino.models.family import Family
@@ -53,17 +54,22 @@ def quantized_linears(model: nn.Module) -> list[str]:
 def linears(family: Family, model: nn.Module, kept: Sequence[str] = ()) -> dict[str, nn.Linear]:
     """The linear layers that `nf4_config` means, by name, quantized or not."""
     kept_paths = tuple(family.parts[part] for part in ("head", *kept) if part in family.parts)
-    every = {name: m for name, m in model.named_modules() if isinstance(m, nn.Linear)}
+    every = {
+        name: module
+        for name, module in model.named_modules()
+        # transformers leaves out what belongs to torch's own attention
+        if isinstance(module, nn.Linear) and not isinstance(module, NonDynamicallyQuantizableLinear)
+    }
     return {name: m for name, m in every.items() if not any(f"{name}.".startswith(f"{part}.") for part in kept_paths)}
 
 
-def refuse_split_blocks(layers: Mapping[str, nn.Linear]) -> None:
-    """Raise FamilyError for rows that are no whole blocks.
+def refuse_split_blocks(family: Family, layers: Mapping[str, nn.Linear]) -> None:
+    """Raise FamilyError for rows that are no whole blocks, in layers that speech runs.
 
     bitsandbytes 0.50 reads such layers wrongly, without a word, on processors with AVX-512.
     """
     for name, layer in layers.items():
-        if layer.in_features % BLOCK:
+        if layer.in_features % BLOCK and family.tensors.runs(name):  # what sees has rows of 3,420 and 4,304
             raise FamilyError(
                 f"{name} has rows of {layer.in_features} weights, which are no whole blocks of {BLOCK}: bitsandbytes "
                 "reads them wrongly on some processors.",

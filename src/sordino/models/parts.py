@@ -12,18 +12,19 @@ from sordino.models import registry
 # decoder once the audio tower is out.
 PARTS = {
     "adapter": re.compile(r"\blora_"),
-    "projector": re.compile(r"projector|\baudio_tower\.proj\d?\.|\bembed_audio\b|\baudio_adapter\b"),
+    "projector": re.compile(r"projector|\baudio_tower\.proj\d?\.|\bembed_audio\b|\baudio_adapter\b|_proj_for_speech\b"),
     "audio_encoder": re.compile(
         r"\baudio_tower\b|^(?:model\.)?encoder\.|\baudio_encoder\b|\baudio_model\b|\bspeech_encoder\b"
+        r"|\baudio_embed\.encoder\b"
     ),
     "head": re.compile(r"\blm_head\b|^output\.weight$"),
     "embedding": re.compile(r"\bembed_tokens(?:_per_layer)?\b|^token_embd\b|\btok_embeddings\b|\bwte\b"),
-    "other": re.compile(r"\bvision_tower\b|\bembed_vision\b"),
+    "other": re.compile(r"\bvision_tower\b|\bembed_vision\b|\bimage_embed\b"),
     "decoder": re.compile(r"\blayers\.\d+\.|^blk\.\d+\.|\bper_layer_model_projection\b"),
 }
 
 HEAD = "lm_head.weight"  # in the state dict of transformers' models
-LAYER = re.compile(r"\b(?:layers|blk)\.(\d+)\.")  # of either stack
+LAYER = re.compile(r"\b(?:layers|encoders|blk)\.(\d+)\.")  # of either stack
 
 
 def part_of(name: str) -> str:

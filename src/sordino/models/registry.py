@@ -22,6 +22,7 @@ FAMILIES = {
     "gemma4": "sordino.models.gemma4:GEMMA4",
     "gemma4_unified": "sordino.models.gemma4_unified:GEMMA4_UNIFIED",
     "granite_speech": "sordino.models.granite_speech:GRANITE_SPEECH",
+    "phi4_multimodal": "sordino.models.phi4_multimodal:PHI4_MULTIMODAL",
     "qwen2_audio": "sordino.models.qwen2_audio:QWEN2_AUDIO",
     "qwen2_5_omni": "sordino.models.qwen2_5_omni:QWEN2_5_OMNI",
     "qwen3_asr": "sordino.models.qwen3_asr:QWEN3_ASR",
@@ -36,12 +37,28 @@ PROCESSOR_FILES = (
 # other names of the same, as bare configurations have them
 ALIASES = {"qwen2_5_omni_thinker": "qwen2_5_omni"}
 
+# types whose code is their own -> where the same weights are without
+REMOTE = {
+    "phi4mm": "Phi-4-multimodal is in transformers' own layout under model: microsoft/Phi-4-multimodal-instruct, "
+    "revision: refs/pr/70.",
+}
+
+# types that look like ours -> why they are none
+REFUSED = {
+    "qwen3_omni_moe": "transformers fuses the experts of a layer, 29 of the thinker's 31.7 billion weights, into "
+    "tensors that no 4-bit format here packs and no adapter wraps, and that the files hold expert by expert",
+}
+
 USUAL = "Qwen/Qwen2-Audio-7B-Instruct"  # the paper's, which a first recipe starts from
 
 
 def get(model_type: str) -> Family:
     """The family of a config.json's model_type. Raises FamilyError for one that sordino does not know."""
     model_type = ALIASES.get(model_type, model_type)
+    if why := REFUSED.get(model_type.removesuffix("_thinker")):
+        raise FamilyError(
+            f"models of type '{model_type}' are not supported: {why}.", "Take a dense model, e.g. Qwen/Qwen2.5-Omni-7B."
+        )
     if model_type not in FAMILIES:
         raise FamilyError(
             f"models of type '{model_type}' are not supported; supported: {', '.join(sorted(FAMILIES))}.",
@@ -63,7 +80,8 @@ def of_config(config: Mapping[str, Any], path: str = "config.json") -> Family:
     if model_type not in {*FAMILIES, *ALIASES} and "auto_map" in config:
         raise FamilyError(
             f"{path}: models of type '{model_type}' bring code of their own (auto_map), which is never run.",
-            f"Use a checkpoint in transformers' own layout; supported: {', '.join(sorted(FAMILIES))}.",
+            REMOTE.get(model_type)
+            or f"Use a checkpoint in transformers' own layout; supported: {', '.join(sorted(FAMILIES))}.",
         )
     family = get(model_type)
     family.check(config, path)
@@ -80,9 +98,11 @@ def read_config(path: str) -> dict[str, Any]:
         raise FamilyError(f"{path} holds no config.json, so it is not a model directory.")
     config = config_file.read(directory)
     if owns_adapter(config):
-        config_file.refuse_lost_adapter(directory, get(config["model_type"]).adapter_flag)
-    else:
-        config_file.refuse_adapter_beside(directory)
+        family = get(config["model_type"])
+        config_file.refuse_lost_adapter(directory, family.adapter_flag, family.adapter_folder)
+        if not family.adapter_folder:
+            return config
+    config_file.refuse_adapter_beside(directory)
     return config
 
 

@@ -18,7 +18,8 @@ from sordino.models.parts import is_tied, part_of
 from sordino.runtime.terminal import quoted
 
 Kind = Literal["linear", "head", "embedding", "other"]
-TABLE = re.compile(r"\bembed_\w+\.weight$|_emb\.weight$|_eos_token\.weight$")  # matrices of which rows are looked up
+# matrices of which rows are looked up, and one inside torch's own attention, which nothing quantizes
+TABLE = re.compile(r"\bembed_\w+\.weight$|_(?:emb|embedding|eos_token|values)\.weight$|\battention\.out_proj\.")
 
 
 @dataclass(frozen=True)
@@ -169,4 +170,4 @@ def _kind(name: str, shape: tuple[int, ...]) -> Kind:
         return "head"
     if "embed_tokens" in name:
         return "embedding"
-    return "linear" if len(shape) == 2 and not TABLE.search(name) else "other"
+    return "linear" if len(shape) == 2 and name.endswith(".weight") and not TABLE.search(name) else "other"

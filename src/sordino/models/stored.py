@@ -34,7 +34,8 @@ from sordino.runtime.terminal import quoted
 GENERATION = "generation_config.json"
 NAMED_ALIKE = ("bitsandbytes", "compressed-tensors")  # quantizations that keep a weight's name, or add to it
 MOST_IDS = 2**31
-NOT_FETCHED = "consolidated*.safetensors"  # the same weights once more, as some makers write them
+# the same weights once more, as some makers write them; an adapter that speech never runs
+NOT_FETCHED = ["consolidated*.safetensors", "vision-lora/*"]
 
 
 @dataclass(frozen=True)
@@ -217,10 +218,10 @@ def local(path: str, revision: str | None = None) -> Path:
         return Path(path)
     from huggingface_hub import snapshot_download
 
-    weights = ("*.safetensors", "*.safetensors.index.json", registry.CONFIG, embedded.CONFIG)
+    weights = ("*.safetensors", "*.safetensors.index.json", registry.CONFIG, f"*{embedded.CONFIG}")
     patterns = [*weights, GENERATION, *PROCESSOR_FILES, *saving.TERMS]
     try:
-        return Path(snapshot_download(path, revision=revision, allow_patterns=patterns, ignore_patterns=[NOT_FETCHED]))
+        return Path(snapshot_download(path, revision=revision, allow_patterns=patterns, ignore_patterns=NOT_FETCHED))
     except (OSError, ValueError) as error:
         raise registry.not_fetched(path, error) from error
 
@@ -243,7 +244,7 @@ def check_names(
             f"{path} lacks {len(lacking)} weights that its config.json promises, {lacking[0]} among them.",
             "The checkpoint is incomplete or its layer counts are wrong: make it again.",
         )
-    dropped = sorted(key for key in unexpected if re.search(r"\.layers\.\d+\.", key))
+    dropped = sorted(key for key in unexpected if re.search(r"\.(?:layers|encoders)\.\d+\.", key))
     if dropped:
         raise FamilyError(
             f"{path} holds {len(dropped)} weights of layers that its config.json does not count, "

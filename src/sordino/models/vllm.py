@@ -35,39 +35,16 @@ from sordino.models import config_file, devices, embedded, hybrid, processor_che
 from sordino.models.family import Family
 from sordino.models.parts import is_tied
 from sordino.models.speech import SpeechModel
+from sordino.models.vllm_environment import environment, refuse_other, require
 from sordino.runtime import files
 from sordino.runtime.progress import byte_bar
 
-ENVIRONMENT = ".vllm"  # or SORDINO_VLLM
-VERSIONS = ("0.32", "0.33")  # whose interface the worker knows
-REMEDY = "benchmarks/vllm_env.sh DIRECTORY makes it, and SORDINO_VLLM=DIRECTORY names it (docs/vllm.md)."
 DECODERS = {"qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM", "llama": "LlamaForCausalLM"}
 PROMPT_TOKENS = 1024  # beside the audio's
 PART = 8  # batches that are handed over at once: vLLM fills a place as soon as it is free
 GIB = 2**30
 MOST_CACHE = 4  # GiB of keys and values on a CPU, unless VLLM_CPU_KVCACHE_SPACE says otherwise
 LAYER_OF_PATTERN = re.compile(r"layers\\?\.")
-
-
-def environment() -> Path:
-    """Where vLLM is installed, or should be."""
-    return Path(os.environ.get("SORDINO_VLLM") or ENVIRONMENT).absolute()
-
-
-def require() -> dict[str, str]:
-    """{"vllm" or "vllm-cpu": version}. Raises FamilyError where the environment is missing or of another version."""
-    directory = environment()
-    if not (directory / "bin" / "python").exists():
-        raise FamilyError(f"engine vllm needs an environment of its own, and {directory} is none.", REMEDY)
-    infos = sorted(directory.glob("lib/python*/site-packages/vllm-*.dist-info"))
-    infos += sorted(directory.glob("lib/python*/site-packages/vllm_cpu-*.dist-info"))
-    if not infos:
-        raise FamilyError(f"{directory} holds no vLLM.", REMEDY)
-    name, _, version = infos[-1].name.removesuffix(".dist-info").partition("-")
-    if ".".join(version.split(".")[:2]) not in VERSIONS:
-        spoken = " and ".join(VERSIONS)
-        raise FamilyError(f"{directory} holds vLLM {version}, and sordino speaks to {spoken}.", REMEDY)
-    return {name.replace("_", "-"): version}
 
 
 def load(
@@ -80,19 +57,22 @@ def load(
     sequences: int = 16,
     max_new_tokens: int = 256,
     room: Path | None = None,
+    begun: Mapping[str, str] | None = None,
 ) -> SpeechModel:
     """A 16-bit, 32-bit or w4a16 model directory or Hub id without its decoder, which a worker will run.
 
     room: directory for the decoder's copy and the files that are exchanged, kept for the next start; a temporary one
-    without it. Nothing is copied or started before the first translation. Raises FamilyError, ArtifactError.
+    without it. Nothing is copied or started before the first translation, which refuses another vLLM than `begun`.
+    Raises FamilyError, ArtifactError.
     """
     import transformers
 
-    require()
+    if (Path(path) / config_file.ADAPTER_CONFIG).is_file() and not (Path(path) / registry.CONFIG).is_file():
+        raise FamilyError(f"{path} holds an adapter, and engine vllm takes whole models.", "Give the merged model.")
     family = registry.family_of(path, revision)
     directory = stored.local(path, revision)
     config = registry.read_config(str(directory))
-    _refuse(path, directory, config)
+    _refuse(path, config)
     where = torch.device(device) if str(device) != "auto" else devices.default_device()
     floating = dtype if isinstance(dtype, torch.dtype) else devices.default_dtype(dtype, where)
     checkpoint = embedded.open_checkpoint(family, directory)
@@ -117,7 +97,7 @@ def load(
     model = getattr(transformers, family.model_class).from_pretrained(None, config=small, state_dict=weights, **options)
     model.eval().requires_grad_(False)
     model.config, model.generation_config = whole.config, whole.generation_config
-    decoder = VllmDecoder(family, checkpoint, config, text, floating, where, sequences, room)
+    decoder = VllmDecoder(family, checkpoint, config, text, floating, where, sequences, room, begun or {})
     speech = SpeechModel(family, model, processor, path, decoder)
     longest = family.audio.tokens(speech.window_samples) + PROMPT_TOKENS + max_new_tokens
     decoder.longest = min(longest, text.max_position_embeddings)
@@ -125,11 +105,8 @@ def load(
     return speech
 
 
-def _refuse(path: str, directory: Path, config: Mapping[str, Any]) -> None:
-    """Raise FamilyError for forms that vLLM has no kernels for, or that are no whole model."""
-    if registry.is_gguf(str(directory)) or not (directory / registry.CONFIG).is_file():
-        kind = "an adapter" if (directory / config_file.ADAPTER_CONFIG).is_file() else "a decoder for llama.cpp"
-        raise FamilyError(f"{path} holds {kind}.", "Give the merged model to engine vllm.")
+def _refuse(path: str, config: Mapping[str, Any]) -> None:
+    """Raise FamilyError for forms that vLLM has no kernels for."""
     quantization = config.get("quantization_config")
     if not quantization:
         return
@@ -190,9 +167,10 @@ class VllmDecoder:
         device: torch.device,
         sequences: int,
         room: Path | None,
+        begun: Mapping[str, str],
     ) -> None:
         self.source = family, checkpoint, config, text
-        self.dtype, self.device, self.sequences = dtype, device, sequences
+        self.dtype, self.device, self.sequences, self.begun = dtype, device, sequences, begun
         self.longest = int(text.max_position_embeddings)
         self.room = room or Path(tempfile.mkdtemp(prefix="sordino-vllm-"))
         self.temporary = room is None
@@ -205,7 +183,7 @@ class VllmDecoder:
     ) -> list[list[int]]:
         """Prompts (S, H) each -> the likeliest ids but the suppressed, cut before the first of `stops`.
 
-        Raises ArtifactError, with its last words, where the worker has ended.
+        Raises ArtifactError, with its last words, where the worker has ended; FamilyError without its environment.
         """
         from safetensors.torch import save_file
 
@@ -231,14 +209,21 @@ class VllmDecoder:
 
     def _start(self) -> None:
         family, checkpoint, config, text = self.source
+        refuse_other(require(), self.begun)
         model = self.room / "decoder"
         self.room.mkdir(parents=True, exist_ok=True)
         for stale in (*self.room.glob("[0-9]*.*"), self.room / vllm_worker.READY):
             stale.unlink(missing_ok=True)
         if not (model / registry.CONFIG).is_file():
             write_decoder(family, checkpoint, config, text, model)
-        job = {"model": str(model), "dtype": str(self.dtype).removeprefix("torch."), "longest": self.longest,
-               "sequences": self.sequences, "vocabulary": text.vocab_size, "eager": self.device.type == "cpu"}  # fmt: skip
+        job = {
+            "model": str(model),
+            "dtype": str(self.dtype).removeprefix("torch."),
+            "longest": self.longest,
+            "sequences": self.sequences,
+            "vocabulary": text.vocab_size,
+            "eager": self.device.type == "cpu",
+        }
         files.write_json(self.room / "job.json", job)
         command = [environment() / "bin" / "python", Path(vllm_worker.__file__), self.room]
         with (self.room / "worker.log").open("w") as log:
@@ -252,7 +237,7 @@ class VllmDecoder:
         self.versions = files.read_json(ready, {})
 
     def _variables(self, text: Any) -> dict[str, str]:
-        """The worker's environment variables: this process's, without its Python, and the device and room it may use."""
+        """The worker's environment variables: this process's without its Python; the device and room it has."""
         kept = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "PYTHONHOME")}
         kept.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")  # one process, so that ending it ends all
         if self.device.type == "cpu":

@@ -20,7 +20,7 @@ SETTINGS = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEV
 
 
 def load(job: dict[str, Any]) -> Any:
-    """The engine, with a vocabulary of ids and no tokenizer; what a checkpoint says of generation counts for nothing."""
+    """The engine, with a vocabulary of ids and no tokenizer; what a checkpoint says of generation counts nothing."""
     from vllm import LLM
 
     return LLM(

@@ -18,6 +18,7 @@ from sordino.pipeline.device import device_of
 from sordino.pipeline.stage import Job
 from sordino.pipeline.teacher_logits import TeacherLogits, pair_of
 from sordino.runtime.progress import note
+from sordino.runtime.world import current
 from sordino.training.collate import Example
 from sordino.training.objectives import cross_entropy
 from sordino.training.trainer import Trained, freeze, train, weight_dtype
@@ -45,6 +46,9 @@ def fit(
     frozen = not any(tensor.requires_grad for part in cached for tensor in speech.tensors_of(part).values())
     features = Features(speech, job.layout.cache) if frozen else None
     dev_clips = job.clips("dev") if job.layout.manifest("dev").exists() else []
+    if features is not None:
+        encode_together(features, [*clips, *dev_clips], prompt)
+    trained = sum(p.numel() for p in speech.model.parameters() if p.requires_grad)
     log = job.out / f"log{round_name}.jsonl"
     note(f"  every step's loss: {log}")
     result = train(
@@ -61,9 +65,16 @@ def fit(
     )
     last = result.log[-1]
     job.record |= {"steps": result.steps, "loss": last["loss"], "dev_loss": last.get("dev_loss")}
-    trained = [p.numel() for p in speech.model.parameters() if p.requires_grad]
-    job.record |= {"trained_parameters": sum(trained), "device": str(speech.device)}
+    job.record |= {"trained_parameters": trained, "device": str(speech.device), "devices": current().size}
     return result
+
+
+def encode_together(features: Features, clips: Sequence[Clip], prompt: str) -> None:
+    """Fill the cache: each process encodes its part of the clips, and waits for the others."""
+    world = current()
+    if world.size > 1:
+        features.encode_all(world.share(clips), prompt)
+        world.wait()
 
 
 def examples(
@@ -107,7 +118,12 @@ def mixed(job: Job, mix: MixSection) -> list[Clip]:
 
 
 def save(job: Job, speech: SpeechModel) -> None:
-    """Write the stage's model in bfloat16, whatever type it was trained in: nothing is stored wider than needed."""
+    """Write the stage's model in bfloat16, whatever type it was trained in: nothing is stored wider than needed.
+
+    Of several processes the first has it, and writes.
+    """
+    if not current().first:
+        return
     speech.model.to(torch.bfloat16)
     saving.save(speech, job.out)
     job.describe(job.out)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from sordino.config.schema import Recipe
-from sordino.errors import ArtifactError
+from sordino.errors import ArtifactError, RecipeError
 from sordino.measure.show import gigabytes
-from sordino.pipeline import leftovers, preflight
+from sordino.pipeline import launching, leftovers, preflight
 from sordino.pipeline.runner import Planned
 
 
@@ -15,6 +15,10 @@ def told_of(recipe: Recipe, lines: Sequence[Planned]) -> dict[str, list[str]]:
     """Lists of messages. refused: `run` will end with these; not_installed: with these, too, as long as the formats are
     asked for; note: what else a reader should know."""
     refused = [str(error) for error in preflight.problems(recipe)]
+    try:
+        launching.refuse(recipe)
+    except RecipeError as error:
+        refused.append(str(error))
     for line in lines:
         if line.why is not None:
             try:

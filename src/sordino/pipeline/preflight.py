@@ -11,7 +11,7 @@ from pathlib import Path
 
 from sordino.config import chain, records
 from sordino.config.contradictions import unused
-from sordino.config.run_layout import RunLayout
+from sordino.config.run_layout import PSEUDO, RunLayout
 from sordino.config.schema import CorpusSection, Recipe
 from sordino.data import corpora, manifest
 from sordino.data.clip import Clip
@@ -20,16 +20,19 @@ from sordino.formats import registry as formats
 from sordino.formats.registry import MIXED
 from sordino.metrics import comet_files
 from sordino.metrics import registry as metrics
-from sordino.models import registry, shapes
+from sordino.models import registry, shapes, vllm_environment
+from sordino.pipeline import launching
 from sordino.pipeline.device import device_type
 from sordino.pipeline.forecast import budget_bytes, config_of, whole_bytes
 from sordino.pruning.layer import parse_layer, refuse_removals, stacks_of
 
 
 def refuse(recipe: Recipe) -> None:
-    """Raise SordinoError for packages that are not installed, and for all that `refuse_plan` refuses."""
+    """Raise SordinoError for packages that are not installed, devices that this machine lacks, and for all that
+    `refuse_plan` refuses."""
     for error in not_installed(recipe).values():
         raise error
+    launching.refuse(recipe)
     refuse_plan(recipe)
 
 
@@ -51,7 +54,8 @@ def refuse_plan(recipe: Recipe) -> None:
 
 
 def not_installed(recipe: Recipe) -> dict[str, FamilyError]:
-    """Export formats that need packages which are not there, to write them or translate with them; what to do."""
+    """Export formats that need packages which are not there, to write them or translate with them; vllm, where it is to
+    translate and its environment is not there; what to do."""
     errors: dict[str, FamilyError] = {}
     for name in recipe.export.formats if recipe.export else ():
         try:
@@ -64,6 +68,11 @@ def not_installed(recipe: Recipe) -> dict[str, FamilyError]:
         except FamilyError as error:
             remedy = f"{error.remedy} Or leave {system} out of translate.systems."
             errors.setdefault(system, FamilyError(error.problem, remedy))
+    if recipe.pseudolabel and recipe.pseudolabel.engine == "vllm" and not (recipe.directory / PSEUDO).is_dir():
+        try:
+            vllm_environment.require()
+        except FamilyError as error:
+            errors["vllm"] = error
     return errors
 
 

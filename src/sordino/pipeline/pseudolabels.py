@@ -1,5 +1,6 @@
 """The teacher's translations of the training clips: greedy, or several samples of which the best agreed-upon is taken.
 
+Decoded by transformers, or greedily by vLLM; a file that one of them began is never continued by the other.
 MBR (metrics/mbr.py) takes the sample that the others agree with most. Finished batches are kept over a kill; the
 batches are always the same, so that a resumed stage writes the same file.
 """
@@ -13,7 +14,6 @@ from typing import Any
 
 import torch
 
-from sordino.config import chain
 from sordino.config.schema import PseudolabelSection
 from sordino.data.clip import Clip
 from sordino.metrics import mbr
@@ -21,6 +21,7 @@ from sordino.metrics.filters import Translation
 from sordino.models.features import EncodedClip, Features
 from sordino.models.generation import EpsilonSampling, batches, generate, uniform
 from sordino.models.speech import SpeechModel
+from sordino.pipeline import engine
 from sordino.pipeline.stage import Job
 from sordino.runtime import files
 from sordino.runtime.progress import bar
@@ -34,17 +35,18 @@ def translate_clips(job: Job, section: PseudolabelSection, clips: Sequence[Clip]
     progress: file of the rows so far, to which every finished batch is added.
     """
     samples = section.samples if section.method == "mbr" else 1
-    speech = job.load(chain.TEACHER)
+    speech = engine.load(job, section)
     encoded = Features(speech, job.layout.cache).encode_all(clips, job.prompt(speech))
     pairs = [(i, sample) for i in range(len(clips)) for sample in range(samples)]
     rows = {(row["id"], row["sample"]): row for row in files.read_jsonl(progress)}
-    with bar("the teacher translates", len(pairs), len(rows)) as advance:
-        for batch in batches([encoded[i] for i, _ in pairs], section.batch_size):
+    with engine.running(speech), bar("the teacher translates", len(pairs), len(rows)) as advance:
+        for batch in batches([encoded[i] for i, _ in pairs], engine.clips_at_once(section)):
             part = [pairs[place] for place in batch]
             if all((clips[i].id, sample) in rows for i, sample in part):
                 continue
             new = translate_batch(job, section, speech, encoded, part)
             new = {key: row for key, row in new.items() if key not in rows}
+            engine.record(job, speech)
             files.append_jsonl(progress, *new.values())
             rows |= new
             advance(len(new))

@@ -21,12 +21,13 @@ from sordino.config.run_layout import CACHE
 from sordino.config.schema import Recipe
 from sordino.errors import RecipeError, SordinoError, near_match
 from sordino.models import registry
-from sordino.pipeline import artifact, durations, leftovers, machine, preflight
+from sordino.pipeline import artifact, durations, launching, leftovers, machine, preflight
 from sordino.pipeline.device import device_of
 from sordino.pipeline.forecast import Forecast, forecast
 from sordino.pipeline.locks import locked
 from sordino.pipeline.parents import parents_of
 from sordino.pipeline.stage import Job, Stage
+from sordino.runtime.environment import launched
 from sordino.runtime.progress import note
 
 # in the order in which they run; a stage file defines STAGE
@@ -140,12 +141,14 @@ def run(recipe: Recipe, options: Mapping[str, Any] | None = None, allow: Allow |
 
     allow: is asked with the lines of finished work that will be replaced, where there is any.
     """
+    stages = stages_of(recipe)
+    if _follows(recipe, [stage for stage, _ in stages], options or {}):
+        return []
     preflight.refuse(recipe)
     for error in preflight.problems(recipe):
         raise error
     settle(recipe)
     _allowed(recipe, lines_of(recipe), allow)
-    stages = stages_of(recipe)
     places = (f"[{number}/{len(stages)}] " for number in range(1, len(stages) + 1))
     ran = [run_stage(*pair, recipe, options or {}, place) for pair, place in zip(stages, places, strict=True)]
     return [stage.name for (stage, _), did in zip(stages, ran, strict=True) if did]
@@ -160,10 +163,35 @@ def run_one(name: str, recipe: Recipe, options: Mapping[str, Any], allow: Allow 
     settings = stage.settings(recipe)
     if settings is None:
         raise RecipeError(f"this recipe has no {name} section.", f"Add `{name}:` to it.")
+    if _follows(recipe, [stage], options):
+        return False
     preflight.refuse(recipe)
     settle(recipe)
     _allowed(recipe, [_line(stage, settings, recipe)], allow)
     return run_stage(stage, settings, recipe, options)
+
+
+def _follows(recipe: Recipe, stages: Sequence[Stage[Any]], options: Mapping[str, Any]) -> bool:
+    """Join the processes that a launcher started. Returns whether this was another than the first, and is done."""
+    rank, count = launched()
+    if count == 1:
+        return False
+    from sordino.runtime import world
+
+    launching.refuse(recipe)
+    world.join(device_of(recipe.device))
+    if rank:
+        launching.follow(stages, recipe, options)
+    return rank > 0
+
+
+def run_together(name: str, recipe: Recipe) -> None:
+    """Run a stage in the processes that a launcher started; what `run` does before has been done."""
+    stage = by_name(name)
+    settings = stage.settings(recipe)
+    assert settings is not None
+    if not _follows(recipe, [stage], {}):
+        run_stage(stage, settings, recipe, {})
 
 
 def _allowed(recipe: Recipe, lines: Sequence[Planned], allow: Allow | None) -> None:
@@ -195,17 +223,22 @@ def run_stage(
     why = artifact.why_stale(directory, settings, parents)
     if why is None:
         note(f"{place}{stage.name}: done ({directory})")
+        launching.tell(stage.name, None)
         return False
     note(f"{place}{stage.name}: {why}; writing {directory}")
     other = artifact.why_not_resumed(directory, settings, parents, stage.resumable, stage.name)
     if other and leftovers.foreign(leftovers.partial_of(directory)) is None:
         note(f"  {leftovers.partial_of(directory)} {other}, and goes")
+    if launching.spreads(stage.name, recipe):
+        launching.run(stage, recipe)
+        return True
     device = str(device_of(recipe.device))
     facts = {"stage": stage.name, "recipe": recipe.name, "seed": recipe.seed, "device": device}
     try:
         with locked(recipe.directory):
             leftovers.clear_cache(recipe.directory / CACHE)
             with artifact.building(directory, settings, parents, facts, stage.resumable) as (out, extra):
+                launching.tell(stage.name, out)
                 stage.run(Job(recipe, out, extra, options), stage.section(recipe))
     except SordinoError:
         raise

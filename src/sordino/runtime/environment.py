@@ -66,6 +66,13 @@ def quiet_libraries() -> None:
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers", append=True)
 
 
+def launched() -> tuple[int, int]:
+    """(rank, processes) that a launcher gave this one (torchrun, or srun with torchrun's variables); else (0, 1)."""
+    if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
+        return 0, 1
+    return int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+
+
 def _set_allocator() -> None:
     if sys.platform != "linux":
         return

@@ -1,10 +1,13 @@
 """The processes that share one training: which one this is, and what they tell each other.
 
 One process is a world of its own, in which nothing is sent. torchrun, or whoever sets its variables, makes larger ones.
+What is told goes through gloo and the CPU: an accelerator's own backend is for weights and gradients.
 """
 
 from __future__ import annotations
 
+import atexit
+import datetime
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +16,11 @@ from typing import TypeVar
 import torch
 import torch.distributed as dist
 
+from sordino.runtime.environment import launched
+
 Item = TypeVar("Item")
+# until others are given up: one may read or write for long; a launcher notices at once that a process has died
+PATIENCE = datetime.timedelta(days=7)
 
 
 @dataclass(frozen=True)
@@ -42,8 +49,14 @@ class World:
 
     def wait(self) -> None:
         """Until all processes are here."""
+        self.sum(0.0)
+
+    def told(self, word: str = "") -> str:
+        """What the first process says, on all of them."""
+        words = [word]
         if self.size > 1:
-            dist.barrier()
+            dist.broadcast_object_list(words, 0, device=torch.device("cpu"))
+        return words[0]
 
 
 def current() -> World:
@@ -53,6 +66,22 @@ def current() -> World:
     return World(dist.get_rank(), dist.get_world_size())
 
 
-def launched_size() -> int:
-    """Processes that a launcher (torchrun, srun with torchrun's variables) started beside this one, itself included."""
-    return int(os.environ.get("WORLD_SIZE", "1")) if "RANK" in os.environ else 1
+def join(device: torch.device) -> World:
+    """Join the processes that a launcher started, each with a device of its own; alone where there is no launcher."""
+    if launched()[1] > 1 and not dist.is_initialized():
+        if device.type == "cpu":
+            backend = "gloo"
+        else:
+            torch.accelerator.set_device_index(int(os.environ["LOCAL_RANK"]))
+            backend = f"cpu:gloo,{device.type}:{dist.get_default_backend_for_device(device)}"
+        dist.init_process_group(backend, timeout=PATIENCE)
+        atexit.register(dist.destroy_process_group)
+    return current()
+
+
+def join_alone(device: torch.device) -> None:
+    """A group of this process alone, for what wants a group; nothing where it has joined one."""
+    if not dist.is_initialized():
+        backend = "gloo" if device.type == "cpu" else dist.get_default_backend_for_device(device)
+        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)  # type: ignore[attr-defined]
+        atexit.register(dist.destroy_process_group)

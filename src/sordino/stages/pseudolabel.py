@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sordino.config import records
-from sordino.config.run_layout import CANDIDATES, DATA, PSEUDO, REJECTED, TEACHER, split_file
+from sordino.config.run_layout import CANDIDATES, DATA, ENGINE, PSEUDO, REJECTED, TEACHER, split_file
 from sordino.config.schema import PseudolabelSection, Recipe
 from sordino.data import manifest
 from sordino.data.clip import TEACHER_PREFIX, Clip
@@ -34,7 +34,7 @@ RESUMABLE = ("filter", "keep", "batch_size")
 def run(job: Job, section: PseudolabelSection) -> None:
     from sordino.measure.speed import release_memory
     from sordino.metrics import filters
-    from sordino.pipeline import corpus, pseudolabels
+    from sordino.pipeline import corpus, engine, pseudolabels
 
     clips = job.clips("train")
     progress = job.state / "pseudo.jsonl"
@@ -54,6 +54,9 @@ def run(job: Job, section: PseudolabelSection) -> None:
             "Raise max_new_tokens (cut) or loosen pseudolabel.filter; what was translated is kept.",
         )
     write(job, chosen, rejected)
+    decoded_by = engine.begun(job)
+    if decoded_by:
+        job.record["engine"] = decoded_by
     same = sum(one.text == one.reference for one in translations)
     pairs = len(translations) - len(rejected)
     job.record |= {
@@ -74,6 +77,9 @@ def take_over(job: Job, progress: Path) -> None:
     if settings is None or progress.exists():
         return
     if differs_in_filter_alone(job.recipe, settings, parents_of(STAGE, job.recipe)):
+        done = records.read_stage(directory)
+        if done and done.get("engine"):
+            files.write_json(job.state / ENGINE, done["engine"])
         files.write_text(progress, (directory / CANDIDATES).read_text(encoding="utf-8"))
 
 

@@ -15,6 +15,7 @@ def run(job: Job, section: QloraSection) -> None:
     from sordino.models import adapter_base, adapters
     from sordino.pipeline import fitting
     from sordino.pipeline.teacher_logits import teacher_logits
+    from sordino.runtime.world import current
 
     start = chain.start_of(job.recipe, chain.ADAPTER)
     clips = fitting.mixed(job, section.mix)
@@ -25,8 +26,9 @@ def run(job: Job, section: QloraSection) -> None:
     options = adapters.LoraOptions(section.rank, section.alpha, section.rslora, section.dropout, section.scope)
     peft_model = adapters.attach(speech, options, job.recipe.seed)
     fitting.fit(job, speech, clips, section, "training the adapter", teacher=teacher)
-    adapters.save(peft_model, job.out, base_reference(job.recipe, start))
-    job.describe(job.out)
+    if current().first:
+        adapters.save(peft_model, job.out, base_reference(job.recipe, start))
+        job.describe(job.out)
     job.record |= {"start": start, "quantize": section.quantize}
 
 

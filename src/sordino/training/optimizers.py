@@ -99,7 +99,7 @@ class _Generators:
         if self.generator is None:
             self.generator = torch.Generator(device)
         if step != self.step:
-            self.generator.manual_seed(seed * 1_000_003 + step)
+            self.generator.manual_seed((seed * 1_000_003 + step) % 2**63)
             self.step = step
         return self.generator
 

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from sordino.config.run_layout import DATA, split_file
-from sordino.config.schema import TrainSection
+from sordino.config.schema import QloraSection, TrainSection
 from sordino.errors import DataError, RecipeError
 from sordino.measure.predict import LOGITS_BYTES
 from sordino.models.answers import AnswerBatch
@@ -32,9 +32,10 @@ from sordino.models.speech import SpeechModel
 from sordino.runtime.files import json_line
 from sordino.runtime.progress import step_bar
 from sordino.runtime.world import World, current
-from sordino.training import optimizers, resume
+from sordino.training import optimizers, resume, sharding
 from sordino.training.collate import Example, ahead, collate, epoch_batches, silenced
 from sordino.training.objectives import Objective, Step, cross_entropy
+from sordino.training.sharding import Sharded
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,9 @@ def train(
 ) -> Trained:
     """Train the weights that require a gradient, in place; resumes from `state` where it holds a resume point.
 
+    In a world of several processes all of them call it with the same arguments; afterwards the first has the whole
+    model, on the CPU, and the others have none of its weights.
+
     objective_at: of the training clips, given the share of the steps that is done; dev: held-out examples whose
     cross-entropy is logged at the end of every epoch; log: file to which every step's row is added at once.
     Raises DataError where there is nothing to train on, or the loss is no longer a number.
@@ -107,49 +111,45 @@ def train(
     every = section.checkpoint_steps or per_epoch
     compared = any(example.teacher for example in examples)  # which takes several tensors of the logits' size
     model = Step(speech, LOGITS_BYTES if section.gradient_checkpointing or compared else None)
-    run = _Run.of(speech, section, len(steps), state, seed, world)
+    sharded = spread(model, section, world)
+    run = _Run.of(speech, section, len(steps), state, seed, world, sharded is not None)
     done = run.resume()
     if log and world.first:  # steps behind the resume point are made again
         log.write_text("".join(json_line(row) + "\n" for row in run.log), encoding="utf-8")
     mixed = precision_of(section, speech.device) == "bfloat16-mixed"
-    if section.gradient_checkpointing:
-        set_checkpointing(speech.recomputing, True)
-    speech.model.train()
     part = section.batch_size // section.accumulate
     parts = (share for step in steps[done:] for share in _shares([examples[i] for i in step], part, world))
-    try:
-        with (
-            step_bar(label, len(steps), done) as advance,
-            contextlib.closing(_batches(speech, parts, prompt)) as batches,
-        ):
-            for step in range(done, len(steps)):
-                torch.manual_seed(_seed(seed, step, world))  # dropout depends on the step, not on what ran before
-                chosen = [examples[i] for i in steps[step]]
-                own, objective = (
-                    itertools.islice(batches, math.ceil(len(chosen) / part)),
-                    objective_at(step / len(steps)),
-                )
-                loss = _accumulate(model, own, sum(len(e.answer) for e in chosen), mixed, objective, world)
-                if not math.isfinite(loss):
-                    raise diverged(label, "loss", loss, step + 1)
-                row = {"step": step + 1, "epoch": round((step + 1) / per_epoch, 4), "loss": loss}
-                norm = run.clip(section.max_grad_norm)
-                if not math.isfinite(norm):
-                    raise diverged(label, "gradient", norm, step + 1)
-                row["lr"] = run.update()
-                if dev and ((step + 1) % per_epoch == 0 or step + 1 == len(steps)):
-                    row["dev_loss"] = mean_loss(speech, dev, section.batch_size, prompt, mixed, model, world)
-                run.log.append(row)
-                if log and world.first:
-                    with log.open("a", encoding="utf-8") as out:
-                        out.write(json_line(row) + "\n")
-                advance(in_words(row), keep="dev_loss" in row)
-                if (step + 1) % every == 0 and step + 1 < len(steps):
-                    run.checkpoint(step + 1)
-    finally:
-        speech.model.eval()
-        if section.gradient_checkpointing:
-            set_checkpointing(speech.recomputing, False)
+    with (
+        _in_training(speech, section),
+        step_bar(label, len(steps), done) as advance,
+        contextlib.closing(_batches(speech, parts, prompt)) as batches,
+    ):
+        for step in range(done, len(steps)):
+            torch.manual_seed(_seed(seed, step, world))  # dropout depends on the step, not on what ran before
+            chosen = [examples[i] for i in steps[step]]
+            own = itertools.islice(batches, math.ceil(len(chosen) / part))
+            objective, tokens = objective_at(step / len(steps)), sum(len(e.answer) for e in chosen)
+            loss = _accumulate(model, own, tokens, mixed, objective, world)
+            if not math.isfinite(loss):
+                raise diverged(label, "loss", loss, step + 1)
+            row = {"step": step + 1, "epoch": round((step + 1) / per_epoch, 4), "loss": loss}
+            if sharded is None:
+                sharding.sum_gradients(run.weights, world)
+            norm = run.clip(section.max_grad_norm)
+            if not math.isfinite(norm):
+                raise diverged(label, "gradient", norm, step + 1)
+            row["lr"] = run.update()
+            if dev and ((step + 1) % per_epoch == 0 or step + 1 == len(steps)):
+                row["dev_loss"] = mean_loss(speech, dev, section.batch_size, prompt, mixed, model, world)
+            run.log.append(row)
+            if log and world.first:
+                with log.open("a", encoding="utf-8") as out:
+                    out.write(json_line(row) + "\n")
+            advance(in_words(row), keep="dev_loss" in row)
+            if (step + 1) % every == 0 and step + 1 < len(steps):
+                run.checkpoint(step + 1)
+    if sharded:
+        sharding.gather(sharded, world)
     tokens = sum(len(examples[i].answer) for batch in steps for i in batch)
     return Trained(len(steps), tuple(run.log), tokens)
 
@@ -158,6 +158,20 @@ def in_words(row: Mapping[str, float]) -> str:
     """A step of the log, for people."""
     held_out = f", dev loss {row['dev_loss']:.4f}" if "dev_loss" in row else ""
     return f"loss {row['loss']:.4f}{held_out}, lr {row['lr']:.2e}"
+
+
+@contextlib.contextmanager
+def _in_training(speech: SpeechModel, section: TrainSection) -> Iterator[None]:
+    """The model's mode, and what it computes twice."""
+    if section.gradient_checkpointing:
+        set_checkpointing(speech.recomputing, True)
+    speech.model.train()
+    try:
+        yield
+    finally:
+        speech.model.eval()
+        if section.gradient_checkpointing:
+            set_checkpointing(speech.recomputing, False)
 
 
 def set_checkpointing(model: nn.Module, on: bool) -> None:
@@ -175,6 +189,14 @@ def diverged(label: str, what: str, value: float, step: int) -> DataError:
 
 def _autocast(speech: SpeechModel, mixed: bool) -> contextlib.AbstractContextManager[Any]:
     return torch.autocast(speech.device.type, torch.bfloat16) if mixed else contextlib.nullcontext()
+
+
+def spread(model: Step, section: TrainSection, world: World) -> Sharded | None:
+    """Shard the model where several processes train all of it, or its precision is sharding's; else None."""
+    precision = precision_of(section, model.lm.speech.device)
+    if isinstance(section, QloraSection) or (world.size == 1 and precision != "bfloat16-sharded"):
+        return None
+    return sharding.shard(model, precision, world)
 
 
 Share = tuple[Sequence[Example], bool]  # clips, and whether their answers count
@@ -267,18 +289,27 @@ class _Run:
     world: World
 
     @classmethod
-    def of(cls, speech: SpeechModel, section: TrainSection, steps: int, state: Path, seed: int, world: World) -> _Run:
+    def of(
+        cls,
+        speech: SpeechModel,
+        section: TrainSection,
+        steps: int,
+        state: Path,
+        seed: int,
+        world: World,
+        sharded: bool = False,
+    ) -> _Run:
         from transformers import get_scheduler
 
         trained = {name: weight for name, weight in speech.model.named_parameters() if weight.requires_grad}
         weights = list(trained.values())
-        optimizer = optimizers.make_optimizer(weights, section, seed)
+        optimizer = optimizers.make_optimizer(weights, section, _seed(seed, 0, world) if sharded else seed)
         scheduler = get_scheduler(section.scheduler, optimizer, round(section.warmup_ratio * steps), steps)
         return cls(list(trained), weights, optimizer, scheduler, [], state, world)
 
     def clip(self, max_grad_norm: float) -> float:
         """Scale the gradients down to a norm of `max_grad_norm`. Returns the norm they had."""
-        return float(nn.utils.clip_grad_norm_(self.weights, max_grad_norm))
+        return float(sharding.full(nn.utils.clip_grad_norm_(self.weights, max_grad_norm)))
 
     def update(self) -> float:
         """One optimizer step on the gradients that are there. Returns the learning rate it used."""
