@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,9 @@ def test_several_different_samples_are_kept_without_translating_again(
     same = labelled(made, tmp_path / "one", MBR | {"keep": 1})
     assert (same / "train.jsonl").read_bytes() == (there / "train.jsonl").read_bytes()
     monkeypatch.setattr(pseudolabels, "generate", None)
+    record = stage_json(there)
+    del record["section"]["keep"]  # as of a run that is older than the setting
+    (there / "stage.json").write_text(json.dumps(record))
     run("pseudolabel", made.recipe(tmp_path, {"pseudolabel": MBR | {"keep": 2}}))
     labels: dict[str, list[str]] = {}
     for row in jsonl(there / "train.jsonl"):
