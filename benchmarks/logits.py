@@ -5,8 +5,8 @@
 RUN: a finished run up to prune; its pruned model and training clips are taken, nothing is written there. The
 probabilities are random and lie on disk as the real ones do. --vocabulary: the model gets so many rows, at random:
 156,032 are Qwen2-Audio's, and the demo's decoder is then all head, the worst case. Both kinds of step run on the same
-batches by turns. What is printed are medians of the process's own CPU seconds: on a shared machine the clock on the wall
-measures the others.
+batches by turns. What is printed are medians of the process's own CPU seconds: on a shared machine the clock on the
+wall measures the others.
 """
 
 from __future__ import annotations

@@ -79,8 +79,9 @@ def teacher_logits(job: Job, section: LogitsSection, clips: Sequence[Clip], stud
     directory = job.layout.cache / DIRECTORY / _name(job, teacher, unique, top)
     directory.mkdir(parents=True, exist_ok=True)
     files = [directory / f"{number:05}.safetensors" for number in range(len(shards))]
-    missing = [(file, shard) for file, shard in zip(files, shards, strict=True) if not file.exists()]
     world = current()
+    missing = [(file, shard) for file, shard in zip(files, shards, strict=True) if not file.exists()]
+    world.wait()  # nobody writes before all have looked: their parts are of the same list
     if own := world.share(missing):
         _fill(job, own, top)
         release_memory()  # the teacher's, before the student is loaded

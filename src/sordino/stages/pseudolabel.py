@@ -121,5 +121,6 @@ STAGE = Stage(
     run=run,
     uses=("source", "target", "prompt", "seed", "dtype", "attention"),
     resumable=RESUMABLE,
+    beside=True,
     grown=grown,
 )
