@@ -28,7 +28,7 @@ ALIKE = 1e-5  # of logits of about 10: other versions may add in another order
 
 @pytest.fixture(scope="module", params=["5.16.1", "5.20.0"])
 def older(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory with that version of transformers and what it needs, in SORDINO_TRANSFORMERS or a temporary one; torch
+    """That version of transformers with what it needs, in SORDINO_TRANSFORMERS or a temporary directory; torch
     is this environment's."""
     own = os.environ.get("SORDINO_TRANSFORMERS")
     directory = (Path(own) if own else tmp_path_factory.mktemp("transformers")) / request.param
