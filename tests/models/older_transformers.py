@@ -1,7 +1,7 @@
 """Runs with another version of transformers: python older_transformers.py job.json. What it makes of checkpoints.
 
 job: [{class, model, inputs, logits}], inputs and logits as .safetensors files, of which it writes the last. Prints the
-version and, for each, the weights that are missing and those that have no place, as JSON.
+version and, for each, the weights that are missing and those that have no place, or why it fails, as JSON.
 """
 
 import json
@@ -18,7 +18,11 @@ if __name__ == "__main__":
     rows = []
     for case in json.loads(Path(sys.argv[1]).read_text()):
         kind = getattr(transformers, case["class"])
-        model, info = kind.from_pretrained(case["model"], dtype=torch.float32, output_loading_info=True)
+        try:
+            model, info = kind.from_pretrained(case["model"], dtype=torch.float32, output_loading_info=True)
+        except Exception as error:
+            rows.append({"error": f"{type(error).__name__}: {error}"})
+            continue
         model.eval()
         with torch.no_grad():
             logits = model(**load_file(case["inputs"]), use_cache=False).logits

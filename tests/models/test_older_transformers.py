@@ -21,18 +21,20 @@ from tests import tiny
 pytestmark = [pytest.mark.isolated, pytest.mark.filterwarnings("ignore::UserWarning")]
 SCRIPT = Path(__file__).parent / "older_transformers.py"
 KEEP = {"decoder": [0, 2, 3], "encoder": [0, 2]}
+# a later version made the rotary embedding of what sees a type of its own, which the saved config.json names
+FAILS = {("5.16.1", "gemma4"): "KeyError: 'axial'"}
 ALIKE = 1e-5  # of logits of about 10: other versions may add in another order
 
 
 @pytest.fixture(scope="module", params=["5.16.1", "5.20.0"])
 def older(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory with that version of transformers alone, in SORDINO_TRANSFORMERS or a temporary one; everything else
-    comes from this environment."""
+    """That version of transformers with what it needs, in SORDINO_TRANSFORMERS or a temporary directory; torch
+    is this environment's."""
     own = os.environ.get("SORDINO_TRANSFORMERS")
     directory = (Path(own) if own else tmp_path_factory.mktemp("transformers")) / request.param
     if not (directory / "transformers").is_dir():
         what = f"transformers=={request.param}"
-        pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", directory, what]
+        pip = [sys.executable, "-m", "pip", "install", "--quiet", "--target", directory, what]
         made = subprocess.run(pip, capture_output=True, text=True, check=False)
         if made.returncode:
             pytest.skip(f"{what} could not be installed: {' '.join(made.stderr.strip().splitlines()[-1:])}")
@@ -65,6 +67,9 @@ def test_pruned_checkpoints_load_with_the_same_logits(
     found = json.loads(done.stdout.splitlines()[-1])
     assert found["version"] == older.name
     for family, case, row in zip(registry.FAMILIES, cases, found["rows"], strict=True):
+        if (older.name, family) in FAILS:
+            assert row == {"error": FAILS[older.name, family]}
+            continue
         assert row == {"missing_keys": [], "unexpected_keys": []}, family
         difference = (load_file(case["logits"])["logits"] - expected[family]).abs().max()
         print(f"{family}: largest difference of a logit {difference:.1e}")  # pytest -s shows it
