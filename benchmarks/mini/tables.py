@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import itertools
 import os
 import shutil
 import sys
@@ -231,17 +232,22 @@ class Tables:
         """Run what is not done. What recipes refuse is recorded nowhere and tried again the next time."""
         if not self.done("teacher", None):
             self.record("teacher", None, texts=self.texts(self.base, self.base.directory / run_layout.TEACHER))
-        for one in self.experiments:
-            if only and one.name not in only:
-                continue
-            try:
-                self.load(one.name, *one.ranking, *one.healing)
-            except RecipeError as error:  # of a setting that this version does not have
-                note(f"{one.name}: refused: {error}")
-                continue
-            self.unhealed(one)
-            for seed in seeds:
+        chosen = [one for one in self.experiments if not only or one.name in only]
+        for _, alike in itertools.groupby(chosen, key=lambda one: one.remove):
+            possible = [one for one in alike if self.is_possible(one)]
+            for one in possible:
+                self.unhealed(one)
+            for seed, one in itertools.product(seeds, possible):  # what is compared stands side by side early
                 self.healed(one, seed)
+
+    def is_possible(self, one: Experiment) -> bool:
+        """Whether this version of sordino has the experiment's settings; if not, it says which it lacks."""
+        try:
+            self.load(one.name, *one.ranking, *one.healing)
+        except RecipeError as error:
+            note(f"{one.name}: refused: {error}")
+            return False
+        return True
 
     # ------------------------------------------------------------ tables
 
@@ -271,15 +277,17 @@ class Tables:
             lines.append(f"| {name} | {each} | {value:.1f} ({low:.1f}–{high:.1f}) | {share:.1f} | {bleu:.1f} |")
         lines += ["", "| question | removed | by seed | chrF++ difference (95 %) |", "|---|---|---|---|"]
         for question, (first, second) in QUESTIONS.items():
-            for remove in sorted({e.remove for e in self.experiments}):
-                pair = (f"{first}-{remove}", f"{second}-{remove}")
+            states = itertools.product(sorted({e.remove for e in self.experiments}), (", not healed", ""))
+            for remove, state in states:
+                pair = (f"{first}-{remove}{state}", f"{second}-{remove}{state}")
                 seeds = [s for name, s in scores["chrf++"] if name == pair[0] and (pair[1], s) in scores["chrf++"]]
                 if not seeds:
                     continue
                 both = [[scores["chrf++"][name, seed] for name in pair] for seed in seeds]
                 value, low, high = _mean([(a[0] - b[0], a[1] - b[1]) for a, b in both])
                 each = " ".join(f"{a[0] - b[0]:+.1f}" for a, b in both)
-                lines.append(f"| {question} | {remove} | {each} | {value:+.1f} ({low:+.1f} to {high:+.1f}) |")
+                each = each if seeds != [None] else ""
+                lines.append(f"| {question} | {remove}{state} | {each} | {value:+.1f} ({low:+.1f} to {high:+.1f}) |")
         waiting = [e.name for e in self.experiments if not any(row["name"] == e.name for row in rows)]
         return "\n".join([*lines, "", f"Not run: {', '.join(waiting) or 'none'}."])
 
