@@ -4,10 +4,10 @@
     python benchmarks/mini/tables.py benchmarks/mini/teacher.yaml --out tables-mini      30 layers, hours each
     python benchmarks/mini/tables.py demo --out tables-demo --print                      the tables of what is done
 
-The recipe's own run must be finished up to pseudolabel; it is only read. An experiment is settings that differ from
-the recipe's. They are run in the order of their worth; OUT/results.jsonl gets a line as each one is finished, so that
-the same command goes on where it was stopped. Rankings are shared. What this version of sordino does not know yet is
-refused by its recipes, and listed with the refusal.
+The recipe's own run must be finished up to pseudolabel; only its cache is added to. An experiment is settings that
+differ from the recipe's. They are run in the order of their worth; OUT/results.jsonl gets a line as each one is
+finished, so that the same command goes on where it was stopped. Rankings are shared. What this version of sordino does
+not know yet is refused by its recipes, and listed with the refusal.
 
 A seed is that of healing: the order of the clips. The teacher, the ranking and the splits are the same for all.
 Scores are of dev and test together, on which nothing was chosen. Differences are means over the seeds; their 95 %
@@ -21,7 +21,6 @@ import dataclasses
 import os
 import shutil
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -137,10 +136,11 @@ class Tables:
         self.experiments = list(experiments(self.layers, self.base.distil.epochs))
         self.most = max(e.remove for e in self.experiments)
         self.results = out / "results.jsonl"
+        out.mkdir(parents=True, exist_ok=True)
 
     def workplace(self, name: str, *given: Path) -> Path:
-        """OUT/name with the teacher's finished stages, `given` ones, and the cache that all share."""
-        directory, cache = self.out / name, self.out / run_layout.CACHE
+        """OUT/name with the teacher's finished stages and cache, and `given` stages."""
+        directory, cache = self.out / name, self.base.directory / run_layout.CACHE
         directory.mkdir(parents=True, exist_ok=True)
         cache.mkdir(exist_ok=True)
         for place in (*(self.base.directory / stage for stage in GIVEN), *given, cache):
@@ -181,7 +181,7 @@ class Tables:
         """A model's translations of the held-out clips."""
         speech = loading.open_model(str(model), device="cpu", dtype="float32")
         prompt = prompts.render(speech, recipe.prompt, recipe.source, recipe.target)
-        encoded = Features(speech, self.out / run_layout.CACHE).encode_all(self.clips(), prompt)
+        encoded = Features(speech, self.base.directory / run_layout.CACHE).encode_all(self.clips(), prompt)
         return [hypothesis.text for hypothesis in generation.translate(speech, encoded, self.options)]
 
     def clips(self) -> list[Clip]:
@@ -212,20 +212,19 @@ class Tables:
         stage = qlora if not one.remove else distil
         settings = [*one.searched(self.most), *one.healing, f"seed={seed}"]
         if stage is qlora:
-            settings += [*without("rank", "prune", "distil", keep="qlora")]
+            settings += without("rank", "prune", "distil", keep="qlora")
         else:
             settings += [f"prune.remove={one.remove}", *without()]
         recipe = self.load(name, *settings)
-        section: Any = recipe.qlora if stage is qlora else recipe.distil
         given = [self.pruned(one), self.ranked(one)] if one.remove else []
         place = self.workplace(name, *given)
-        out = place / (run_layout.ADAPTER if stage is qlora else run_layout.STUDENT)
-        out.mkdir(exist_ok=True)
-        job, start = Job(recipe, out, {}), time.perf_counter()
-        stage.run(job, section)
-        seconds = round(time.perf_counter() - start)
-        texts = self.texts(recipe, out)
-        self.record(one.name, seed, settings=settings, seconds=seconds, **job.record, texts=texts)
+        wanted = stage.STAGE.settings(recipe)
+        assert wanted
+        runner.run_stage(stage.STAGE, wanted, recipe, {})  # and not those before it, which have the teacher's seed
+        model = place / stage.STAGE.directory
+        facts = files.read_json(model / "stage.json")
+        kept = {key: facts[key] for key in ("steps", "loss", "dev_loss", "seconds")}
+        self.record(one.name, seed, settings=settings, **kept, texts=self.texts(recipe, model))
         shutil.rmtree(place)
 
     def everything(self, seeds: Sequence[int], only: Sequence[str]) -> None:
@@ -305,7 +304,6 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help="experiments, e.g. middle-6")
     parser.add_argument("--print", action="store_true", help="the tables of what is done, and nothing else")
     args = parser.parse_args()
-    args.out.mkdir(parents=True, exist_ok=True)
     tables = Tables(args.recipe, args.settings, args.out)
     if not args.print:
         tables.everything(args.seeds, args.only)

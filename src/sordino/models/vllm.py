@@ -263,10 +263,9 @@ class VllmDecoder:
             code = self.process.poll()
             if code is not None and not file.exists():
                 self.process = None
-                raise ArtifactError(
-                    f"vLLM's worker ended with {code}: {last_words(self.room / 'worker.log')}",
-                    f"What was translated is kept. Its log is {self.room / 'worker.log'}.",
-                )
+                log = self.room / "worker.log"
+                remedy = "Start again." if self.temporary else f"What was translated is kept. Its log is {log}."
+                raise ArtifactError(f"vLLM's worker ended with {code}: {last_words(log)}", remedy)
             time.sleep(0.02)
 
     def close(self) -> None:
