@@ -76,7 +76,7 @@ def both(pico_dir: Callable[[str], Path], tmp_path_factory: pytest.TempPathFacto
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT / 'src'}:{ROOT}"}
     done = subprocess.run(
         [*launcher, "-m", "tests.training.spread", str(folder)],
-        cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False,
+        cwd=ROOT, env=environment, capture_output=True, text=True, timeout=1800, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     return Both(folder)
