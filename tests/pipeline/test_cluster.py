@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -27,25 +28,24 @@ from sordino.pruning import scoring_worker
 from sordino.pruning.scoring_worker import ScoringWorker
 from sordino.runtime import ray_workers
 from sordino.runtime.ray_workers import Needs, RayWorkers
-from tests.stages.runs import Made, refusal, run, stage_json
+from tests.stages.runs import Made, answer, refusal, run, stage_json
 
 pytestmark = pytest.mark.ray
+MADE = "10-data", "20-teacher"
 RANKING, PSEUDO = "30-ranking", "50-pseudo"
 BYTES = {
     "rank": ("30-ranking/ranking.json", "30-ranking/trials.jsonl"),
     "pseudolabel": ("50-pseudo/candidates.jsonl", "50-pseudo/train.jsonl"),
 }
-ON_RAY = {"resources": {"executor": "ray"}}
-SLOW = {"pseudolabel": {"batch_size": 1, "max_new_tokens": 6, "filter": {"cut": False}}}
 
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Any]:
-    """Room for two workers on each of two nodes."""
+    """Room for two workers on one node and three on the other: one more than are kept."""
     from ray.cluster_utils import Cluster
 
     made = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False})
-    made.add_node(num_cpus=2)
+    made.add_node(num_cpus=3)
     ray_workers.connect(made.address)
     yield made
     import ray
@@ -55,10 +55,19 @@ def cluster() -> Iterator[Any]:
 
 
 @pytest.fixture(scope="module")
-def crew(cluster: Any, made: Made) -> Iterator[RayWorkers[ScoringWorker]]:
-    """Four workers with the teacher of the finished run."""
-    source = ModelSource(str(made.finished / "20-teacher"), None, "cpu", "float32", None)
-    cache = made.root / "cache"
+def alone(made: Made) -> Path:
+    """A run by one process as far as the tests need it."""
+    recipe = made.recipe(made.root / "alone")
+    for stage in ("prepare", "finetune", "rank", "pseudolabel"):
+        run(stage, recipe)
+    return made.root / "alone/runs/run"
+
+
+@pytest.fixture(scope="module")
+def crew(cluster: Any, alone: Path) -> Iterator[RayWorkers[ScoringWorker]]:
+    """Four workers with the teacher."""
+    source = ModelSource(str(alone / "20-teacher"), None, "cpu", "float32", None)
+    cache = alone / "cache"
     with RayWorkers(
         partial(workers._open_model, source, ScoringWorker, cache, "cpu"), 4, Needs(1, 0), "cpu"
     ) as all_four:
@@ -91,25 +100,28 @@ def nothing(worker: object, task: int) -> None:
     time.sleep(0.01)
 
 
-def on_ray(made: Made, directory: Path, stages: list[str], changes: dict[str, Any] | None = None) -> Path:
-    return made.copied(directory, ON_RAY | (changes or {}), stages)
+@pytest.fixture
+def recipe(made: Made, alone: Path, tmp_path: Path) -> Path:
+    """A recipe on Ray, beside the data and the teacher of the run by one process."""
+    for name in MADE:
+        shutil.copytree(alone / name, tmp_path / "runs/run" / name)
+    return made.recipe(tmp_path, {"resources": {"executor": "ray"}})
 
 
-def assert_same_bytes(made: Made, directory: Path, stage: str) -> None:
+def assert_same_bytes(alone: Path, directory: Path, stage: str) -> None:
     for name in BYTES[stage]:
-        assert (directory / "runs/run" / name).read_bytes() == (made.finished / name).read_bytes(), name
+        assert (directory / "runs/run" / name).read_bytes() == (alone / name).read_bytes(), name
 
 
 @pytest.mark.parametrize("count", [1, 2, 4])
 def test_any_number_of_workers_gives_the_bytes_of_one_process(
-    count: int, taking: Callable[[int], None], made: Made, tmp_path: Path
+    count: int, taking: Callable[[int], None], alone: Path, recipe: Path, tmp_path: Path
 ) -> None:
     taking(count)
-    recipe = on_ray(made, tmp_path, ["10-data", "20-teacher"])
     for stage in ("rank", "pseudolabel"):
         run(stage, recipe)
-        assert_same_bytes(made, tmp_path, stage)
-    assert stage_json(tmp_path / "runs/run" / RANKING)["hash"] == stage_json(made.finished / RANKING)["hash"]
+        assert_same_bytes(alone, tmp_path, stage)
+    assert stage_json(tmp_path / "runs/run" / RANKING)["hash"] == stage_json(alone / RANKING)["hash"]
 
 
 def die_once(work: Callable[[Any, Any], Any], mark: Path, worker: Any, task: Any) -> Any:
@@ -123,17 +135,16 @@ def die_once(work: Callable[[Any, Any], Any], mark: Path, worker: Any, task: Any
 
 
 def test_a_worker_killed_in_the_middle_changes_nothing(
-    taking: Callable[[int], None], made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    taking: Callable[[int], None], alone: Path, recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     taking(2)
     monkeypatch.setattr(scoring_worker, "translate", partial(die_once, scoring_worker.translate, tmp_path / "ranking"))
     monkeypatch.setattr(
         pseudolabels, "translate_batch", partial(die_once, pseudolabels.translate_batch, tmp_path / "labels")
     )
-    recipe = on_ray(made, tmp_path, ["10-data", "20-teacher"])
     for stage in ("rank", "pseudolabel"):
         run(stage, recipe)
-        assert_same_bytes(made, tmp_path, stage)
+        assert_same_bytes(alone, tmp_path, stage)
     assert (tmp_path / "ranking").exists() and (tmp_path / "labels").exists()
 
 
@@ -153,9 +164,8 @@ main([*sys.argv[1:], "--yes"])
 
 
 def test_a_killed_driver_goes_on_from_what_is_written(
-    cluster: Any, taking: Callable[[int], None], made: Made, tmp_path: Path
+    cluster: Any, taking: Callable[[int], None], alone: Path, recipe: Path, tmp_path: Path
 ) -> None:
-    recipe = on_ray(made, tmp_path, ["10-data", "20-teacher"], SLOW)
     words = [str(recipe), f"resources.ray_address={cluster.address}", "resources.workers=1"]
     killed = subprocess.run([sys.executable, "-c", DRIVER, "pseudolabel", *words], check=False, capture_output=True)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
@@ -163,15 +173,16 @@ def test_a_killed_driver_goes_on_from_what_is_written(
     assert len(progress.read_text().splitlines()) == 1
     taking(2)
     run("pseudolabel", recipe)
-    assert_same_bytes(made, tmp_path, "pseudolabel")
+    assert_same_bytes(alone, tmp_path, "pseudolabel")
 
 
 def test_finished_work_stays_finished_whoever_did_it(
-    made: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    alone: Path, recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    recipe = on_ray(made, tmp_path, [])
-    run("plan", recipe)
-    assert "runs:" not in capsys.readouterr().out
+    for name in (RANKING, PSEUDO):
+        shutil.copytree(alone / name, tmp_path / "runs/run" / name)
+    lines = {line["stage"]: line["runs"] for line in answer(capsys, "plan", recipe)["stages"]}
+    assert not lines["rank"] and not lines["pseudolabel"]
 
 
 def place(tmp_path: Path, **changes: Any) -> workers.Place:
@@ -187,7 +198,8 @@ def place(tmp_path: Path, **changes: Any) -> workers.Place:
     return workers.Place(**(given | changes))
 
 
-def test_workers_that_are_not_fit_for_the_job(cluster: Any, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("cluster")
+def test_workers_that_are_not_fit_for_the_job(tmp_path: Path) -> None:
     """Told by real workers, who compare themselves with what they are sent."""
     other = artifact.versions() | {"torch": "1.0"}
     cases = {
@@ -205,9 +217,8 @@ def test_workers_that_are_not_fit_for_the_job(cluster: Any, tmp_path: Path) -> N
             list(executor.run(nothing, [0], "task"))
 
 
-def test_what_a_recipe_cannot_have(
-    cluster: Any, made: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    many = on_ray(made, tmp_path, ["10-data", "20-teacher"], {"resources": {"executor": "ray", "workers": 99}})
-    assert "99 workers of 1 core each, but the cluster has room for" in refusal(capsys, "rank", many)
+@pytest.mark.usefixtures("cluster")
+def test_more_workers_than_the_cluster_holds(recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    told = refusal(capsys, "rank", recipe, "resources.workers=99")
+    assert "99 workers of 1 core each, but the cluster has room for 5" in told
     assert not (tmp_path / "runs/run" / RANKING).exists()

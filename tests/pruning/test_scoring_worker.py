@@ -14,7 +14,8 @@ from sordino.models.features import Features
 from sordino.models.speech import SpeechModel
 from sordino.pruning import search
 from sordino.pruning.layer import Layer
-from sordino.pruning.scoring import ClipScorer, Key, ScoringOptions, TargetLanguage
+from sordino.pruning.lots import Key
+from sordino.pruning.scoring import ClipScorer, ScoringOptions, TargetLanguage
 from sordino.pruning.scoring_worker import ScoringWorker
 from tests import tiny
 from tests.data import sounds

@@ -282,6 +282,7 @@ STAGES = {
             ("qlora", "train a low-rank adapter on the 4-bit model", "sordino qlora demo qlora.rank=16 qlora.alpha=32"),
             ("merge", "fold the adapter into the 16-bit model", "sordino merge demo"),
             ("trim", "shrink the vocabulary to what the translations need", "sordino trim demo trim.tokens=2000"),
+            ("qat", "train through the rounding of a small export", "sordino qat demo qat.budget_ratio=0.15"),
             ("export", "write the deployable forms", "sordino export demo 'export.formats=[nf4,w4a16]'"),
             (
                 "translate-test",

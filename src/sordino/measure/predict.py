@@ -48,7 +48,9 @@ training           weights + gradients + moments + activations; the fused AdamW 
     convolutions   B E b (2 M + 6 D)
     checkpointing  a layer's input for each layer instead, and the largest layer once
     adapter        4 bytes for each input of an adapted layer
-    head           (b + 12) V for each answer token; with checkpointing of no more than 256 MiB of logits
+    head           (b + 12) V for each answer token; with checkpointing of no more than 256 MiB of logits; with the
+                   teacher's probabilities (b + 20) V, of no more than 256 MiB of logits
+teacher's          6 k + 2 bytes on disk for each answer token of the mix, 4 tokens a second of speech; k = logits.top
 prune, bf16        24 MiB: weights go from file to file, a chunk at a time
 nf4                and 7 bytes a weight of the largest matrix, while it is packed
 w4a16              and 5; GPTQ holds the model instead, and 4 (2 H^2 + Q^2 + 4 I^2) of Hessians
@@ -89,10 +91,11 @@ class Adapter:
 
 @dataclass(frozen=True)
 class Batch:
-    """clips: run at once; seconds: of the longest clip."""
+    """clips: run at once; seconds: of the longest clip; compared: with a teacher's probabilities, to train on."""
 
     clips: int
     seconds: float
+    compared: bool = False
 
     def states(self, model: Model) -> int:
         """Encoder states of one clip."""
@@ -234,6 +237,11 @@ def exporting(model: Model, name: str, *, width: int = 2) -> int:
     return COPY_BYTES + each * _largest(t for t in model.tensors if t.kind == "linear")
 
 
+def position_bytes(top: int) -> int:
+    """Of a teacher's probabilities of `top` tokens and of all others together, in training/teacher_rows.py's files."""
+    return 4 * top + 2 * (top + 1)
+
+
 def resume_point(memory: Memory) -> int:
     """Bytes on disk of one resume point: the trained weights and their moments."""
     return memory.gradients + memory.moments
@@ -272,6 +280,6 @@ def _activations(
     else:
         total += sum(each * layers for each, _, layers in stacks)
     logits = batch.clips * batch.answer() * dims["V"]
-    if checkpointing:
+    if checkpointing or batch.compared:
         logits = min(logits, LOGITS_BYTES // 4)
-    return batch.clips * total + logits * (b + 12)
+    return batch.clips * total + logits * (b + (20 if batch.compared else 12))

@@ -17,7 +17,9 @@ from sordino.models import shapes
 from sordino.runtime.terminal import markup
 
 GIB = 2**30
-MODEL_STAGES = ("finetune", "rank", "prune", "pseudolabel", "distil", "qlora", "merge", "trim", "export", "translate")
+MODEL_STAGES = (
+    "finetune", "rank", "prune", "pseudolabel", "distil", "qlora", "merge", "trim", "qat", "export", "translate",
+)  # fmt: skip
 
 
 def gigabytes(count: int | None) -> str:

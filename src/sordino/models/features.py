@@ -43,6 +43,14 @@ class EncodedClip:
     stored: Tensor | Path  # a cached clip's states stay on disk until they are used
 
     @property
+    def rows(self) -> int:
+        """N, of its states; without reading them all."""
+        if isinstance(self.stored, Tensor):
+            return len(self.stored)
+        with safe_open(self.stored, "pt") as stored:
+            return int(stored.get_slice("states").get_shape()[0])
+
+    @property
     def states(self) -> Tensor:
         """Encoder states (N, D), on the CPU. Raises DataError where the cache was deleted in between."""
         if isinstance(self.stored, Tensor):

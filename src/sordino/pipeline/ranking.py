@@ -28,9 +28,10 @@ from sordino.pipeline.model_source import ModelSource
 from sordino.pipeline.stage import Job
 from sordino.pruning import block, polish, search
 from sordino.pruning.layer import SCOPES, Layer, parse_layer, refuse_removals
+from sordino.pruning.lots import Key
 from sordino.pruning.polish import Swap, swap_work
 from sordino.pruning.ranking import RankedRemoval, Ranking
-from sordino.pruning.scoring import ClipScorer, Key, ScoringOptions, TargetLanguage, work
+from sordino.pruning.scoring import ClipScorer, ScoringOptions, TargetLanguage, work
 from sordino.pruning.scoring_worker import ScoringWorker
 from sordino.pruning.search import Removal, Trial
 from sordino.pruning.speculative import default_memory

@@ -1,7 +1,7 @@
 """PIPELINE: the whole method, top to bottom; and how a recipe is run, planned and checked against it.
 
 corpus ─ prepare ─ finetune ─ rank ─ prune ─┐
-                      └─ pseudolabel ───────┴─ distil ─ qlora ─ merge ─ trim ─ export
+                      └─ pseudolabel ───────┴─ distil ─ qlora ─ merge ─ trim ─ qat ─ export
 translate ─ evaluate ─ report: every model of the chain
 sweep: smaller forms of them, bytes against quality
 """
@@ -32,8 +32,8 @@ from sordino.runtime.progress import note
 
 # in the order in which they run; a stage file defines STAGE
 STAGES = (
-    "prepare", "finetune", "rank", "prune", "pseudolabel", "distil", "qlora", "merge", "trim", "export", "translate",
-    "evaluate", "report", "sweep",
+    "prepare", "finetune", "rank", "prune", "pseudolabel", "distil", "qlora", "merge", "trim", "qat", "export",
+    "translate", "evaluate", "report", "sweep",
 )  # fmt: skip
 
 

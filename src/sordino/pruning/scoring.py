@@ -27,25 +27,22 @@ from sordino.models.features import EncodedClip
 from sordino.models.speech import SpeechModel
 from sordino.pruning import criteria, scoring_worker
 from sordino.pruning.engines import Engine, open_engine
-from sordino.pruning.layer import Layer, renumbered
+from sordino.pruning.layer import Layer
+from sordino.pruning.lots import Key, Lot, Rows, names_of, out_of, position
 from sordino.pruning.scoring_worker import (
     ForcedTask,
     ScoringWorker,
     StatesTask,
-    TranslateTask,
     forced_values,
     states_values,
     whole_logits,
 )
 from sordino.pruning.search import Trial, rungs, schedule, screened_in, screening_clips, survivors, without
-from sordino.pruning.speculative import Decoded
 from sordino.runtime.executor import Executor, Threads, parallel_map
 
 RESAMPLES = 1000
 KNOWN_TEXTS = 16  # other translations of a clip that guesses are looked up in
 LEAST_MEMORY = 48 * 2**20  # bytes for batches that one worker should have
-Key = tuple[tuple[Layer, ...], int]  # (layers that are out, item) -> greedy ids
-Rows = list[tuple[Key, list[int]]]
 Advance = Callable[[int], None]
 
 
@@ -219,7 +216,7 @@ class ClipScorer:
             return
         lots = self._lots(removed, candidates, clips, self.executor.workers)
         parts = [(lot, part) for lot in lots for part in lot.parts]
-        tasks = [lot.task(part, self.terms) for lot, part in parts]
+        tasks = [lot.task(part, self.terms.max_new_tokens, self.terms.memory) for lot, part in parts]
         done: dict[int, Rows] = {}
         for place, results in self.executor.run(scoring_worker.translate, tasks, "part of the clips"):
             lot, part = parts[place]
@@ -401,44 +398,6 @@ class ClipScorer:
         clips = (tuple(encoded[i] for i in batch) for batch in batches)
         tasks = [StatesTask(criterion, tuple(removed), part, memory) for part in clips]
         return self.executor.run(scoring_worker.states, tasks, "part of the clips")
-
-
-@dataclass(frozen=True)
-class Lot:
-    """Translations to make by candidates that share prefix layers. parts: items of one call each.
-
-    named: position of a candidate -> the layer; engine: of the model without `gone`; known: of every item.
-    """
-
-    gone: tuple[Layer, ...]
-    named: Mapping[int | None, Layer | None]
-    engine: Engine
-    encoded: Sequence[EncodedClip]
-    parts: Sequence[Sequence[int]]
-    known: Mapping[int, Sequence[Sequence[int]]]
-
-    def rows(self, results: Iterable[Decoded]) -> Rows:
-        return [((out_of(self.gone, self.named[one.candidate]), one.clip), one.ids) for one in results]
-
-    def task(self, part: Sequence[int], terms: ScoringOptions) -> TranslateTask:
-        """One of the parts for a worker in another process."""
-        clips, known = tuple(self.encoded[i] for i in part), tuple(self.known[i] for i in part)
-        return TranslateTask(self.gone, tuple(self.named), clips, known, terms.max_new_tokens, terms.memory)
-
-
-def names_of(gone: Sequence[Layer], group: Sequence[Layer | None], removed: Sequence[Layer]) -> Sequence[Layer | None]:
-    """Candidates of a group; that of one encoder candidate is scored as the whole of a model without it."""
-    return group if group != [None] or list(gone) == list(removed) else [gone[-1]]
-
-
-def out_of(removed: Sequence[Layer], candidate: Layer | None) -> tuple[Layer, ...]:
-    """The layers a candidate does without, in one order whichever way they went."""
-    return tuple(sorted([*removed, *([candidate] if candidate else [])]))
-
-
-def position(removed: Sequence[Layer], layer: Layer | None) -> int | None:
-    """As `renumbered`: the index alone, None where no layer goes."""
-    return None if layer is None else renumbered(layer, removed).index
 
 
 def work(pool: int, remove: int, clips: int, racing: bool) -> int:

@@ -115,7 +115,7 @@ def connect(address: str | None) -> None:
     try:
         dashboard = False if place == "local" else None
         ray.init(address=place, include_dashboard=dashboard, log_to_driver=False, logging_level="ERROR")
-    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+    except Exception as error:  # among them bare ones, where a machine is too slow to start
         raise RecipeError(
             f"resources.ray_address: no Ray cluster could be joined at {place} ({reason(error)}).",
             "Start one with `ray start --head`, or leave ray_address out.",
@@ -273,14 +273,26 @@ def _outcome(reference: Any) -> Any:
             raise FamilyError(
                 f"a worker cannot import sordino ({reason(error)}).", "Install the same environment on every node."
             ) from error
-        return Lost(type(error).__name__, isinstance(error, exceptions.OutOfMemoryError))
+        return _lost(error)
+
+
+def _lost(error: Exception) -> Lost:
+    """What Ray's long messages come to."""
+    from ray import exceptions
+
+    told = str(error).lower()
+    if isinstance(error, exceptions.OutOfMemoryError) or "memory" in told:
+        return Lost("its machine ran out of memory", True)
+    if isinstance(error, exceptions.NodeDiedError) or "node has died" in told or "node is dead" in told:
+        return Lost("its node is gone")
+    return Lost("its process ended")
 
 
 def _given_up(what: str, last: Lost) -> SordinoError | MemoryError:
     if last.memory:
         return MemoryError(f"{what}: {last.why}")
     return ArtifactError(
-        f"{what} lost {TRIES} workers one after the other, the last by {last.why}.",
+        f"{what} lost {TRIES} workers one after the other; of the last, {last.why}.",
         f"The cluster's logs say why (docs/cluster.md). {KEPT}",
     )
 

@@ -38,7 +38,7 @@ def take_over(job: Job) -> None:
     done = records.read_stage(directory)
     if done is None or settings is None or (job.state / KNOWN).exists() or not job.layout.trials.is_file():
         return
-    same = settings | {name: done["section"].get(name) for name in RESUMABLE}
+    same = records.with_settings_of(settings, done, RESUMABLE)
     if artifact.why_stale(directory, same, parents_of(STAGE, job.recipe)) is None:
         files.write_text(job.state / KNOWN, job.layout.trials.read_text(encoding="utf-8"))
 
