@@ -8,7 +8,7 @@ PYTEST := OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest
 CODE := src tests demo benchmarks
 
 .DEFAULT_GOAL := help
-.PHONY: help try demo test test-comet test-gguf test-ray test-vllm test-web wheel-test lint format types clean
+.PHONY: help try demo test test-comet test-gguf test-ray test-vllm test-older test-web wheel-test lint format types clean
 
 help:  ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -42,6 +42,9 @@ test-web: $(READY)  ## install playwright (45 MB) and, where it is missing, Debi
 		{ echo "there is no chromium: install your system's package, or say make test-web CHROMIUM=/path/to/chrome"; exit 2; }
 	$(BIN)/python -c 'import playwright' 2>/dev/null || $(BIN)/python -m pip install --quiet 'playwright>=1.65'
 	$(PYTEST) -m web tests/serve/test_browser.py
+
+test-older: $(READY)  ## install transformers 5.16.1 and 5.20.0 beside .venv (80 MB) and load what this one saves
+	$(PYTEST) -m isolated tests/models
 
 wheel-test: $(READY)  ## build the wheel and use it from an empty directory; a minute
 	$(PYTEST) -m isolated tests/test_wheel.py

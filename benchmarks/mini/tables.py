@@ -4,10 +4,10 @@
     python benchmarks/mini/tables.py benchmarks/mini/teacher.yaml --out tables-mini      30 layers, hours each
     python benchmarks/mini/tables.py demo --out tables-demo --print                      the tables of what is done
 
-The recipe's own run must be finished up to pseudolabel; it is only read. An experiment is settings that differ from
-the recipe's. They are run in the order of their worth; OUT/results.jsonl gets a line as each one is finished, so that
-the same command goes on where it was stopped. Rankings are shared. What this version of sordino does not know yet is
-refused by its recipes, and listed with the refusal.
+The recipe's own run must be finished up to pseudolabel; only its cache is added to. An experiment is settings that
+differ from the recipe's. They are run in the order of their worth; OUT/results.jsonl gets a line as each one is
+finished, so that the same command goes on where it was stopped. Rankings are shared. What this version of sordino does
+not know yet is refused by its recipes, and listed with the refusal.
 
 A seed is that of healing: the order of the clips. The teacher, the ranking and the splits are the same for all.
 Scores are of dev and test together, on which nothing was chosen. Differences are means over the seeds; their 95 %
@@ -18,10 +18,10 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import itertools
 import os
 import shutil
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -137,10 +137,11 @@ class Tables:
         self.experiments = list(experiments(self.layers, self.base.distil.epochs))
         self.most = max(e.remove for e in self.experiments)
         self.results = out / "results.jsonl"
+        out.mkdir(parents=True, exist_ok=True)
 
     def workplace(self, name: str, *given: Path) -> Path:
-        """OUT/name with the teacher's finished stages, `given` ones, and the cache that all share."""
-        directory, cache = self.out / name, self.out / run_layout.CACHE
+        """OUT/name with the teacher's finished stages and cache, and `given` stages."""
+        directory, cache = self.out / name, self.base.directory / run_layout.CACHE
         directory.mkdir(parents=True, exist_ok=True)
         cache.mkdir(exist_ok=True)
         for place in (*(self.base.directory / stage for stage in GIVEN), *given, cache):
@@ -181,7 +182,7 @@ class Tables:
         """A model's translations of the held-out clips."""
         speech = loading.open_model(str(model), device="cpu", dtype="float32")
         prompt = prompts.render(speech, recipe.prompt, recipe.source, recipe.target)
-        encoded = Features(speech, self.out / run_layout.CACHE).encode_all(self.clips(), prompt)
+        encoded = Features(speech, self.base.directory / run_layout.CACHE).encode_all(self.clips(), prompt)
         return [hypothesis.text for hypothesis in generation.translate(speech, encoded, self.options)]
 
     def clips(self) -> list[Clip]:
@@ -212,37 +213,41 @@ class Tables:
         stage = qlora if not one.remove else distil
         settings = [*one.searched(self.most), *one.healing, f"seed={seed}"]
         if stage is qlora:
-            settings += [*without("rank", "prune", "distil", keep="qlora")]
+            settings += without("rank", "prune", "distil", keep="qlora")
         else:
             settings += [f"prune.remove={one.remove}", *without()]
         recipe = self.load(name, *settings)
-        section: Any = recipe.qlora if stage is qlora else recipe.distil
         given = [self.pruned(one), self.ranked(one)] if one.remove else []
         place = self.workplace(name, *given)
-        out = place / (run_layout.ADAPTER if stage is qlora else run_layout.STUDENT)
-        out.mkdir(exist_ok=True)
-        job, start = Job(recipe, out, {}), time.perf_counter()
-        stage.run(job, section)
-        seconds = round(time.perf_counter() - start)
-        texts = self.texts(recipe, out)
-        self.record(one.name, seed, settings=settings, seconds=seconds, **job.record, texts=texts)
+        wanted = stage.STAGE.settings(recipe)
+        assert wanted
+        runner.run_stage(stage.STAGE, wanted, recipe, {})  # and not those before it, which have the teacher's seed
+        model = place / stage.STAGE.directory
+        facts = files.read_json(model / "stage.json")
+        kept = {key: facts[key] for key in ("steps", "loss", "dev_loss", "seconds")}
+        self.record(one.name, seed, settings=settings, **kept, texts=self.texts(recipe, model))
         shutil.rmtree(place)
 
     def everything(self, seeds: Sequence[int], only: Sequence[str]) -> None:
         """Run what is not done. What recipes refuse is recorded nowhere and tried again the next time."""
         if not self.done("teacher", None):
             self.record("teacher", None, texts=self.texts(self.base, self.base.directory / run_layout.TEACHER))
-        for one in self.experiments:
-            if only and one.name not in only:
-                continue
-            try:
-                self.load(one.name, *one.ranking, *one.healing)
-            except RecipeError as error:  # of a setting that this version does not have
-                note(f"{one.name}: refused: {error}")
-                continue
-            self.unhealed(one)
-            for seed in seeds:
+        chosen = [one for one in self.experiments if not only or one.name in only]
+        for _, alike in itertools.groupby(chosen, key=lambda one: one.remove):
+            possible = [one for one in alike if self.is_possible(one)]
+            for one in possible:
+                self.unhealed(one)
+            for seed, one in itertools.product(seeds, possible):  # what is compared stands side by side early
                 self.healed(one, seed)
+
+    def is_possible(self, one: Experiment) -> bool:
+        """Whether this version of sordino has the experiment's settings; if not, it says which it lacks."""
+        try:
+            self.load(one.name, *one.ranking, *one.healing)
+        except RecipeError as error:
+            note(f"{one.name}: refused: {error}")
+            return False
+        return True
 
     # ------------------------------------------------------------ tables
 
@@ -272,15 +277,17 @@ class Tables:
             lines.append(f"| {name} | {each} | {value:.1f} ({low:.1f}–{high:.1f}) | {share:.1f} | {bleu:.1f} |")
         lines += ["", "| question | removed | by seed | chrF++ difference (95 %) |", "|---|---|---|---|"]
         for question, (first, second) in QUESTIONS.items():
-            for remove in sorted({e.remove for e in self.experiments}):
-                pair = (f"{first}-{remove}", f"{second}-{remove}")
+            states = itertools.product(sorted({e.remove for e in self.experiments}), (", not healed", ""))
+            for remove, state in states:
+                pair = (f"{first}-{remove}{state}", f"{second}-{remove}{state}")
                 seeds = [s for name, s in scores["chrf++"] if name == pair[0] and (pair[1], s) in scores["chrf++"]]
                 if not seeds:
                     continue
                 both = [[scores["chrf++"][name, seed] for name in pair] for seed in seeds]
                 value, low, high = _mean([(a[0] - b[0], a[1] - b[1]) for a, b in both])
                 each = " ".join(f"{a[0] - b[0]:+.1f}" for a, b in both)
-                lines.append(f"| {question} | {remove} | {each} | {value:+.1f} ({low:+.1f} to {high:+.1f}) |")
+                each = each if seeds != [None] else ""
+                lines.append(f"| {question} | {remove}{state} | {each} | {value:+.1f} ({low:+.1f} to {high:+.1f}) |")
         waiting = [e.name for e in self.experiments if not any(row["name"] == e.name for row in rows)]
         return "\n".join([*lines, "", f"Not run: {', '.join(waiting) or 'none'}."])
 
@@ -305,7 +312,6 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help="experiments, e.g. middle-6")
     parser.add_argument("--print", action="store_true", help="the tables of what is done, and nothing else")
     args = parser.parse_args()
-    args.out.mkdir(parents=True, exist_ok=True)
     tables = Tables(args.recipe, args.settings, args.out)
     if not args.print:
         tables.everything(args.seeds, args.only)

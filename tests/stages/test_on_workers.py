@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from sordino.cli import main
 from sordino.pipeline import workers
 from tests.in_process import InProcess
 from tests.stages.runs import Made, answer, contents, jsonl, run, stage_json
@@ -51,9 +52,39 @@ def test_mbr_draws_the_same_samples(made: Made, tmp_path: Path) -> None:
     assert one["candidates.jsonl"] == other["candidates.jsonl"] and one["train.jsonl"] == other["train.jsonl"]
 
 
-def test_translations_and_points_are_those_of_one_process(
-    made: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_a_killed_driver_goes_on_from_what_is_written(
+    made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    translated: list[int] = []
+
+    class Dying(InProcess[Any]):
+        """Ends the process that hands out the work after two batches, as Ctrl-C does."""
+
+        def run(self, work: Any, tasks: Any, label: str) -> Iterator[tuple[int, Any]]:
+            for place, result in super().run(work, tasks, label):
+                if label == "batch":
+                    translated.append(place)
+                yield place, result
+                if translated == [3, 2]:
+                    translated.append(-1)
+                    raise KeyboardInterrupt
+
+    @contextmanager
+    def open_workers(job: Any, open_state: Any) -> Iterator[InProcess[Any]]:
+        yield Dying(open_state("cpu"), 3)
+
+    monkeypatch.setattr(workers, "open_workers", open_workers)
+    recipe = made.copied(tmp_path, ON_RAY, ["10-data", "20-teacher"])
+    assert main(["pseudolabel", str(recipe)]) == 130
+    rows = jsonl(tmp_path / "runs/run/50-pseudo.partial/.state/pseudo.jsonl")
+    assert 0 < len(rows) < 10
+    run("pseudolabel", recipe)
+    assert translated == [3, 2, -1, 1, 0]
+    there = tmp_path / "runs/run/50-pseudo"
+    assert stage_json(there)["outputs"] == stage_json(made.finished / "50-pseudo")["outputs"]
+
+
+def test_points_are_those_of_one_process(made: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     small = {"sweep": {"of": ["student"], "formats": ["nf4", "mixed"], "budget_ratios": [0.4, 0.01]}}
     points = {}
     for name, changes in (("alone", small), ("handed", small | ON_RAY)):
@@ -65,8 +96,11 @@ def test_translations_and_points_are_those_of_one_process(
     assert texts(handed) == texts(alone) and set(texts(handed)) == {"student-nf4", "student-mixed-0.4", "pruned-1"}
     scores = [json.loads((place / "student-nf4/point.json").read_text())["scores"] for place in (handed, alone)]
     assert scores[0] == scores[1]
+
+
+def test_translations_are_those_of_one_process(made: Made, tmp_path: Path) -> None:
     systems = {"translate": {"max_new_tokens": 6, "systems": ["teacher", "nf4"]}} | ON_RAY
-    recipe = made.copied(tmp_path / "translated", systems, ["10-data", "20-teacher", "63-trimmed", "70-export"])
-    run("translate", recipe)
+    recipe = made.copied(tmp_path, systems, ["10-data", "20-teacher", "63-trimmed", "70-export"])
+    run("translate-test", recipe)
     one = texts(made.finished / "80-outputs")
-    assert texts(tmp_path / "translated/runs/run/80-outputs") == {name: one[name] for name in ("teacher", "nf4")}
+    assert texts(tmp_path / "runs/run/80-outputs") == {name: one[name] for name in ("teacher", "nf4")}
