@@ -25,7 +25,8 @@ ROOT = Path(__file__).parents[2]
 HEAVY = ("torch", "transformers", "numpy", "soundfile", "sacrebleu", "peft")
 
 
-ENDING = [name for name in cli.COMMANDS if name != "serve"]  # a server goes on until it is stopped
+# a server goes on until it is stopped; the finished run has no qat, which tests/stages/test_qat.py runs
+ENDING = [name for name in cli.COMMANDS if name not in ("serve", "qat")]
 
 
 def commands(made: Made, directory: Path) -> dict[str, list[Any]]:
