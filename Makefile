@@ -8,7 +8,7 @@ PYTEST := OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest
 CODE := src tests demo benchmarks
 
 .DEFAULT_GOAL := help
-.PHONY: help try demo test test-comet test-gguf test-vllm test-web wheel-test lint format types clean
+.PHONY: help try demo test test-comet test-gguf test-ray test-vllm test-older test-web wheel-test lint format types clean
 
 help:  ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -30,8 +30,11 @@ test-gguf: $(READY)  ## compile llama-cpp-python (5 to 15 minutes) and run what 
 		CMAKE_ARGS="-DLLAVA_BUILD=OFF -DLLAMA_OPENSSL=OFF $(CMAKE_ARGS)" $(BIN)/python -m pip install --editable '.[gguf]'
 	$(PYTEST) tests/models/test_hybrid.py tests/serve/test_gguf.py
 
-test-vllm: $(READY)  ## install vLLM beside .venv (3.7 GB, minutes), load a w4a16 export and compare tokens
-	$(PYTEST) -rs -m isolated tests/formats
+test-ray: $(READY)  ## rank and pseudo-label by a Ray cluster on this machine, with workers, nodes and drivers killed
+	$(PYTEST) -m ray tests/runtime/test_ray_workers.py tests/pipeline/test_cluster.py
+
+test-vllm: $(READY)  ## install vLLM beside .venv (3.7 GB, minutes), compare its tokens with ours
+	$(PYTEST) -rs -s -m isolated tests/formats
 
 test-web: $(READY)  ## install playwright (45 MB) and, where it is missing, Debian's chromium; drive the server's page
 	@test -n "$(CHROMIUM)" || command -v chromium >/dev/null || \
@@ -39,6 +42,9 @@ test-web: $(READY)  ## install playwright (45 MB) and, where it is missing, Debi
 		{ echo "there is no chromium: install your system's package, or say make test-web CHROMIUM=/path/to/chrome"; exit 2; }
 	$(BIN)/python -c 'import playwright' 2>/dev/null || $(BIN)/python -m pip install --quiet 'playwright>=1.65'
 	$(PYTEST) -m web tests/serve/test_browser.py
+
+test-older: $(READY)  ## install transformers 5.16.1 and 5.20.0 beside .venv (80 MB) and load what this one saves
+	$(PYTEST) -m isolated tests/models
 
 wheel-test: $(READY)  ## build the wheel and use it from an empty directory; a minute
 	$(PYTEST) -m isolated tests/test_wheel.py

@@ -25,7 +25,9 @@ MODELS = {
     "Qwen/Qwen3-ASR-1.7B-hf": "qwen3_asr_1.7b",
     "ibm-granite/granite-speech-4.1-2b": "granite_speech_4.1_2b",
     "mistralai/Voxtral-Mini-3B-2507": "voxtral_mini_3b",
+    "microsoft/Phi-4-multimodal-instruct": "phi4_multimodal",
     "Qwen/Qwen2-Audio-7B-Instruct": "qwen2_audio_7b",
+    "nvidia/audio-flamingo-3-hf": "audioflamingo3_8b",
     "Qwen/Qwen2.5-Omni-7B": "qwen2_5_omni_7b",
     "google/gemma-4-12B-it": "gemma4_12b",
 }

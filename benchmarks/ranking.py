@@ -52,8 +52,9 @@ from sordino.models.speech import SpeechModel
 from sordino.pipeline import artifact
 from sordino.pruning import search
 from sordino.pruning.layer import Layer, parse_layer
+from sordino.pruning.lots import Key, out_of
 from sordino.pruning.ranking import Ranking
-from sordino.pruning.scoring import ClipScorer, Key, ScoringOptions, TargetLanguage, out_of
+from sordino.pruning.scoring import ClipScorer, ScoringOptions, TargetLanguage
 from sordino.pruning.search import Removal, Trial, without
 from sordino.pruning.speculative import SpeculativeDecoder, default_memory
 from sordino.runtime import files

@@ -9,6 +9,7 @@ import pytest
 
 from sordino.config.recipe import load, shipped
 from sordino.models import registry
+from tests.models.table import FACTS
 
 ROOT = Path(__file__).parents[1]
 HISTORY = ROOT / "docs" / "log.md"  # names files as they were called
@@ -53,3 +54,8 @@ def test_every_family_has_a_row_and_every_recipes_model_is_named() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     models = {load(path).model for path in shipped().values()}
     assert {model for model in models if registry.is_hub_id(model) and f"`{model}`" not in readme} == set()
+
+
+def test_every_family_has_a_recipe() -> None:
+    models = {load(path).model for path in shipped().values()}
+    assert {family for family, facts in FACTS.items() if not models & {*facts.configs, *facts.more}} == set()

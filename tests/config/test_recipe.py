@@ -229,7 +229,7 @@ def test_files_that_hold_no_recipe(tmp_path: Path, text: str, said: str) -> None
 
 def test_a_missing_recipe_is_named(tmp_path: Path) -> None:
     with pytest.raises(
-        RecipeError, match=r"there is no recipe .*/absent\.yaml\. Shipped recipes, by name: demo, .*paper_a"
+        RecipeError, match=r"there is no recipe .*/absent\.yaml\. Shipped recipes, by name: best_demo, demo, .*paper_a"
     ):
         load(tmp_path / "absent.yaml")
     with pytest.raises(RecipeError, match=r"there is no recipe demmo\. Did you mean 'demo'\? Shipped"):

@@ -14,7 +14,8 @@ from sordino.config.schema import SYSTEM_PROMPT, PromptSection
 from sordino.errors import ArtifactError, DataError, FamilyError, RecipeError
 from sordino.inference import translation
 from tests.data import sounds
-from tests.stages.runs import Made, jsonl
+from tests.models import fake_vllm
+from tests.stages.runs import Made, answer, jsonl, refusal, run
 from tests.tiny import clip
 
 KEYS = ["id", "audio", "text", "seconds", "tokens"]
@@ -99,3 +100,18 @@ def test_an_unknown_device_is_refused(made: Made, files: list[str]) -> None:
     for device in ("warp", "cuda:99"):
         with pytest.raises(RecipeError, match=f"device: '{device}' cannot be used here"):
             translation.translate_files(str(made.model), files[:1], target="de", device=device)
+
+
+def test_vllm_translates_from_outside_and_does_not_go_on_with_ours(
+    made: Made, files: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SORDINO_VLLM", str(tmp_path / "nowhere"))
+    words = ["translate", made.model, *files, "--to", "de", "--device", "cpu", "--max-new-tokens", "5"]
+    ours = answer(capsys, *words)
+    assert "vllm_env.sh" in refusal(capsys, *words, "--engine", "vllm")
+    monkeypatch.setenv("SORDINO_VLLM", str(fake_vllm.install(tmp_path / "vllm")))
+    theirs = answer(capsys, *words, "--engine", "vllm")
+    assert [row["text"] for row in theirs["hypotheses"]] == [row["text"] for row in ours["hypotheses"]]
+    run(*words, "--out", tmp_path / "out")
+    message = refusal(capsys, *words, "--out", tmp_path / "out", "--engine", "vllm")
+    assert "engine" in message

@@ -100,3 +100,52 @@ def test_activations_against_what_autograd_keeps(pico_dir, tmp_path, family, pre
 def test_formulas_name_every_setting():
     text = json.dumps(predict.FORMULAS)
     assert all(word in text for word in ("float32", "bfloat16-mixed", "QLoRA", "checkpointing", "max_new_tokens"))
+
+
+@pytest.mark.parametrize(
+    ("precision", "optimizer", "bytes_a_weight", "gigabytes"),
+    [
+        ("float32", "adamw", 16, {1: 134, 2: 67, 8: 17}),
+        ("bfloat16-mixed", "adamw", 16, {1: 134, 2: 67, 8: 17}),
+        ("bfloat16-sharded", "adamw", 16, {1: 134, 2: 67, 8: 17}),
+        ("bfloat16", "adamw", 8, {1: 67, 2: 34, 8: 8}),
+        ("bfloat16", "adamw8bit", 6.03, {1: 51, 2: 25, 8: 6}),
+        ("float32", "adamw8bit", 10.03, {1: 84}),
+    ],
+)
+def test_the_7b_model_on_several_devices(precision, optimizer, bytes_a_weight, gigabytes):
+    for devices, expected in gigabytes.items():
+        options = {"optimizer": optimizer, "devices": devices, "checkpointing": True}
+        memory = predict.full_training(BIG, predict.Batch(1, 30.0), precision, **options)
+        held = memory.weights + memory.gradients + memory.moments
+        assert held == pytest.approx(bytes_a_weight * BIG.parameters / devices, rel=2e-3)
+        assert round(held / 1e9) == expected
+        assert memory.peak == held + memory.activations + memory.gathered
+        assert (memory.gathered > 0) == (devices > 1 or precision == "bfloat16-sharded")
+
+
+def test_what_devices_gather_is_what_lies_around_the_layers():
+    """Embeddings, head, projector and final norm with their gradients; two layers and the gradients of one."""
+    around = sum(t.elements for t in BIG.tensors if t.part not in ("decoder", "audio_encoder"))
+    layer = sum(t.elements for t in BIG.tensors if t.part == "decoder") // 32
+    two = predict.full_training(BIG, FOUR, "bfloat16-sharded", devices=2)
+    assert two.gathered == pytest.approx(2 * (2 * around + 3 * layer), rel=1e-6)
+    assert layer == pytest.approx(202.4e6, rel=1e-3)
+    frozen = predict.full_training(BIG, FOUR, "float32", devices=4, frozen=("encoder",))
+    encoder = sum(t.elements for t in BIG.tensors if t.part == "audio_encoder")
+    assert frozen.weights == pytest.approx(4 * ((BIG.parameters - encoder) / 4 + encoder), abs=4)
+
+
+def test_8_bit_moments_are_what_bitsandbytes_keeps():
+    from bitsandbytes.optim import AdamW8bit
+
+    sizes = {"linear": (64, 100), "norm": (64,)}
+    weights = [torch.nn.Parameter(torch.ones(size)) for size in sizes.values()]
+    optimizer = AdamW8bit(weights)
+    for weight in weights:
+        weight.grad = torch.ones_like(weight)
+    optimizer.step()
+    states = [state for weight in weights for key, state in optimizer.state[weight].items() if key[:4] != "qmap"]
+    kept = sum(state.numel() * state.element_size() for state in states if isinstance(state, torch.Tensor))
+    shaped = [shapes.Shape(name, size, "linear") for name, size in sizes.items()]
+    assert predict.moment_bytes(shaped, "adamw8bit", 4) == kept

@@ -60,7 +60,7 @@ def test_a_clip_is_encoded_once(speech: SpeechModel, prompt: str, tmp_path: Path
 
 
 def test_what_was_just_encoded_stays_on_disk_until_it_is_used(speech: SpeechModel, prompt: str, tmp_path: Path) -> None:
-    """100,000 clips of 5 s have 128 GB of states: a process holds none of them, and the same ids for all."""
+    """100,000 clips of 5 s have 64 GB of states: a process holds none of them, and the same ids for all."""
     clips = [sounds.clip(f"c{i}", sounds.save(tmp_path / f"{i}.flac", clip(i, 0.5))) for i in range(3)]
     for _ in range(2):  # encoded, then found
         encoded = Features(speech, tmp_path / "cache").encode_all(clips, prompt)

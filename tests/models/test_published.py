@@ -53,10 +53,12 @@ def test_every_configuration_is_checked() -> None:
 @pytest.mark.parametrize(
     ("recipe", "name", "removed"),
     [
+        ("audioflamingo3_en_de", "audioflamingo3_8b", 6),
         ("granite_speech_en_de", "granite_speech_4.1_2b", 12),
         ("phi4_multimodal_en_de", "phi4_multimodal", 8),
         ("qwen2_5_omni_en_de", "qwen2_5_omni_7b", 6),
         ("qwen3_asr_en_de", "qwen3_asr_1.7b", 8),
+        ("voxtral_en_de", "voxtral_mini_3b", 8),
     ],
 )
 def test_its_recipe_is_planned_from_the_configuration(recipe: str, name: str, removed: int) -> None:
@@ -93,3 +95,12 @@ def test_gemmas_count_everything_rounded_down(name: str, parameters: int, said: 
 def test_trimming_reaches_the_layers_own_embeddings(name: str, saved: int) -> None:
     config = config_of(name)
     assert shapes.model(config).parameters - shapes.model(config, vocabulary=48_000).parameters == saved
+
+
+def test_e2bs_recipe_trims_what_the_page_says() -> None:
+    config = config_of("gemma4_e2b")
+    found = forecast(load(shipped()["gemma4_e2b_en_de"]), config, "cuda")
+    trimmed = shapes.model(config, vocabulary=48_000).parameters
+    assert round(trimmed / 1e9, 2) == 2.86
+    assert found["trim"].size == pytest.approx(2 * trimmed, rel=0.01)
+    assert "prune" not in found

@@ -6,7 +6,7 @@ import pytest
 
 from sordino import cli
 from sordino.config import recipe
-from sordino.pipeline import token_selection
+from sordino.pipeline import launching, token_selection
 from sordino.pipeline.forecast import RANK_BATCH_BYTES, config_of, forecast
 from tests.models.test_shapes import QWEN2_AUDIO_7B
 
@@ -81,3 +81,35 @@ def test_the_memory_of_batches_is_the_ranking_s():
     from sordino.pruning import speculative
 
     assert RANK_BATCH_BYTES == speculative.SMALL_MEMORY
+
+
+def test_a_plan_with_resources_says_what_each_device_takes(config, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(launching, "available", lambda device: 2)
+    changed = ["resources.devices=4", "resources.tflops=400", "finetune.batch_size=16", "finetune.max_steps=500"]
+    loaded = recipe.load("recipes/paper_b_en_de.yaml", [*changed, "distil.batch_size=16", "qlora.batch_size=16"])
+    found = forecast(loaded, QWEN2_AUDIO_7B, "cuda")
+    for stage in ("finetune", "distil", "qlora"):
+        assert list(found[stage].devices) == [1, 2, 4, 8]
+        assert found[stage].memory == found[stage].devices[4]["peak"]
+    teacher = found["finetune"].devices
+    held = {n: sum(each[part] for part in ("weights", "gradients", "moments")) for n, each in teacher.items()}
+    assert {n: round(size / 1e9) for n, size in held.items()} == {1: 67, 2: 34, 4: 17, 8: 8}
+    assert teacher[2]["activations"] > teacher[8]["activations"]  # fewer clips at once
+    assert teacher[1]["hours"] == pytest.approx(8 * teacher[8]["hours"])
+    assert found["distil"].devices[1]["hours"] is None  # nobody knows how many clips there will be
+    plain = forecast(recipe.load("recipes/paper_b_en_de.yaml"), QWEN2_AUDIO_7B, "cuda")
+    assert plain["finetune"].devices is None
+    assert (
+        plain["finetune"].memory
+        == forecast(recipe.load("recipes/paper_b_en_de.yaml", ["resources.tflops=1"]), QWEN2_AUDIO_7B, "cuda")[
+            "finetune"
+        ].memory
+    )
+
+    words = ["plan", "paper_b_en_de", "--config", str(config), "--predict-for", "cuda", f"out={tmp_path}", "device=cpu"]
+    assert cli.main([*words, *changed, "distil.batch_size=16", "qlora.batch_size=16"]) == 0
+    told = capsys.readouterr().out
+    assert "each device takes" in told
+    assert "refused: resources.devices: 4, but this machine has 2 CPU cores." in told
+    assert cli.main(words) == 0
+    assert "each device takes" not in capsys.readouterr().out

@@ -16,7 +16,7 @@ from sordino.errors import RecipeError
 from sordino.models import loading, prompts
 from sordino.models.answers import SpeechLM, encoded_batch
 from sordino.models.features import Features
-from sordino.pipeline import teacher_logits
+from sordino.pipeline import forecast, planning, runner, teacher_logits
 from sordino.training import teacher_rows
 from sordino.training.objectives import Distillation, cross_entropy
 from sordino.vocabulary.tokenizer import without_weights
@@ -173,3 +173,21 @@ def test_settings_that_would_do_nothing_are_refused(
     changes["qlora"] = {"mix": {"pseudo": False}}
     no_teacher = made.recipe(tmp_path / "none", changes)
     assert "distil.logits: needs the finetune section" in refusal(capsys, "plan", no_teacher)
+
+
+def test_a_plan_says_how_much_the_cache_will_hold(made: Made, straight: Path) -> None:
+    recipe = recipes.load(straight.parents[1] / "recipe.yaml")
+    config = forecast.config_of(recipe)
+    assert config
+    ahead = forecast.forecast(recipe, config)
+    assert ahead["qlora"].cache is None
+    clips = [clip for name in ("10-data", "50-pseudo") for clip in manifest.read(straight / name / "train.jsonl")]
+    tokens = round(4 * sum(clip.seconds or 0.0 for clip in clips))
+    assert ahead["distil"].cache == tokens * (5 * 4 + 6 * 2)
+    plain = recipes.load(straight.parents[1] / "recipe.yaml", ["distil.logits.weight=0", "distil.logits.top=64"])
+    assert forecast.forecast(plain, config)["distil"].cache is None
+    notes = planning.told_of(recipe, runner.plan(recipe, config))["note"]
+    assert not [note for note in notes if "probabilities" in note]  # they are there
+    other = recipes.load(straight.parents[1] / "recipe.yaml", ["distil.lr=0.5"])
+    notes = planning.told_of(other, runner.plan(other, config))["note"]
+    assert [note for note in notes if note.startswith("distil keeps the teacher's probabilities in the run's cache: ~")]

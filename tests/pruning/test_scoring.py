@@ -17,7 +17,8 @@ from sordino.models.features import Features
 from sordino.models.generation import Decoding, translate
 from sordino.models.speech import SpeechModel
 from sordino.pruning import criteria, search
-from sordino.pruning.scoring import ClipScorer, ScoringOptions, TargetLanguage, position, work
+from sordino.pruning.lots import position
+from sordino.pruning.scoring import ClipScorer, ScoringOptions, TargetLanguage, work
 from sordino.pruning.search import Layer, Trial, without
 from tests import tiny
 

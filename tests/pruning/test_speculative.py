@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import types
 from collections.abc import Callable
 
 import pytest
@@ -15,7 +16,7 @@ from sordino.models import registry
 from sordino.models.features import EncodedClip, Features
 from sordino.models.generation import generate
 from sordino.models.speech import SpeechModel
-from sordino.pruning import search
+from sordino.pruning import search, speculative
 from sordino.pruning.decode_pool import DecodePool, guess
 from sordino.pruning.search import Layer, without
 from sordino.pruning.speculative import SpeculativeDecoder
@@ -239,3 +240,34 @@ def test_memory_decides_the_batches(
     one_by_one = SpeculativeDecoder(speech, MOST, 1).batches(clips, range(len(clips)), {})
     assert len(everything) == 1 and sorted(everything[0]) == list(range(len(clips)))
     assert [len(b) for b in one_by_one] == [1] * len(clips)
+
+
+@pytest.mark.parametrize(
+    ("free", "reserved", "allocated", "expected"),
+    [
+        (40 << 30, 20 << 30, 16 << 30, 16 << 30),  # half of 44 GiB, down to a power of two
+        (63 << 30, 17 << 30, 16 << 30, 32 << 30),
+        (64 << 30, 16 << 30, 16 << 30, 32 << 30),  # a little more free: the same batches
+        (1 << 20, 0, 0, 96 << 20),
+    ],
+)
+def test_batches_of_an_accelerator_take_half_of_what_is_free(
+    monkeypatch: pytest.MonkeyPatch, free: int, reserved: int, allocated: int, expected: int
+) -> None:
+    memory = types.SimpleNamespace(
+        mem_get_info=lambda device: (free, 80 << 30),
+        memory_reserved=lambda device: reserved,
+        memory_allocated=lambda device: allocated,
+    )
+    monkeypatch.setattr(torch, "get_device_module", lambda device: memory)
+    model = types.SimpleNamespace(device=torch.device("cuda"))
+    speech = SpeechModel(registry.get("qwen2_audio"), model, None, "")
+    assert speculative.default_memory(speech) == expected
+
+
+def test_batches_of_a_cpu_take_a_quarter_of_the_model() -> None:
+    for weights, expected in ((1000, 96 << 20), (1 << 28, 1 << 28)):
+        model = torch.nn.Module()
+        model.weight = torch.nn.Parameter(torch.empty(weights, device="meta"))
+        model.device = torch.device("cpu")  # type: ignore[assignment]
+        assert speculative.default_memory(SpeechModel(registry.get("qwen2_audio"), model, None, "")) == expected

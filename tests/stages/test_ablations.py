@@ -11,6 +11,7 @@ import pytest
 from sordino.models import registry
 from sordino.pipeline import results
 from sordino.pruning.ranking import Ranking
+from sordino.pruning.scoring import ClipScorer
 from tests.stages.runs import Made, jsonl, run, stage_json, write_corpus
 
 TEACHER = ["10-data", "20-teacher"]
@@ -38,6 +39,9 @@ def layers_of(directory: Path, name: str) -> tuple[int, int]:
         ({"criterion": "chrf", "remove": 1}, (5, 3)),
         ({"method": "middle", "remove": 2}, (4, 3)),
         ({"method": "middle", "remove": 1, "scope": "both"}, (5, 2)),
+        ({"method": "block", "remove": 2}, (4, 3)),
+        ({"criterion": "loss", "remove": 2, "polish": "swap"}, (4, 3)),
+        ({"criterion": "chrf", "remove": 2, "polish": "swap", "search": "racing"}, (4, 3)),
         ({"method": "explicit", "layers": [3, "encoder.0", "decoder.5"], "remove": 8}, (4, 2)),
     ],
     ids=lambda value: "-".join(map(str, value.values())) if isinstance(value, dict) else "",
@@ -60,6 +64,41 @@ def test_rankings(made: Made, tmp_path: Path, section: dict[str, Any], left: tup
         trials = jsonl(tmp_path / "runs/run/30-ranking/trials.jsonl")
         assert trials[0]["layer"] is None
         assert found["criterion"] == section.get("criterion", "chrf++")
+    if section.get("method") == "block":
+        distances = stage_json(tmp_path / "runs/run/30-ranking")["block_distances"]
+        assert [*distances] == ["decoder.1", "decoder.2", "decoder.3"]  # the first and the last layer are protected
+        first = min(distances, key=lambda layer: distances[layer])
+        assert found["order"] == [first, f"decoder.{int(first[-1]) + 1}"]
+    if "polish" in section:
+        swaps = stage_json(tmp_path / "runs/run/30-ranking")["swaps"]
+        assert bool(swaps) == ("searched" in found)
+        assert any("without" in row for row in trials)
+
+
+def test_swaps_go_on_from_a_finished_ranking(made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also from one that is older than the setting: its trials are not run again."""
+    plain = {"criterion": "loss", "remove": 2}
+    run("rank", made.copied(tmp_path, {"rank": plain}, TEACHER))
+    there = tmp_path / "runs/run/30-ranking"
+    searched, record = jsonl(there / "trials.jsonl"), stage_json(there)
+    del record["section"]["polish"]
+    (there / "stage.json").write_text(json.dumps(record))
+    asked: list[int] = []
+    trials = ClipScorer.trials
+
+    def counted(self: ClipScorer, number: int, *given: Any) -> Any:
+        asked.append(number)
+        return trials(self, number, *given)
+
+    monkeypatch.setattr(ClipScorer, "trials", counted)
+    run("rank", made.recipe(tmp_path, {"rank": plain | {"polish": "swap"}}))
+    assert min(asked) > 2, "no round of the search"
+    assert jsonl(there / "trials.jsonl")[: len(searched)] == searched
+    swapped = (there / "ranking.json").read_bytes(), (there / "trials.jsonl").read_bytes()
+    straight = tmp_path / "straight"
+    run("rank", made.copied(straight, {"rank": plain | {"polish": "swap"}}, TEACHER))
+    there = straight / "runs/run/30-ranking"
+    assert ((there / "ranking.json").read_bytes(), (there / "trials.jsonl").read_bytes()) == swapped
 
 
 @pytest.mark.parametrize("scope", ["decoder", "both"])

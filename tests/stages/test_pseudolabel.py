@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,35 @@ def test_mbr_takes_the_sample_that_the_others_agree_with(made: Made, tmp_path: P
     seeded = made.recipe(tmp_path / "two", {"pseudolabel": MBR, "seed": 1})
     run("pseudolabel", seeded)
     assert jsonl(again / "candidates.jsonl") != rows
+
+
+def test_several_different_samples_are_kept_without_translating_again(
+    made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    there = labelled(made, tmp_path, MBR)
+    one, rows = jsonl(there / "train.jsonl"), jsonl(there / "candidates.jsonl")
+    same = labelled(made, tmp_path / "one", MBR | {"keep": 1})
+    assert (same / "train.jsonl").read_bytes() == (there / "train.jsonl").read_bytes()
+    monkeypatch.setattr(pseudolabels, "generate", None)
+    record = stage_json(there)
+    del record["section"]["keep"]  # as of a run that is older than the setting
+    (there / "stage.json").write_text(json.dumps(record))
+    run("pseudolabel", made.recipe(tmp_path, {"pseudolabel": MBR | {"keep": 2}}))
+    labels: dict[str, list[str]] = {}
+    for row in jsonl(there / "train.jsonl"):
+        labels.setdefault(row["id"].removesuffix("#2"), []).append(row["target_text"])
+    assert [labels[row["id"]][0] for row in one] == [row["target_text"] for row in one]
+    for name, texts in labels.items():
+        said = [row["text"] for row in rows if row["id"] == name]
+        values = dict(zip(said, mbr.utilities(said), strict=True))
+        expected = sorted(dict.fromkeys(said), key=lambda text: -values[text])
+        assert texts == expected[:2]
+    assert any(len(texts) == 2 for texts in labels.values())
+    assert stage_json(there)["pairs"] == sum(map(len, labels.values()))
+    wrong = made.recipe(tmp_path / "wrong", {"pseudolabel": {"keep": 2}})
+    assert "pseudolabel.keep: not used by method 'greedy'" in refusal(capsys, "plan", wrong)
+    more = made.recipe(tmp_path / "wrong", {"pseudolabel": MBR | {"keep": 4}})
+    assert "pseudolabel.keep: 4 of 3 samples" in refusal(capsys, "plan", more)
 
 
 def test_rejected_translations_are_kept_with_the_reason(made: Made, tmp_path: Path) -> None:

@@ -54,6 +54,17 @@ def test_a_shipped_recipe_runs(
             changes += [f"{name}.max_steps=1", f"{name}.batch_size=2", f"{name}.accumulate=1"]
         if getattr(recipe, name) and name != "finetune" and getattr(recipe, name).mix.extra:
             changes += [f"{name}.mix.extra=2"]
+    for name in ("distil.match", "qat", "qat.match"):
+        first, _, inner = name.partition(".")
+        section = getattr(recipe, first)
+        if section and (not inner or getattr(section, inner)):
+            changes += [f"{name}.max_steps=1", f"{name}.batch_size=2"]
+    if recipe.qat:
+        changes += ["qat.budget_ratio=0.4", "qat.sensitivity.clips=2"]
+    if recipe.export and recipe.export.budget_ratio:
+        changes += ["export.budget_ratio=0.4", "export.sensitivity.clips=2"]
+    if recipe.rank and recipe.rank.method == "explicit":
+        changes += ["rank.layers=[1, encoder.1]"]
     if recipe.rank and recipe.rank.method == "iterative":
         changes += ["rank.remove=1", "rank.clips=2", "rank.protect_first=2", "rank.protect_last=2"]
     for name in ("rank", "pseudolabel", "translate"):
@@ -66,7 +77,7 @@ def test_a_shipped_recipe_runs(
     last = recipe.export.formats[-1] if recipe.export else "student"
     changes += [f"translate.systems=[{last}]", "evaluate.bootstrap=5"]
     found = answer(capsys, "run", file, *changes)
-    wanted = ["finetune", "rank", "prune", "pseudolabel", "distil", "qlora", "merge", "trim", "export"]
+    wanted = ["finetune", "rank", "prune", "pseudolabel", "distil", "qlora", "merge", "trim", "qat", "export"]
     assert found["ran"] == [
         "prepare",
         *(name for name in wanted if getattr(recipe, name) is not None),

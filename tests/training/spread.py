@@ -9,7 +9,7 @@ import dataclasses
 import json
 import shutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -131,9 +131,9 @@ def refused(folder: Path) -> str:
         loss = objectives.cross_entropy(logits, targets)
         return loss * float("nan") if world.current().rank == 1 else loss
 
-    objective: Callable[..., torch.Tensor] = broken
+    objective: objectives.Objective = broken
     try:
-        run(folder, "plain", folder / "refused", objective=objective)
+        run(folder, "plain", folder / "refused", objective_at=lambda _: objective)
     except DataError as error:
         return str(error)
     return ""

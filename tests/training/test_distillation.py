@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,10 +11,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from sordino.errors import ArtifactError
+from sordino.measure import predict
 from sordino.models.answers import Probabilities, SpeechLM, Targets
 from sordino.models.speech import SpeechModel
 from sordino.training import teacher_rows
-from sordino.training.collate import Example, collate
+from sordino.training.collate import Example, collate, silenced
 from sordino.training.objectives import Distillation, cross_entropy, summed_loss
 from sordino.training.teacher_rows import StoredRows, likeliest
 from tests.tiny import fresh
@@ -128,7 +130,7 @@ def test_rows_come_back_as_they_were_written(tmp_path: Path) -> None:
     again.mkdir()
     assert stored(again, rows).read_bytes() == file.read_bytes()
     data = sum(tensor.numel() * tensor.element_size() for tensor in load_file(file).values())
-    assert data == POSITIONS * teacher_rows.row_bytes(5)
+    assert data == POSITIONS * predict.position_bytes(5)
 
 
 @pytest.mark.parametrize("damage", ["cut", "a byte", "fewer rows", "no file of tensors"])
@@ -182,6 +184,19 @@ def test_chunks_of_positions_are_as_all_at_once(
         )
     assert sums[0][0] == pytest.approx(sums[1][0], rel=1e-5)
     assert torch.allclose(sums[0][1], sums[1][1], rtol=1e-3, atol=1e-5 * float(sums[0][1].abs().max()))
+
+
+def test_a_silenced_batch_has_no_loss(speech: SpeechModel, pairs: list[Example], prompt: str, tmp_path: Path) -> None:
+    """For a process that no clips are left for."""
+    rows = teacher_rows.of_batch(SpeechLM(speech), collate(speech, pairs[:1], prompt), 6, 1000)
+    file = tmp_path / "rows.safetensors"
+    teacher_rows.store(rows, file)
+    one = replace(pairs[0], teacher=StoredRows(file, 0, len(pairs[0].answer)))
+    own = fresh(speech)
+    loss = summed_loss(SpeechLM(own), silenced(collate(own, [one], prompt)), Distillation(0.8))
+    loss.backward()  # type: ignore[no-untyped-call]
+    assert loss.item() == 0.0
+    assert all(not p.grad.any() for p in own.model.parameters() if p.grad is not None)
 
 
 def test_only_a_batch_whose_examples_all_have_probabilities_has_them(

@@ -20,11 +20,14 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from sordino import cli
+from sordino.config.schema import TrainSection
+from sordino.models.speech import SpeechModel
 from sordino.runtime.world import World
-from sordino.training import resume, trainer
+from sordino.training import resume, sharding, trainer
+from sordino.training.collate import Example
 from tests.data import sounds
 from tests.stages import runs
-from tests.tiny import clip
+from tests.tiny import QUESTION, clip, fresh, is_tied
 from tests.training import spread
 
 ROOT = Path(__file__).parents[2]
@@ -73,7 +76,7 @@ def both(pico_dir: Callable[[str], Path], tmp_path_factory: pytest.TempPathFacto
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT / 'src'}:{ROOT}"}
     done = subprocess.run(
         [*launcher, "-m", "tests.training.spread", str(folder)],
-        cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False,
+        cwd=ROOT, env=environment, capture_output=True, text=True, timeout=1800, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     return Both(folder)
@@ -164,6 +167,32 @@ def test_an_adapter_is_the_same_in_all_processes_and_saved_by_one(both: Both) ->
 
 def test_a_loss_that_one_process_cannot_count_ends_both(both: Both) -> None:
     assert both.out["refused"] == "plain: the loss became nan at step 1. Lower lr or raise warmup_ratio."
+
+
+@pytest.mark.parametrize("family", ["gemma4", "qwen2_5_omni"])
+def test_a_sharded_model_is_the_model_of_its_family(
+    pico: Callable[[str], SpeechModel], family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To the bit, in a world of one, tied weights and all; and what trained it leaves nothing behind in it."""
+    results = []
+    for name in ("plain", "sharded"):
+        own = fresh(pico(family))
+        prompt = own.family.chat.render(own.processor, QUESTION)
+        file = sounds.save(tmp_path / "a.wav", clip(1, 0.6), subtype="FLOAT")
+        pairs = [Example(sounds.clip("a", file, seconds=0.6), own.answer_ids("Guten Tag."))]
+        section = TrainSection(batch_size=1, max_steps=2, lr=1e-3)
+        if name == "sharded":
+            monkeypatch.setattr(trainer, "spread", lambda step, *_: sharding.shard(step, "float32", World()))
+        train = trainer.train
+        log = train(own, pairs, section, prompt=prompt, seed=1, state=tmp_path / name, label="test", dev=pairs).log
+        results.append((log, own))
+    (log, plain), (other, sharded) = results
+    assert other == log
+    assert is_tied(sharded) == is_tied(plain) == (family == "gemma4")
+    weights = sharded.model.state_dict()
+    assert weights.keys() == plain.model.state_dict().keys()
+    assert all(torch.equal(weights[key], tensor) for key, tensor in plain.model.state_dict().items())
+    assert [type(m) for m in sharded.model.modules()] == [type(m) for m in plain.model.modules()]
 
 
 def workers(parent: int) -> dict[int, int]:

@@ -284,12 +284,14 @@ def _works(family: Family) -> dict[str, Any]:
     """What a family's own facts say of it."""
     from sordino.formats import registry as formats
 
+    fast = family.decoder.line is not None
+    lacking = [*([] if family.tensors.gguf else formats.WITH_PACKAGES), *([] if fast else formats.CALIBRATED)]
     return {
         "class": family.model_class,
         "prune": list(family.scopes),
-        "fast_ranking": family.decoder.line is not None,
+        "fast_ranking": fast,
         "system_prompt": family.chat.takes_system,
-        "export": [name for name in formats.FORMATS if family.tensors.gguf or not name.startswith("gguf")],
+        "export": [name for name in formats.FORMATS if name not in lacking],
         "sizes": bool(family.tensors.tables),
     }
 

@@ -121,6 +121,9 @@ def _plan(args: argparse.Namespace) -> Result:
     rows = [row | ({"not_installed": by_stage[row["stage"]]} if by_stage.get(row["stage"]) else {}) for row in rows]
     if not args.json:
         output().print(show.plan_table(rows, str(recipe.directory), recipe.model if config is None else None))
+        spread = show.devices_table(rows)
+        if spread is not None:
+            output().print(spread)
         for title, messages in told.items():
             print("".join(f"{title.replace('_', ' ')}: {message}\n" for message in messages), end="")
         if args.formulas:
@@ -279,6 +282,7 @@ STAGES = {
             ("qlora", "train a low-rank adapter on the 4-bit model", "sordino qlora demo qlora.rank=16 qlora.alpha=32"),
             ("merge", "fold the adapter into the 16-bit model", "sordino merge demo"),
             ("trim", "shrink the vocabulary to what the translations need", "sordino trim demo trim.tokens=2000"),
+            ("qat", "train through the rounding of a small export", "sordino qat demo qat.budget_ratio=0.15"),
             ("export", "write the deployable forms", "sordino export demo 'export.formats=[nf4,w4a16]'"),
             (
                 "translate-test",

@@ -1,6 +1,6 @@
 """The models of a run: one table, which everything else reads. No torch.
 
-base ─ teacher ─ pruned ─ student ─ adapter ─ merged ─ trimmed ─ exports, each of them optional but the base.
+base ─ teacher ─ pruned ─ student ─ adapter ─ merged ─ trimmed ─ qat ─ exports, each of them optional but the base.
 """
 
 from __future__ import annotations
@@ -43,6 +43,10 @@ CHAIN = (
     ChainModel(
         "trimmed", run_layout.TRIMMED, "trimmed", "trim", ("merged", "student", "pruned", "teacher", "base"), "of"
     ),
+    # the last one, and quantized: it may be exported as it is, and made into nothing else
+    ChainModel(
+        "qat", run_layout.QAT, "QAT", "qat", ("trimmed", "merged", "student", "pruned", "teacher", "base"), "of"
+    ),
 )
 # every format is a model of its own, in a directory of its own below this one; its key is the format's name
 EXPORTS = ChainModel(
@@ -50,10 +54,10 @@ EXPORTS = ChainModel(
     run_layout.EXPORT,
     "export",
     "export",
-    ("trimmed", "merged", "student", "pruned", "teacher", "base"),
+    ("qat", "trimmed", "merged", "student", "pruned", "teacher", "base"),
     "of",
 )
-BASE, TEACHER, PRUNED, STUDENT, ADAPTER, MERGED, TRIMMED = (model.key for model in CHAIN)
+BASE, TEACHER, PRUNED, STUDENT, ADAPTER, MERGED, TRIMMED, QAT = (model.key for model in CHAIN)
 _BY_KEY = {model.key: model for model in CHAIN}
 
 
@@ -100,6 +104,17 @@ def start_of(recipe: Recipe, key: str) -> str:
     if choice != AUTO:
         return choice
     return next(start for start in model.starts if makes(recipe, entry(start)))
+
+
+def exports_qat(recipe: Recipe) -> bool:
+    """Whether what is exported was trained through the rounding of its format."""
+    return recipe.export is not None and start_of(recipe, EXPORTS.key) == QAT
+
+
+def last_unrounded(recipe: Recipe) -> str:
+    """Key of the last model of the chain that can still be rounded; what is exported where there is no qat."""
+    last = start_of(recipe, EXPORTS.key)
+    return start_of(recipe, QAT) if last == QAT else last
 
 
 def ranked_model(recipe: Recipe) -> str:

@@ -6,13 +6,13 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from sordino.config.chain import AUTO, CHAIN, EXPORTS, MERGED, makes
+from sordino.config.chain import AUTO, CHAIN, EXPORTS, MERGED, exports_qat, makes
 from sordino.config.schema import FilterSection, PseudolabelSection, Recipe, ResourcesSection
 
 
 def contradictions(recipe: Recipe) -> list[str]:
     """Every problem in words, each with the setting it is about."""
-    rules = _needs, _resources, _data, _rank, _prune, _labels, _training, _mixes, _models, _trim, _export, _sweep
+    rules = _needs, _resources, _data, _rank, _prune, _labels, _training, _mixes, _models, _trim, _qat, _export, _sweep
     return [problem for rule in rules for problem in rule(recipe)]
 
 
@@ -36,8 +36,10 @@ def _needs(recipe: Recipe) -> Iterator[str]:
 
 def _resources(recipe: Recipe) -> Iterator[str]:
     resources = recipe.resources
-    if resources.executor == "ray" and ":" in recipe.device:
-        yield f"device: Ray deals out the accelerators, so say {recipe.device.partition(':')[0]} or auto"
+    if resources.executor == "ray" and recipe.device not in ("auto", "cpu", "cuda"):
+        yield "device: Ray deals out the GPUs; say auto, cpu or cuda"
+    if resources.executor == "ray" and recipe.pseudolabel and recipe.pseudolabel.engine == "vllm":
+        yield "pseudolabel.engine: vllm decodes in one process of its own; use resources.executor: threads"
     for name in ("workers", "worker_cpus", "ray_address") if resources.executor == "threads" else ():
         if getattr(resources, name) != getattr(ResourcesSection(), name):
             yield f"resources.{name}: not used by executor 'threads'; use executor: ray"
@@ -108,28 +110,41 @@ def _labels(recipe: Recipe) -> Iterator[str]:
 
 
 def _training(recipe: Recipe) -> Iterator[str]:
-    for name in ("finetune", "distil", "qlora"):
-        section = getattr(recipe, name)
-        if section and section.accumulate > 0 and section.batch_size % section.accumulate:
+    sections = {name: getattr(recipe, name) for name in ("finetune", "distil", "qlora", "qat")}
+    matches = {f"{name}.match": sections[name].match for name in ("distil", "qat") if sections[name]}
+    for name, section in (sections | matches).items():
+        if section is None:
+            continue
+        shares = section.accumulate * recipe.resources.devices
+        if shares > 0 and section.batch_size % section.accumulate:
             yield f"{name}.accumulate: must divide batch_size"
-        elif section and section.batch_size % (section.accumulate * recipe.resources.devices):
+        elif shares > 0 and section.batch_size % shares:
             times = f"{recipe.resources.devices} devices times accumulate {section.accumulate}"
             yield f"{name}.batch_size: {section.batch_size} clips cannot be dealt evenly to {times}"
-        if section and section.optimizer == "adamw8bit" and recipe.resources.devices > 1 and name != "qlora":
+        if section.optimizer == "adamw8bit" and recipe.resources.devices > 1 and name != "qlora":
             yield f"{name}.optimizer: adamw8bit is for one device; with several, moments are sharded: use adamw"
     if recipe.distil and recipe.distil.heal == "each" and recipe.resources.devices > 1:
         yield "distil.heal: 'each' trains on one device; set resources.devices to 1"
+    if recipe.resources.devices > 1:
+        twice = {"qat": recipe.qat, "distil.match": recipe.distil and recipe.distil.match}
+        for name in (name for name, section in twice.items() if section):
+            yield f"{name}: trains on one device; set resources.devices to 1"
     if recipe.qlora and recipe.qlora.precision == "bfloat16-sharded":
         yield "qlora.precision: an adapter's model is not sharded; use bfloat16-mixed"
     if recipe.resources.devices > 1 and ":" in recipe.device:
         yield f"device: '{recipe.device}' is one device; with resources.devices give its kind"
     if recipe.qlora and recipe.qlora.freeze:
         yield "qlora.freeze: an adapter's base is frozen whole; use qlora.scope: decoder"
+    for name, section in matches.items():
+        if section and section.freeze:
+            yield f"{name}.freeze: only the encoder is trained"
+    if recipe.distil and recipe.distil.match and recipe.distil.heal == "each":
+        yield "distil.match: heal: each heals with texts after every removal; use heal: once"
 
 
 def _mixes(recipe: Recipe) -> Iterator[str]:
     """A student's training clips, and what it learns of them, must come from somewhere."""
-    for name in ("distil", "qlora"):
+    for name in ("distil", "qlora", "qat"):
         section = getattr(recipe, name)
         if section is None:
             continue
@@ -175,6 +190,18 @@ def _trim(recipe: Recipe) -> Iterator[str]:
         yield "trim.splits: 'extra' needs data.extra, the out-of-domain corpus"
 
 
+def _qat(recipe: Recipe) -> Iterator[str]:
+    """A mixture has a budget, and all of it is trained."""
+    qat = recipe.qat
+    if qat is None:
+        return
+    budgets = [name for name in ("budget_gb", "budget_ratio") if getattr(qat, name) is not None]
+    if qat.format == "mixed" and len(budgets) != 1:
+        yield "qat: give budget_gb or budget_ratio, not both" if budgets else "qat: needs budget_gb or budget_ratio"
+    if qat.format != "mixed" and budgets:
+        yield f"qat.{budgets[0]}: '{qat.format}' has one size; use format: mixed"
+
+
 def unused(recipe: Recipe) -> list[str]:
     """Settings that another one makes void, and that do no harm."""
     export, sweep = recipe.export, recipe.sweep
@@ -206,7 +233,17 @@ def _export(recipe: Recipe) -> Iterator[str]:
     if export.budget_gb is not None and export.budget_ratio is not None:
         yield "export: give budget_gb or budget_ratio, not both"
     budgeted = export.budget_gb is not None or export.budget_ratio is not None
-    if "mixed" in export.formats and not budgeted:
+    if exports_qat(recipe):
+        assert recipe.qat
+        for name in export.formats:
+            if name != recipe.qat.format:
+                yield (
+                    f"export.formats: '{name}' would round again what qat has trained through the rounding of "
+                    f"'{recipe.qat.format}'; export that, or another model (export.of)"
+                )
+        if budgeted:
+            yield "export: qat has its own budget, by which the bits are chosen; leave this one out"
+    elif "mixed" in export.formats and not budgeted:
         yield "export.formats: 'mixed' needs export.budget_gb or export.budget_ratio"
 
 

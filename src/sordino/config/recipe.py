@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sordino.config import parsing
+from sordino.config import chain, parsing
 from sordino.config.contradictions import contradictions
 from sordino.config.schema import Format, Recipe
 from sordino.config.setting import out_of_limits
@@ -110,4 +110,7 @@ def _default_formats(recipe: Recipe) -> Recipe:
     if not section or section.formats:
         return recipe
     formats: tuple[Format, ...] = ("mixed",) if section.budget_gb or section.budget_ratio else ("nf4",)
+    if chain.exports_qat(recipe):
+        assert recipe.qat
+        formats = (recipe.qat.format,)
     return dataclasses.replace(recipe, export=dataclasses.replace(section, formats=formats))

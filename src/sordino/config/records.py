@@ -56,6 +56,13 @@ def changed_settings(
     return sorted(k for k in {*before, *after} - {*ignored} if before.get(k) != after.get(k))
 
 
+def with_settings_of(settings: Mapping[str, Any], record: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]:
+    """Settings with those of these names as stage.json has them: left out where it is older than the setting."""
+    section = record["section"]
+    others = {name: value for name, value in settings.items() if name not in names}
+    return others | {name: section[name] for name in names if name in section}
+
+
 def completed(stage: str | None, section: Mapping[str, Any]) -> dict[str, Any]:
     """What a record holds of a stage's settings, with today's default for every one that is not there.
 

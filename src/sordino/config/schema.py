@@ -120,7 +120,9 @@ class RankSection:
     protect_first: int = setting(1, "layers at the start that are no candidates", least=0)
     protect_last: int = setting(1, "layers at the end that are no candidates", least=0)
     clips: int | None = setting(None, "clips of the select split; default: all", least=1)
-    memory_mb: int | None = setting(None, "MiB for batches; default: a quarter of the model, 96 at least")
+    memory_mb: int | None = setting(
+        None, "MiB for batches; default: a quarter of the model; on an accelerator half of what is free"
+    )
     max_new_tokens: int = setting(256, "tokens of the longest translation", least=1)
 
 
@@ -175,6 +177,11 @@ class MixSection:
 
 
 @dataclass(frozen=True)
+class MatchSection(TrainSection):
+    """An encoder healed by matching the states of the encoder that it was made from: no texts, only the audio."""
+
+
+@dataclass(frozen=True)
 class LogitsSection:
     """The teacher's probabilities of every token of the mix, learnt beside the texts (docs/method.md)."""
 
@@ -193,6 +200,9 @@ class DistilSection(TrainSection):
     mix: MixSection = MixSection()
     logits: LogitsSection = LogitsSection()
     heal: Literal["once", "each"] = setting("once", "each: from the teacher, train after every single removal")
+    match: MatchSection | None = setting(
+        None, "before that, heal an encoder without some of its layers: match the states of the whole one"
+    )
 
 
 @dataclass(frozen=True)
@@ -232,12 +242,39 @@ class TrimSection:
 
 
 @dataclass(frozen=True)
-class SensitivitySection:
-    """How format mixed measures which parts need their bits (docs/budget.md)."""
+class PartCostsSection:
+    """How it is measured which parts need their bits (docs/budget.md)."""
 
     measure: Literal["kl", "loss"] = setting("kl", "what a part loses in fewer bits: divergence, or loss of references")
     clips: int = setting(32, "clips of the select split", least=1)
+
+
+@dataclass(frozen=True)
+class SensitivitySection(PartCostsSection):
+    """How format mixed measures which parts need their bits (docs/budget.md)."""
+
     drop: bool = setting(True, "layers that are ranked but not pruned may go too")
+
+
+@dataclass(frozen=True)
+class QatSection(TrainSection):
+    """The last model trained through the rounding of its export, which it is then stored in (docs/method.md)."""
+
+    epochs: float = other_default(TrainSection, "epochs", 2)
+    of: Literal["auto", "base", "teacher", "pruned", "student", "merged", "trimmed"] = setting(
+        "auto", "model to train and round; auto: the latest of the chain"
+    )
+    format: Literal["mixed", "nf4"] = setting("mixed", "the rounding, and how the result is stored (docs/formats.md)")
+    budget_gb: float | None = setting(None, "mixed: limit of the bytes of its weights files, in 10^9 bytes", above=0)
+    budget_ratio: float | None = setting(
+        None, "mixed: the same limit, as a share of the 16-bit teacher's bytes", above=0, below=1
+    )
+    sensitivity: PartCostsSection = PartCostsSection()
+    match: MatchSection | None = setting(
+        None, "before that, heal the rounded encoder: match the states of the one that was not rounded"
+    )
+    mix: MixSection = MixSection()
+    logits: LogitsSection = LogitsSection()
 
 
 @dataclass(frozen=True)
@@ -245,7 +282,7 @@ class ExportSection:
     """The deployable forms of the last model."""
 
     formats: tuple[Format, ...] = setting((), "forms to write (docs/formats.md); default: nf4; with a budget, mixed")
-    of: Literal["auto", "base", "teacher", "pruned", "student", "merged", "trimmed"] = setting(
+    of: Literal["auto", "base", "teacher", "pruned", "student", "merged", "trimmed", "qat"] = setting(
         "auto", "model to export; auto: the latest of the chain"
     )
     budget_gb: float | None = setting(None, "mixed: limit of the bytes of its weights files, in 10^9 bytes", above=0)
@@ -312,7 +349,7 @@ class ResourcesSection:
     """What the work is spread over (docs/training.md, docs/cluster.md). No result depends on it."""
 
     devices: int = setting(1, "GPUs that a training is spread over; on a CPU, processes", least=1)
-    flops: float | None = setting(None, "operations a second that one device reaches in training, for `plan`", above=0)
+    tflops: float | None = setting(None, "10^12 operations a second that one device reaches, for `plan`", above=0)
     executor: Literal["threads", "ray"] = setting(
         "threads", "who ranks, pseudo-labels, translates and sweeps; ray: workers of a Ray cluster (extra ray)"
     )
@@ -352,6 +389,7 @@ class Recipe:
     qlora: QloraSection | None = None
     merge: MergeSection | None = None
     trim: TrimSection | None = None
+    qat: QatSection | None = None
     export: ExportSection | None = None
     translate: TranslateSection | None = TranslateSection()
     evaluate: EvaluateSection | None = EvaluateSection()

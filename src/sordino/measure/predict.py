@@ -16,11 +16,13 @@ from sordino.models import shapes
 from sordino.models.shapes import Model, Shape
 
 Precision = Literal["float32", "bfloat16", "bfloat16-mixed", "bfloat16-sharded"]
+Optimizer = Literal["adamw", "adamw8bit"]
 
 STATES_A_SECOND = 50  # encoder states: mel frames every 10 ms, halved by the second convolution
 PROMPT_TOKENS = 40  # system, instruction and markers
 ANSWER_TOKENS_A_SECOND = 4  # of speech; German and Chinese translations of talks stay below it
 MOMENTS = 2  # AdamW's, in the weights' type
+BLOCK, SMALLEST_8BIT = 256, 4096  # weights that share a scale of 8-bit moments; of a tensor that has such
 LOGITS_BYTES = 256 * 2**20  # of the float32 logits that training holds at once, where memory is saved
 COPY_BYTES = CHUNK_BYTES + CHUNK_BYTES // 2  # a chunk in 32 bits and its rounding; 16 bits are copied by the kernel
 PACK_BYTES = 7  # a weight of the matrix at hand, while it is packed: 32 bits, 16 bits, and 4 bits twice
@@ -34,6 +36,10 @@ training           weights + gradients + moments + activations; the fused AdamW 
   float32          4 + 4 + 8 bytes a trained weight, 4 a frozen one
   bfloat16         2 + 2 + 4 bytes a trained weight, 2 a frozen one
   bfloat16-mixed   as float32; and 2 a matrix weight for autocast's copies, counted as activations
+  adamw8bit        moments of 2 bytes a weight and 8 for each 256 of a tensor (Dettmers et al. 2022); small tensors 8
+  N devices        weights, gradients and moments / N (FSDP2: Zhao et al. 2023), a frozen encoder whole; gathered: all
+                   that lies around the layers and its gradients, two layers and the gradients of one, each in 4 bytes
+                   (bfloat16, bfloat16-sharded: 2); bfloat16-sharded: weights, gradients and moments as float32
   QLoRA            nf4 (scope decoder: its layers only), the rest in recipe dtype; 4 + 4 + 8 bytes an adapter weight
   activations      b = 2 bytes (float32: 4); B clips at once (batch_size / accumulate), each of S tokens, E states
     decoder layer  B S (2 (4 + b) H + b (2 H + 2 Q + 2 K) + 4 b I); 5 H for 2 H with bfloat16-mixed; where
@@ -42,7 +48,9 @@ training           weights + gradients + moments + activations; the fused AdamW 
     convolutions   B E b (2 M + 6 D)
     checkpointing  a layer's input for each layer instead, and the largest layer once
     adapter        4 bytes for each input of an adapted layer
-    head           (b + 12) V for each answer token; with checkpointing of no more than 256 MiB of logits
+    head           (b + 12) V for each answer token; with checkpointing of no more than 256 MiB of logits; with the
+                   teacher's probabilities (b + 20) V, of no more than 256 MiB of logits
+teacher's          6 k + 2 bytes on disk for each answer token of the mix, 4 tokens a second of speech; k = logits.top
 prune, bf16        24 MiB: weights go from file to file, a chunk at a time
 nf4                and 7 bytes a weight of the largest matrix, while it is packed
 w4a16              and 5; GPTQ holds the model instead, and 4 (2 H^2 + Q^2 + 4 I^2) of Hessians
@@ -54,20 +62,21 @@ translating        weights + B (S + max_new_tokens) 2 K b for each decoder layer
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes at the peak, and what they are made of."""
+    """Bytes at the peak on one device, and what they are made of. gathered: of other devices' weights, at once."""
 
     weights: int
     gradients: int = 0
     moments: int = 0
     activations: int = 0
+    gathered: int = 0
 
     @property
     def peak(self) -> int:
-        return self.weights + self.gradients + self.moments + self.activations
+        return self.weights + self.gradients + self.moments + self.activations + self.gathered
 
     def to_json(self) -> dict[str, int]:
         """Plain values for json.dumps."""
-        names = ("weights", "gradients", "moments", "activations")
+        names = ("weights", "gradients", "moments", "activations", "gathered")
         return {name: getattr(self, name) for name in names} | {"peak": self.peak}
 
 
@@ -82,10 +91,11 @@ class Adapter:
 
 @dataclass(frozen=True)
 class Batch:
-    """clips: run at once; seconds: of the longest clip."""
+    """clips: run at once; seconds: of the longest clip; compared: with a teacher's probabilities, to train on."""
 
     clips: int
     seconds: float
+    compared: bool = False
 
     def states(self, model: Model) -> int:
         """Encoder states of one clip."""
@@ -122,24 +132,48 @@ def full_training(
     *,
     checkpointing: bool = False,
     frozen: Collection[str] = (),
+    optimizer: Optimizer = "adamw",
+    devices: int = 1,
 ) -> Memory:
-    """Full-parameter training. frozen: parts that are not trained: encoder, projector, embeddings."""
+    """Full-parameter training. frozen: parts that are not trained: encoder, projector, embeddings.
+
+    devices: that the model is sharded over; batch: of one of them.
+    """
     parts = {"encoder": "audio_encoder", "projector": "projector", "embeddings": "embedding"}
     still = {parts[name] for name in frozen}
     names = model.family.tensors
     heard = [t for t in model.tensors if names.runs(names.live_name(t.name))]
     trained = [t for t in heard if t.part not in still and "embed_positions" not in t.name]
     width = 2 if precision == "bfloat16" else 4
-    held = _activations(model, batch, precision, checkpointing, None, "audio_encoder" not in still)
+    computed: Precision = "bfloat16" if precision == "bfloat16-sharded" else precision
+    held = _activations(model, batch, computed, checkpointing, None, "audio_encoder" not in still)
     if precision == "bfloat16-mixed":
         held += 2 * shapes.count(t for t in model.tensors if t.kind in ("linear", "head"))
+    outside = shapes.count(t for t in model.tensors if t.part == "audio_encoder" and t.part in still)
+    sharded = devices > 1 or precision == "bfloat16-sharded"
     count = shapes.count(trained)
     return Memory(
-        weights=width * model.parameters,
-        gradients=width * count,
-        moments=MOMENTS * width * count,
+        weights=width * ((model.parameters - outside) // devices + outside),
+        gradients=width * count // devices,
+        moments=moment_bytes(trained, optimizer, width) // devices,
         activations=held,
+        gathered=(2 if computed == "bfloat16" else 4) * _gathered(model, still) if sharded else 0,
     )
+
+
+def moment_bytes(trained: Iterable[Shape], optimizer: Optimizer, width: int) -> int:
+    """What AdamW remembers of weights of this width."""
+    if optimizer == "adamw":
+        return MOMENTS * width * shapes.count(trained)
+    sizes = [tensor.elements for tensor in trained]
+    return sum(MOMENTS * (n + 4 * -(-n // BLOCK) if n >= SMALLEST_8BIT else 4 * n) for n in sizes)
+
+
+def _gathered(model: Model, still: Collection[str]) -> int:
+    """Weights and gradients that are whole at once: all around the layers, and the layers at hand."""
+    decoder = shapes.count(t for t in model.tensors if t.part == "decoder")
+    around = shapes.count(t for t in model.tensors if t.part not in ("decoder", "audio_encoder"))
+    return 2 * around + 3 * decoder // max(1, model.dims["decoder_layers"])
 
 
 def _largest(tensors: Iterable[Shape]) -> int:
@@ -154,8 +188,12 @@ def adapter_training(
     *,
     width: int = 2,
     checkpointing: bool = False,
+    optimizer: Optimizer = "adamw",
 ) -> Memory:
-    """LoRA on a frozen base, in nf4 (QLoRA) or as it is. width: bytes of the base's other weights."""
+    """LoRA on a frozen base, in nf4 (QLoRA) or as it is. width: bytes of the base's other weights.
+
+    Several devices hold the same; batch: of one of them.
+    """
     lora = shapes.lora(model, adapter.rank, decoder_only=adapter.decoder_only)
     count = shapes.count(lora)
     held = _activations(model, batch, precision, checkpointing, adapter, not adapter.decoder_only)
@@ -165,7 +203,7 @@ def adapter_training(
     return Memory(
         weights=weights_bytes(model, width=width, quantized=adapter.quantized, kept=kept) + 4 * count,
         gradients=4 * count,
-        moments=MOMENTS * 4 * count,
+        moments=moment_bytes(lora, optimizer, 4),
         activations=held,
     )
 
@@ -197,6 +235,11 @@ def exporting(model: Model, name: str, *, width: int = 2) -> int:
         return width * model.parameters + 4 * (2 * width_in**2 + queries**2 + 4 * inner**2)
     each = PACK_BYTES if name == "nf4" else ROUND_BYTES
     return COPY_BYTES + each * _largest(t for t in model.tensors if t.kind == "linear")
+
+
+def position_bytes(top: int) -> int:
+    """Of a teacher's probabilities of `top` tokens and of all others together, in training/teacher_rows.py's files."""
+    return 4 * top + 2 * (top + 1)
 
 
 def resume_point(memory: Memory) -> int:
@@ -237,6 +280,6 @@ def _activations(
     else:
         total += sum(each * layers for each, _, layers in stacks)
     logits = batch.clips * batch.answer() * dims["V"]
-    if checkpointing:
+    if checkpointing or batch.compared:
         logits = min(logits, LOGITS_BYTES // 4)
-    return batch.clips * total + logits * (b + 12)
+    return batch.clips * total + logits * (b + (20 if batch.compared else 12))

@@ -17,7 +17,9 @@ from sordino.models import shapes
 from sordino.runtime.terminal import markup
 
 GIB = 2**30
-MODEL_STAGES = ("finetune", "rank", "prune", "pseudolabel", "distil", "qlora", "merge", "trim", "export", "translate")
+MODEL_STAGES = (
+    "finetune", "rank", "prune", "pseudolabel", "distil", "qlora", "merge", "trim", "qat", "export", "translate",
+)  # fmt: skip
 
 
 def gigabytes(count: int | None) -> str:
@@ -116,6 +118,19 @@ def plan_table(lines: Sequence[Mapping[str, Any]], title: str, unknown: str | No
         note = f"sizes are unknown without the config.json of {unknown}: fetch it (hf download {unknown} config.json)"
         note += " or give one with --config FILE"
     return Group(table, Text(note), Text(_total(lines)))
+
+
+def devices_table(lines: Sequence[Mapping[str, Any]]) -> RenderableType | None:
+    """What each device of several takes for a training: lines of a plan as its --json has them; None without any."""
+    parts = ("weights", "gradients", "moments", "gathered", "activations", "peak")
+    table = Table("training", "devices", *parts, "hours", title="each device takes", title_justify="left")
+    for line in lines:
+        for count, on_each in ((line["forecast"] or {}).get("devices") or {}).items():
+            sizes = [f"~{gigabytes(on_each[part])}" if on_each[part] else "" for part in parts]
+            hours = "" if on_each["hours"] is None else f"~{on_each['hours']:.2g}"
+            table.add_row(line["stage"], str(count), *sizes, hours)
+    _right(table)
+    return table if table.rows else None
 
 
 def _total(lines: Sequence[Mapping[str, Any]]) -> str:

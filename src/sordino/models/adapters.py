@@ -92,7 +92,7 @@ def save(peft_model: Any, directory: Path, base: str) -> None:
     model_class = type(peft_model.get_base_model())  # by which AutoPeftModel finds the class of the base
     config.auto_mapping = {"base_model_class": model_class.__name__, "parent_library": model_class.__module__}
     config.save_pretrained(str(directory))
-    stored = json.loads((directory / CONFIG).read_text(encoding="utf-8"))
+    stored = foreign.read_json(directory / CONFIG, raises=ArtifactError)
     text = json.dumps(stored, indent=2, ensure_ascii=False, sort_keys=True)
     (directory / CONFIG).write_text(text + "\n", encoding="utf-8")
 

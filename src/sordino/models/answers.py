@@ -63,6 +63,7 @@ class AnswerBatch:
     """ids, mask, labels: (B, S), left padded, labels IGNORED but for answer tokens.
 
     states: (N, D) of every clip, or inputs to run through an encoder that is trained; teacher: as in Targets.
+    matched: (N, D) of every clip that the encoder should give (training/matching.py); the answers then say nothing.
     """
 
     ids: Tensor
@@ -71,6 +72,7 @@ class AnswerBatch:
     states: Sequence[Tensor] | None
     inputs: AudioInputs | None
     teacher: Probabilities | None = None
+    matched: Sequence[Tensor] | None = None
 
     @property
     def tokens(self) -> int:

@@ -9,11 +9,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from sordino.models import processors
 from sordino.models.family import Audio, AudioInputs, Chat, Decoder, Family, Prompt, Stack, Table, Tensors
 from sordino.models.qwen2_audio import SAMPLING_RATE, audio_tokens, load_processor, project, states, window
 from sordino.models.tables import (
     LLAMA_GGUF,
     LLAMA_TEXT,
+    PARTS,
+    SAVED,
     TEXT_BIASES,
     WHISPER_ENCODER,
     WHISPER_FIELDS,
@@ -67,10 +70,7 @@ def prepare(processor: Any, clips: Sequence[Waveform], prompts: Sequence[str]) -
 
     Raises ValueError for a clip longer than the window.
     """
-    limit = window(processor)
-    for clip in clips:
-        if len(clip) > limit:
-            raise ValueError(f"a clip of {len(clip)} samples does not fit the window of {limit}")
+    processors.refuse_long(clips, window(processor))
     out = processor(text=list(prompts), audio=list(clips), sampling_rate=SAMPLING_RATE)
     ids = [row[mask.bool()].tolist() for row, mask in zip(out["input_ids"], out["attention_mask"], strict=True)]
     return AudioInputs(ids, (out["input_features"].float(), out["input_features_mask"].sum(-1)))
@@ -122,13 +122,7 @@ linear_2.weight H H
 AUDIOFLAMINGO3 = Family(
     model_type="audioflamingo3",
     model_class="AudioFlamingo3ForConditionalGeneration",
-    parts={
-        "encoder": "model.audio_tower",
-        "projector": "model.multi_modal_projector",
-        "decoder": "model.language_model",
-        "embeddings": "model.language_model.embed_tokens",
-        "head": "lm_head",
-    },
+    parts=PARTS,
     stacks={
         "decoder": Stack("model.language_model.layers", "text_config", "num_hidden_layers", ("layer_types",)),
         "encoder": Stack("model.audio_tower.layers", "audio_config", "num_hidden_layers"),
@@ -150,12 +144,7 @@ AUDIOFLAMINGO3 = Family(
         default_system=lambda prompt: prompt.system,
     ),
     tensors=Tensors(
-        saved={
-            "model.audio_tower": "audio_tower",
-            "model.multi_modal_projector": "multi_modal_projector",
-            "model.language_model": "language_model.model",
-            "lm_head": "language_model.lm_head",
-        },
+        saved=SAVED,
         fixed=("model.audio_tower.embed_positions",),
         tables={
             "audio_tower.": Table(WHISPER_ENCODER, "encoder_layers"),

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import socket
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -40,6 +41,14 @@ class EncodedClip:
     seconds: float
     prompt: str
     stored: Tensor | Path  # a cached clip's states stay on disk until they are used
+
+    @property
+    def rows(self) -> int:
+        """N, of its states; without reading them all."""
+        if isinstance(self.stored, Tensor):
+            return len(self.stored)
+        with safe_open(self.stored, "pt") as stored:
+            return int(stored.get_slice("states").get_shape()[0])
 
     @property
     def states(self) -> Tensor:
@@ -169,7 +178,7 @@ def _stored_samples(file: Path) -> int | None:
 
 def _store(states: Tensor, samples: int, file: Path) -> None:
     """Atomic, so that a kill leaves no half file; not flushed, since it can be computed again."""
-    beside = file.with_suffix(f".{os.getpid()}-{threading.get_ident()}.tmp")
+    beside = file.with_suffix(f".@{socket.gethostname()}.{os.getpid()}-{threading.get_ident()}.tmp")
     file.parent.mkdir(parents=True, exist_ok=True)  # the cache may have been deleted since
     try:
         save_file({"states": states}, beside, metadata={"samples": str(samples)})

@@ -7,7 +7,6 @@ the model.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from types import MethodType
 from typing import TYPE_CHECKING, Any
 
 from sordino.errors import FamilyError
+from sordino.models import processors
 from sordino.models.family import Gguf, Prompt
 
 if TYPE_CHECKING:
@@ -68,13 +68,8 @@ def open_processor(path: str, revision: str | None, extractor: str, samples_per_
     import transformers
 
     from sordino.models import registry
-    from sordino.models.registry import PROCESSOR_FILES
 
-    directory = Path(path)
-    if registry.is_hub_id(path):
-        from huggingface_hub import snapshot_download
-
-        directory = Path(snapshot_download(path, revision=revision, allow_patterns=["config.json", *PROCESSOR_FILES]))
+    directory = processors.fetched(path, revision)
     if not registry.read_config(str(directory)).get("audio_config"):
         raise FamilyError(f"{path} has no audio_config: this Gemma hears nothing.", "Take one that takes audio.")
     kind = getattr(transformers, extractor)
@@ -85,8 +80,7 @@ def open_processor(path: str, revision: str | None, extractor: str, samples_per_
             f"the processor in {path} prepares audio by {named}, and this model needs {extractor}.",
             "Copy the processor's files of the original model beside the weights.",
         )
-    whole = directory / "processor_config.json"
-    said = json.loads(whole.read_text(encoding="utf-8")) if whole.is_file() else {}
+    said = processors.read(directory / "processor_config.json")
     return GemmaProcessor(
         transformers.AutoTokenizer.from_pretrained(str(directory)),
         kind.from_pretrained(str(directory)),
@@ -122,11 +116,7 @@ def expanded_ids(processor: GemmaProcessor, prompts: Sequence[str], counts: Sequ
 
     Raises ValueError for a prompt without exactly one placeholder.
     """
-    texts = []
-    for prompt, count in zip(prompts, counts, strict=True):
-        if prompt.count(AUDIO) != 1:
-            raise ValueError(f"{prompt.count(AUDIO)} audio placeholders in a prompt: {prompt!r}")
-        texts.append(prompt.replace(AUDIO, AUDIO_START + AUDIO * count + AUDIO_END))
+    texts = processors.with_audio(prompts, AUDIO, counts, (AUDIO_START, AUDIO_END))
     found = processor.tokenizer(texts, add_special_tokens=False)["input_ids"]
     return [list(map(int, ids)) for ids in found]
 

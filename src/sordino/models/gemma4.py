@@ -16,8 +16,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from sordino.models import gemma
+from sordino.models import gemma, processors
 from sordino.models.family import Audio, AudioInputs, Chat, Decoder, Family, Stack, Table, Tensors
+from sordino.models.tables import PARTS
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -117,9 +118,8 @@ def prepare(processor: gemma.GemmaProcessor, clips: Sequence[Waveform], prompts:
     import torch
 
     counts = [audio_tokens(len(clip)) for clip in clips]
+    processors.refuse_long(clips, processor.window)
     for clip, count in zip(clips, counts, strict=True):
-        if len(clip) > processor.window:
-            raise ValueError(f"a clip of {len(clip)} samples does not fit the window of {processor.window}")
         if count < 1:
             raise ValueError(f"a clip of {len(clip)} samples is shorter than a frame")
     out = processor.feature_extractor(list(clips), return_tensors="pt", pad_to_multiple_of=PADDED_TO)
@@ -258,13 +258,7 @@ def tiny(directory: str, decoder_layers: int, encoder_layers: int, seed: int) ->
 GEMMA4 = Family(
     model_type="gemma4",
     model_class="Gemma4ForConditionalGeneration",
-    parts={
-        "encoder": "model.audio_tower",
-        "projector": "model.embed_audio",
-        "decoder": "model.language_model",
-        "embeddings": "model.language_model.embed_tokens",
-        "head": "lm_head",
-    },
+    parts=PARTS | {"projector": "model.embed_audio"},
     stacks={
         "decoder": Stack(
             "model.language_model.layers",
@@ -289,6 +283,7 @@ GEMMA4 = Family(
         stop_tokens=(gemma.TURN_END, gemma.END),
         answers_end_with={"chat": gemma.TURN_END, "base": gemma.END},
         takes_system=True,
+        default_system=lambda prompt: prompt.system,
     ),
     tensors=Tensors(
         saved={},

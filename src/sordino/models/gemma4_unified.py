@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from sordino.models import gemma
+from sordino.models import gemma, processors
 from sordino.models.family import Audio, AudioInputs, Chat, Decoder, Family, Stack, Table, Tensors
 from sordino.models.tables import LLAMA_SILENT
 
@@ -50,9 +50,7 @@ def prepare(processor: gemma.GemmaProcessor, clips: Sequence[Waveform], prompts:
     """
     import torch
 
-    for clip in clips:
-        if len(clip) > processor.window:
-            raise ValueError(f"a clip of {len(clip)} samples does not fit the window of {processor.window}")
+    processors.refuse_long(clips, processor.window)
     out = processor.feature_extractor(list(clips), return_tensors="pt")
     counts = [audio_tokens(len(clip)) for clip in clips]
     return AudioInputs(

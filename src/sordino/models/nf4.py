@@ -78,7 +78,23 @@ def refuse_split_blocks(family: Family, layers: Mapping[str, nn.Linear]) -> None
 
 
 def nf4_tensors(weight: Tensor) -> dict[str, Tensor]:
-    """A matrix -> what is stored of it: suffix of its name -> tensor, the 4-bit weights under ''.
+    """A matrix -> what is stored of it: suffix of its name -> tensor, the 4-bit weights under ''."""
+    packed, state = _quantized(weight)
+    return {"": packed, **{f".{name}": tensor for name, tensor in state.as_dict(packed=True).items()}}
+
+
+def nf4_rounded(weight: Tensor, dtype: torch.dtype) -> Tensor:
+    """A matrix as it is read back from `nf4_tensors` by a model that computes in `dtype`."""
+    from bitsandbytes.functional import dequantize_4bit
+
+    packed, state = _quantized(weight)
+    state.dtype = dtype
+    rounded: Tensor = dequantize_4bit(packed, state)
+    return rounded
+
+
+def _quantized(weight: Tensor) -> tuple[Tensor, Any]:
+    """4-bit weights and bitsandbytes' QuantState.
 
     To the bit what bitsandbytes makes of the whole matrix at once; in pieces that fit the cache it is faster.
     """
@@ -102,8 +118,7 @@ def nf4_tensors(weight: Tensor) -> dict[str, Tensor]:
         offset=offset,
         state2=nested,
     )
-    stored = {f".{name}": tensor for name, tensor in state.as_dict(packed=True).items()}
-    return {"": torch.cat([packed for packed, _ in pieces]), **stored}
+    return torch.cat([packed for packed, _ in pieces]), state
 
 
 def nf4_shapes(shape: Sequence[int]) -> dict[str, tuple[str, tuple[int, ...] | None]]:

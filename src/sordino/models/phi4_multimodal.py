@@ -104,13 +104,10 @@ def prepare(processor: Phi4Processor, clips: Sequence[Waveform], prompts: Sequen
     """
     import numpy as np
 
-    texts, mels, audio = [], [], processor.audio_token
-    for clip, prompt in zip(clips, prompts, strict=True):
-        if len(clip) > LONGEST:
-            raise ValueError(f"a clip of {len(clip)} samples does not fit the window of {LONGEST}")
-        if prompt.count(audio) != 1:
-            raise ValueError(f"{prompt.count(audio)} audio placeholders in a prompt of {len(prompt)} characters")
-        texts.append(prompt.replace(audio, audio * audio_tokens(len(clip))))
+    processors.refuse_long(clips, LONGEST)
+    texts = processors.with_audio(prompts, processor.audio_token, [audio_tokens(len(clip)) for clip in clips])
+    mels = []
+    for clip in clips:
         whole = np.pad(clip, (0, max(0, FRAME - len(clip))))
         out = processor.feature_extractor([whole], sampling_rate=SAMPLING_RATE, return_tensors="pt")
         mels.append(out["audio_input_features"].float())

@@ -5,12 +5,17 @@ A tokenizer and what the audio wants; all files of the stock processor stay as t
 
 from __future__ import annotations
 
-import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sordino.errors import FamilyError
+from sordino.runtime import foreign
+from sordino.runtime.terminal import quoted
+
+if TYPE_CHECKING:
+    from sordino.data.audio import Waveform
 
 
 @dataclass(frozen=True)
@@ -25,6 +30,28 @@ class PartProcessor:
         from sordino.models.stored import copy_processor
 
         copy_processor(self.directory, Path(directory))
+
+
+def refuse_long(clips: Sequence[Waveform], window: int) -> None:
+    """Raise ValueError for a clip of more samples than the window."""
+    longest = max(map(len, clips), default=0)
+    if longest > window:
+        raise ValueError(f"a clip of {longest} samples does not fit the window of {window}")
+
+
+def with_audio(
+    prompts: Sequence[str], placeholder: str, counts: Sequence[int], marks: tuple[str, str] = ("", "")
+) -> list[str]:
+    """Rendered prompts, their placeholder repeated `counts` times between marks.
+
+    Raises ValueError for a prompt without exactly one placeholder.
+    """
+    texts = []
+    for prompt, count in zip(prompts, counts, strict=True):
+        if prompt.count(placeholder) != 1:
+            raise ValueError(f"{prompt.count(placeholder)} audio placeholders in the prompt {quoted(prompt, 60)}")
+        texts.append(prompt.replace(placeholder, marks[0] + placeholder * count + marks[1]))
+    return texts
 
 
 def fetched(path: str, revision: str | None) -> Path:
@@ -69,6 +96,5 @@ def settings(directory: Path, inside: str, names: dict[str, str]) -> dict[str, A
 
 
 def read(file: Path) -> dict[str, Any]:
-    """A JSON file; nothing where it is not there."""
-    found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    return found
+    """A JSON file; nothing where it is not there. Raises FamilyError for a damaged one."""
+    return foreign.read_json(file, raises=FamilyError, remedy="Copy the model again.") if file.is_file() else {}

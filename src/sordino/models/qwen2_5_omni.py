@@ -24,6 +24,7 @@ from sordino.models.tables import (
     LLAMA_GGUF,
     LLAMA_SILENT,
     LLAMA_TEXT,
+    PARTS,
     TEXT_BIASES,
     WHISPER_LAYERS,
     WHISPER_SILENT,
@@ -104,13 +105,9 @@ def prepare(processor: OmniProcessor, clips: Sequence[Waveform], prompts: Sequen
     which is all that the last valid frame reaches: the same numbers.
     Raises ValueError for a clip longer than the window and for a prompt without exactly one audio placeholder.
     """
-    limit, texts = window(processor), []
-    for clip, prompt in zip(clips, prompts, strict=True):
-        if len(clip) > limit:
-            raise ValueError(f"a clip of {len(clip)} samples does not fit the window of {limit}")
-        if prompt.count(PLACEHOLDER) != 1:
-            raise ValueError(f"{prompt.count(PLACEHOLDER)} audio placeholders in a prompt: {prompt!r}")
-        texts.append(prompt.replace(PLACEHOLDER, PLACEHOLDER * audio_tokens(len(clip))))
+    limit = window(processor)
+    processors.refuse_long(clips, limit)
+    texts = processors.with_audio(prompts, PLACEHOLDER, [audio_tokens(len(clip)) for clip in clips])
     longest = max(map(len, clips))
     out = processor.feature_extractor(
         list(clips), sampling_rate=SAMPLING_RATE, padding="max_length",
@@ -263,13 +260,7 @@ QWEN2_5_OMNI = Family(
     model_type="qwen2_5_omni",
     model_class="Qwen2_5OmniThinkerForConditionalGeneration",
     wrapping=Wrapping("thinker_config", {"architectures": ["Qwen2_5OmniModel"], "enable_audio_output": False}),
-    parts={
-        "encoder": "model.audio_tower",
-        "projector": "model.audio_tower.proj",
-        "decoder": "model.language_model",
-        "embeddings": "model.language_model.embed_tokens",
-        "head": "lm_head",
-    },
+    parts=PARTS | {"projector": "model.audio_tower.proj"},
     stacks={
         "decoder": Stack("model.language_model.layers", "text_config", "num_hidden_layers", ("layer_types",)),
         "encoder": Stack("model.audio_tower.layers", "audio_config", "encoder_layers"),

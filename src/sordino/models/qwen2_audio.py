@@ -12,11 +12,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from sordino.models import processors
 from sordino.models.family import Audio, AudioInputs, Chat, Decoder, Family, Prompt, Stack, Table, Tensors
 from sordino.models.tables import (
     LLAMA_GGUF,
     LLAMA_SILENT,
     LLAMA_TEXT,
+    PARTS,
+    SAVED,
     TEXT_BIASES,
     WHISPER_ENCODER,
     WHISPER_FIELDS,
@@ -69,10 +72,7 @@ def prepare(processor: Any, clips: Sequence[Waveform], prompts: Sequence[str]) -
     """
     import torch
 
-    limit = window(processor)
-    for clip in clips:
-        if len(clip) > limit:
-            raise ValueError(f"a clip of {len(clip)} samples does not fit the window of {limit}")
+    processors.refuse_long(clips, window(processor))
     out = processor(text=list(prompts), audio=list(clips), sampling_rate=SAMPLING_RATE, padding=False)
     if "input_features" not in out:
         raise ValueError("the processor returned no audio features")
@@ -184,13 +184,7 @@ def tiny(directory: str, decoder_layers: int, encoder_layers: int, seed: int) ->
 QWEN2_AUDIO = Family(
     model_type="qwen2_audio",
     model_class="Qwen2AudioForConditionalGeneration",
-    parts={
-        "encoder": "model.audio_tower",
-        "projector": "model.multi_modal_projector",
-        "decoder": "model.language_model",
-        "embeddings": "model.language_model.embed_tokens",
-        "head": "lm_head",
-    },
+    parts=PARTS,
     stacks={
         "decoder": Stack("model.language_model.layers", "text_config", "num_hidden_layers", ("layer_types",)),
         "encoder": Stack("model.audio_tower.layers", "audio_config", "encoder_layers"),
@@ -212,12 +206,7 @@ QWEN2_AUDIO = Family(
         default_system=lambda prompt: prompt.system,
     ),
     tensors=Tensors(
-        saved={
-            "model.audio_tower": "audio_tower",
-            "model.multi_modal_projector": "multi_modal_projector",
-            "model.language_model": "language_model.model",
-            "lm_head": "language_model.lm_head",
-        },
+        saved=SAVED,
         fixed=("model.audio_tower.embed_positions",),
         silent=(*LLAMA_SILENT, *WHISPER_SILENT, "model.audio_tower.avg_pooler"),
         tables={

@@ -13,11 +13,13 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from sordino.errors import FamilyError
+from sordino.models import processors
 from sordino.models.family import Audio, AudioInputs, Chat, Decoder, Family, Prompt, Stack, Table, Tensors
 from sordino.models.tables import (
     LLAMA_GGUF,
     LLAMA_SILENT,
     LLAMA_TEXT,
+    PARTS,
     TEXT_NORMS,
     WHISPER_LAYERS,
     WHISPER_SILENT,
@@ -113,10 +115,7 @@ def prepare(processor: Any, clips: Sequence[Waveform], prompts: Sequence[str]) -
     """
     import torch
 
-    limit = window(processor)
-    for clip in clips:
-        if len(clip) > limit:
-            raise ValueError(f"a clip of {len(clip)} samples does not fit the window of {limit}")
+    processors.refuse_long(clips, window(processor))
     outs = [
         processor(text=[prompt], audio=[clip], sampling_rate=SAMPLING_RATE, return_tensors="pt")
         for clip, prompt in zip(clips, prompts, strict=True)
@@ -238,13 +237,7 @@ linear_2.weight G D
 QWEN3_ASR = Family(
     model_type="qwen3_asr",
     model_class="Qwen3ASRForConditionalGeneration",
-    parts={
-        "encoder": "model.audio_tower",
-        "projector": "model.multi_modal_projector",
-        "decoder": "model.language_model",
-        "embeddings": "model.language_model.embed_tokens",
-        "head": "lm_head",
-    },
+    parts=PARTS,
     stacks={
         "decoder": Stack("model.language_model.layers", "text_config", "num_hidden_layers", ("layer_types",)),
         "encoder": Stack("model.audio_tower.layers", "audio_config", "encoder_layers"),

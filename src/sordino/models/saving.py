@@ -114,7 +114,7 @@ def complete_config(family: Family, directory: Path, model: Any) -> None:
     the dtype that a part was once made in.
     """
     file = directory / "config.json"
-    config = json.loads(file.read_text(encoding="utf-8"))
+    config = foreign.read_json(file, raises=FamilyError, finite=False)
     tied = model.get_output_embeddings().weight is model.get_input_embeddings().weight
     config["tie_word_embeddings"] = tied
     if "text_config" in config:

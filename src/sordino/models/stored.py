@@ -127,6 +127,14 @@ def open_model(path: str, revision: str | None = None) -> Stored:
     return Stored(speech, checkpoint, matched)
 
 
+def without_weights(path: str, dtype: torch.dtype, revision: str | None = None) -> SpeechModel:
+    """A model's shape, words and prompts: on the meta device, where nothing can be computed. Raises as `skeleton`."""
+    directory = local(path, revision)
+    family = registry.family_of(str(directory))
+    model = skeleton(family, directory).to(dtype).eval()
+    return SpeechModel(family, model, registry.load_processor(family, str(directory)), path)
+
+
 def skeleton(family: Family, directory: Path) -> Any:
     """The model that a directory's config.json describes, on torch's meta device: nothing is allocated.
 

@@ -71,6 +71,20 @@ def causal(text: str) -> str:
 
 
 LLAMA_DECODER = causal(LLAMA_TEXT)
+# where the models around a Whisper-like encoder have their parts, and what older checkpoints call them
+PARTS = {
+    "encoder": "model.audio_tower",
+    "projector": "model.multi_modal_projector",
+    "decoder": "model.language_model",
+    "embeddings": "model.language_model.embed_tokens",
+    "head": "lm_head",
+}
+SAVED = {
+    "model.audio_tower": "audio_tower",
+    "model.multi_modal_projector": "multi_modal_projector",
+    "model.language_model": "language_model.model",
+    "lm_head": "language_model.lm_head",
+}
 # modules without tensors: of a decoder, and of Whisper's layers
 LLAMA_SILENT = ("model.language_model.layers.#.mlp.act_fn", "model.language_model.rotary_emb")
 WHISPER_SILENT = ("model.audio_tower.layers.#.activation_fn",)

@@ -44,7 +44,7 @@ PROMPT_TOKENS = 1024  # beside the audio's
 PART = 8  # batches that are handed over at once: vLLM fills a place as soon as it is free
 GIB = 2**30
 MOST_CACHE = 4  # GiB of keys and values on a CPU, unless VLLM_CPU_KVCACHE_SPACE says otherwise
-LAYER_OF_PATTERN = re.compile(r"layers\\?\.")
+LAYERS, PACKED = "model.layers.", ".weight_packed"
 
 
 def load(
@@ -72,10 +72,12 @@ def load(
     family = registry.family_of(path, revision)
     directory = stored.local(path, revision)
     config = registry.read_config(str(directory))
-    _refuse(path, config)
     where = torch.device(device) if str(device) != "auto" else devices.default_device()
     floating = dtype if isinstance(dtype, torch.dtype) else devices.default_dtype(dtype, where)
+    if registry.is_gguf(str(directory)):
+        raise FamilyError(f"{path} holds a decoder for llama.cpp.", "Give the 16-bit model or w4a16 to engine vllm.")
     checkpoint = embedded.open_checkpoint(family, directory)
+    _refuse_quantized(path, family, config, checkpoint)
     stored.refuse_other_weights(family, directory, checkpoint)
     processor = registry.load_processor(family, str(directory))
     whole = stored.skeleton(family, directory)
@@ -105,14 +107,16 @@ def load(
     return speech
 
 
-def _refuse(path: str, config: Mapping[str, Any]) -> None:
-    """Raise FamilyError for forms that vLLM has no kernels for."""
+def _refuse_quantized(path: str, family: Family, config: Mapping[str, Any], checkpoint: Checkpoint) -> None:
+    """Raise FamilyError for forms that vLLM has no kernels for: all but 4 bits in the decoder's layers."""
     quantization = config.get("quantization_config")
     if not quantization:
         return
     groups = quantization.get("config_groups") or {}
     bits = {(group.get("weights") or {}).get("num_bits") for group in groups.values()}
-    if quantization.get("quant_method") != "compressed-tensors" or bits != {4}:
+    packed = [decoder_name(family, name) or "" for name in checkpoint.tensors if name.endswith(PACKED)]
+    inside = all(name.startswith(LAYERS) for name in packed)
+    if quantization.get("quant_method") != "compressed-tensors" or bits != {4} or not inside:
         raise FamilyError(
             f"{path} is quantized in a form that engine vllm is not given.", "Give the 16-bit model or w4a16."
         )
@@ -149,6 +153,8 @@ def write_decoder(family: Family, checkpoint: Checkpoint, config: Mapping[str, A
     written["tie_word_embeddings"] = is_tied(config)
     quantization = copy.deepcopy(config.get("quantization_config"))
     if quantization:
+        for group in quantization["config_groups"].values():  # layers have another path here
+            group["targets"] = [f"re:.*{target[target.index('layers') :]}" for target in group["targets"]]
         quantization["ignore"] = ["lm_head"]  # every other matrix of the decoder is packed
         written["quantization_config"] = quantization
     files.write_json(out / registry.CONFIG, written)
@@ -257,10 +263,9 @@ class VllmDecoder:
             code = self.process.poll()
             if code is not None and not file.exists():
                 self.process = None
-                raise ArtifactError(
-                    f"vLLM's worker ended with {code}: {last_words(self.room / 'worker.log')}",
-                    f"What was translated is kept. Its log is {self.room / 'worker.log'}.",
-                )
+                log = self.room / "worker.log"
+                remedy = "Start again." if self.temporary else f"What was translated is kept. Its log is {log}."
+                raise ArtifactError(f"vLLM's worker ended with {code}: {last_words(log)}", remedy)
             time.sleep(0.02)
 
     def close(self) -> None:

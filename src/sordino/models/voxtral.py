@@ -19,11 +19,14 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from sordino.errors import FamilyError
+from sordino.models import processors
 from sordino.models.family import Audio, AudioInputs, Chat, Decoder, Family, Prompt, Stack, Table, Tensors
 from sordino.models.tables import (
     LLAMA_DECODER,
     LLAMA_GGUF,
     LLAMA_SILENT,
+    PARTS,
+    SAVED,
     WHISPER_ENCODER,
     WHISPER_FIELDS,
     WHISPER_SILENT,
@@ -100,11 +103,8 @@ def prepare(processor: Any, clips: Sequence[Waveform], prompts: Sequence[str]) -
     import numpy as np
     import torch
 
-    for clip, prompt in zip(clips, prompts, strict=True):
-        if len(clip) > WINDOW:
-            raise ValueError(f"a clip of {len(clip)} samples does not fit the window of {WINDOW}")
-        if prompt.count(AUDIO) != 1:
-            raise ValueError(f"{prompt.count(AUDIO)} audio placeholders in a prompt: {prompt!r}")
+    processors.refuse_long(clips, WINDOW)
+    processors.with_audio(prompts, AUDIO, [1] * len(clips))  # refuses those without
     padded = [np.pad(clip, (0, WINDOW - len(clip))) for clip in clips]
     out = processor.feature_extractor(padded, sampling_rate=SAMPLING_RATE, return_tensors="pt")
     ids = [_ids(processor.tokenizer, p, audio_tokens(len(c))) for p, c in zip(prompts, clips, strict=True)]
@@ -229,13 +229,7 @@ def _write_tiny_tekken(file: Any) -> int:
 VOXTRAL = Family(
     model_type="voxtral",
     model_class="VoxtralForConditionalGeneration",
-    parts={
-        "encoder": "model.audio_tower",
-        "projector": "model.multi_modal_projector",
-        "decoder": "model.language_model",
-        "embeddings": "model.language_model.embed_tokens",
-        "head": "lm_head",
-    },
+    parts=PARTS,
     stacks={
         "decoder": Stack("model.language_model.layers", "text_config", "num_hidden_layers"),
         "encoder": Stack("model.audio_tower.layers", "audio_config", "num_hidden_layers"),
@@ -251,12 +245,7 @@ VOXTRAL = Family(
     decoder=Decoder(line="sordino.models.decoder_line:LlamaLine"),
     chat=Chat(render=render, stop_tokens=("</s>",), answers_end_with={"chat": "</s>"}, takes_system=False),
     tensors=Tensors(
-        saved={
-            "model.audio_tower": "audio_tower",
-            "model.multi_modal_projector": "multi_modal_projector",
-            "model.language_model": "language_model.model",
-            "lm_head": "language_model.lm_head",
-        },
+        saved=SAVED,
         fixed=("model.audio_tower.embed_positions",),
         silent=(
             *LLAMA_SILENT,

@@ -32,7 +32,7 @@ from sordino.config.records import REQUESTED, STAGE_FILE, changed_settings, fing
 from sordino.errors import SordinoError, explain_os_error, is_out_of_memory
 from sordino.pipeline import leftovers
 from sordino.pipeline.leftovers import REQUEST_FILE, STATE_DIR, old_of, partial_of
-from sordino.pipeline.locks import locked
+from sordino.pipeline.locks import locked, run_locked
 from sordino.runtime import files
 
 REFUSED = "refused"  # key of a request whose work ended with a mistake of the user's: what it was
@@ -247,7 +247,7 @@ def settle(directory: Path) -> None:
     whole = read_stage(partial) is not None
     if not whole and not any(path.exists() for path in (directory / REQUEST_FILE, directory / STATE_DIR, old)):
         return
-    with locked(directory.parent):
+    with run_locked(directory.parent, "settle"):
         if whole:  # stage.json is written last: nothing but the renames was missing
             _put_in_place(partial, directory)
         elif not os.path.lexists(directory) and read_stage(old) is not None:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import random
+import shutil
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from sordino.config.run_layout import AUDIT, split_file
+from sordino.config.records import STAGE_FILE
+from sordino.config.run_layout import AUDIT, LOGS, split_file
 from sordino.config.schema import ExportSection
 from sordino.data import manifest
 from sordino.errors import ArtifactError, DataError
@@ -34,6 +37,15 @@ def write(job: Job, key: str, form: str, directory: Path) -> None:
         options = {"calibration": calibration(job, key), "state": job.state / f"{form}-of-{key}"}
     facts = module.write(source.path, directory, source.revision, **options)
     audit(job, form, directory, facts or {})
+
+
+def copy(source: Path, directory: Path) -> None:
+    """The model that a stage has written in the format that it was trained for; its audit last, as of every export."""
+    directory.mkdir()
+    names = sorted(file.name for file in source.iterdir() if file.is_file())
+    for name in sorted(names, key=lambda name: name == AUDIT):
+        if name != STAGE_FILE and not fnmatch(name, LOGS):
+            shutil.copyfile(source / name, directory / name)
 
 
 def write_mixed(mixer: MixedPrecision, limit: int, directory: Path) -> None:

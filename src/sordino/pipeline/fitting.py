@@ -6,6 +6,7 @@ import random
 from collections.abc import Sequence
 
 import torch
+from torch.nn.utils import parametrize
 
 from sordino.config.schema import MixSection, TrainSection
 from sordino.data import manifest
@@ -25,10 +26,8 @@ from sordino.training.trainer import Trained, freeze, train, weight_dtype
 
 
 def load_to_train(job: Job, key: str, section: TrainSection) -> SpeechModel:
-    """A model of the chain in the type that it is trained in, with the section's parts frozen."""
-    speech = job.load(key, dtype=weight_dtype(section, device_of(job.recipe.device)))
-    freeze(speech, section)
-    return speech
+    """A model of the chain in the type that it is trained in."""
+    return job.load(key, dtype=weight_dtype(section, device_of(job.recipe.device)))
 
 
 def fit(
@@ -40,7 +39,9 @@ def fit(
     round_name: str = "",
     teacher: TeacherLogits | None = None,
 ) -> Trained:
-    """Train `speech` in place on clips with target texts; resumes; records losses; writes log.jsonl."""
+    """Train `speech` in place on clips with target texts, but for the section's frozen parts; resumes; records losses;
+    writes log.jsonl."""
+    freeze(speech, section)
     prompt = job.prompt(speech)
     cached = speech.family.audio.cached_parts
     frozen = not any(tensor.requires_grad for part in cached for tensor in speech.tensors_of(part).values())
@@ -91,7 +92,8 @@ def examples(
     if features is None or not clips:
         return [Example(clip, answer, None, row) for clip, answer, row in zip(clips, answers, rows, strict=True)]
     unique = {(c.audio, c.start, c.seconds): c for c in clips}
-    encoded = dict(zip(unique, features.encode_all(list(unique.values()), prompt), strict=True))
+    with parametrize.cached():  # an encoder trained through rounding is rounded once
+        encoded = dict(zip(unique, features.encode_all(list(unique.values()), prompt), strict=True))
     return [
         Example(clip, answer, encoded[clip.audio, clip.start, clip.seconds], row)
         for clip, answer, row in zip(clips, answers, rows, strict=True)

@@ -7,16 +7,19 @@ data.max_seconds, else the model's window.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+import statistics
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from sordino.config import chain
-from sordino.config.schema import Recipe, TrainSection
+from sordino.config.run_layout import RunLayout
+from sordino.config.schema import DistilSection, QatSection, QloraSection, Recipe, TrainSection
+from sordino.data.manifest import read
 from sordino.formats.registry import MIXED
 from sordino.layouts import gguf, tables
-from sordino.measure import predict
+from sordino.measure import flops, predict
 from sordino.measure.inefficiencies import WEIGHTS
 from sordino.measure.size import read_json
 from sordino.models import registry, shapes
@@ -24,6 +27,9 @@ from sordino.pipeline import token_selection
 from sordino.pipeline.device import device_type
 from sordino.pruning.layer import parse_layer
 
+DEVICES = (1, 2, 4, 8)
+LEARNING = (DistilSection, QloraSection, QatSection)  # what can learn a teacher's probabilities
+TEACHER_BATCH = 8  # answers of a pass in which the teacher's probabilities are computed
 RANK_BATCH_BYTES = 96 * 2**20  # rank.memory_mb's default is a quarter of the model, but not less
 LAYOUT_OF = {"w4a16-gptq": "w4a16"}  # formats that are stored as another one is
 
@@ -31,17 +37,20 @@ LAYOUT_OF = {"w4a16-gptq": "w4a16"}  # formats that are stored as another one is
 @dataclass(frozen=True)
 class Forecast:
     """Bytes. size: of the artefact, None where only texts and scores are written; memory: at the peak of the stage;
-    use: at the peak when the artefact translates; resume: of one resume point, two of which may lie on disk."""
+    use: at the peak when the artefact translates; resume: of one resume point, two of which may lie on disk; cache: in
+    the run's cache, the teacher's probabilities of the mix."""
 
     size: int | None = None
     memory: int | None = None
     use: int | None = None
     resume: int | None = None
-    parts: Mapping[str, int] | None = None  # of memory: weights, gradients, moments, activations, step
+    parts: Mapping[str, int] | None = None  # of memory: weights, gradients, moments, activations, gathered
+    devices: Mapping[int, Mapping[str, float | None]] | None = None  # a training on so many: parts on each, and hours
+    cache: int | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for json.dumps."""
-        return {k: getattr(self, k) for k in ("size", "memory", "use", "resume", "parts")}
+        return {k: getattr(self, k) for k in ("size", "memory", "use", "resume", "parts", "devices", "cache")}
 
 
 def config_of(recipe: Recipe, file: Path | None = None) -> dict[str, Any] | None:
@@ -131,6 +140,8 @@ class _Stages:
         if recipe.trim:
             trimmed = self.shapes[chain.TRIMMED]
             stages["trim"] = Forecast(self.disk(trimmed), use=self.use(trimmed))
+        if recipe.qat:
+            stages["qat"] = self.qat(recipe.qat)
         if recipe.export:
             stages["export"] = self.export()
         if recipe.translate:
@@ -139,46 +150,110 @@ class _Stages:
         return stages
 
     def full(self, start: shapes.Model, end: shapes.Model, section: TrainSection) -> Forecast:
-        memory = predict.full_training(
-            start,
-            self.batch(section),
-            self.precision(section),
-            checkpointing=section.gradient_checkpointing,
-            frozen=section.freeze,
-        )
-        resume = predict.resume_point(memory)
-        return Forecast(self.disk(end), memory.peak, self.use(end), resume, memory.to_json())
+        def memory(devices: int) -> predict.Memory:
+            return predict.full_training(
+                start,
+                self.batch(section, devices),
+                self.precision(section),
+                checkpointing=section.gradient_checkpointing,
+                frozen=section.freeze,
+                optimizer=section.optimizer,
+                devices=devices,
+            )
+
+        own = memory(self.recipe.resources.devices)
+        point = predict.resume_point(memory(1))
+        spread = self.spread(start, section, memory)
+        peak, cache = max(own.peak, self.teacher_pass(section)), self.teacher_logits(section)
+        return Forecast(self.disk(end), peak, self.use(end), point, own.to_json(), spread, cache)
 
     def qlora(self) -> Forecast:
         section = self.recipe.qlora
         assert section
         model = self.model(chain.ADAPTER)
         adapter = predict.Adapter(section.rank, section.scope == "decoder", section.quantize == "nf4")
-        memory = predict.adapter_training(
-            model,
-            self.batch(section),
-            self.precision(section),
-            adapter,
-            width=self.width,
-            checkpointing=section.gradient_checkpointing,
-        )
+
+        def memory(devices: int) -> predict.Memory:
+            return predict.adapter_training(
+                model,
+                self.batch(section, devices),
+                self.precision(section),
+                adapter,
+                width=self.width,
+                checkpointing=section.gradient_checkpointing,
+                optimizer=section.optimizer,
+            )
+
+        own = memory(self.recipe.resources.devices)
         size = tables.safetensors_bytes(tables.stored(self.lora(model), "float32"))
-        use = self.use(model, key=chain.ADAPTER)
-        return Forecast(size, memory.peak, use, predict.resume_point(memory), memory.to_json())
+        use, spread = self.use(model, key=chain.ADAPTER), self.spread(model, section, memory)
+        peak, cache = max(own.peak, self.teacher_pass(section)), self.teacher_logits(section)
+        return Forecast(size, peak, use, predict.resume_point(own), own.to_json(), spread, cache)
+
+    def spread(
+        self, model: shapes.Model, section: TrainSection, memory: Callable[[int], predict.Memory]
+    ) -> dict[int, dict[str, float | None]] | None:
+        """A training on 1, 2, 4, 8 devices, where the recipe says anything of its resources."""
+        resources = self.recipe.resources
+        if resources.devices == 1 and resources.tflops is None:
+            return None
+        counts = sorted({*DEVICES, resources.devices})
+        operations = self.operations(model, section)
+        rate = resources.tflops * 1e12 if resources.tflops else None
+        return {
+            count: {
+                **memory(count).to_json(),
+                "hours": flops.hours(operations, rate, count) if operations and rate else None,
+            }
+            for count in counts
+        }
+
+    def operations(self, model: shapes.Model, section: TrainSection) -> float | None:
+        """Of a whole training; None where it is not known how many clips there will be."""
+        manifest = RunLayout(self.recipe.directory).manifest("train")
+        clips = read(manifest) if manifest.is_file() else []
+        seconds = statistics.mean(clip.seconds or self.seconds for clip in clips) if clips else self.seconds
+        count = len(clips) * section.epochs
+        mix = getattr(section, "mix", None)
+        if mix:
+            count = (len(clips) * (mix.authentic + mix.pseudo) * mix.oversample + mix.extra) * section.epochs
+        if section.max_steps is not None:
+            most = section.max_steps * section.batch_size
+            count = min(count, most) if clips else most
+        adapter = isinstance(section, QloraSection)
+        each = flops.of_clip(
+            model, seconds, checkpointing=section.gradient_checkpointing, frozen=section.freeze, adapter=adapter
+        )
+        return each * count or None
 
     def lora(self, model: shapes.Model) -> tuple[shapes.Shape, ...]:
         section = self.recipe.qlora
         assert section
         return shapes.lora(model, section.rank, decoder_only=section.scope == "decoder")
 
+    def qat(self, section: QatSection) -> Forecast:
+        """As training all weights, the encoder too where it is healed, and the rounded ones beside."""
+        model = self.model(chain.QAT)
+        whole = dataclasses.replace(section, freeze=()) if section.match else section
+        trained = self.full(model, model, whole)
+        rounded = 4 * model.parameters
+        return dataclasses.replace(
+            trained,
+            size=self.in_format(model, section.format, section),
+            memory=(trained.memory or 0) + rounded,
+            use=self.use(model, key=chain.QAT),
+            parts={**(trained.parts or {}), "rounded": rounded},
+        )
+
     def export(self) -> Forecast:
         assert self.recipe.export
         model = self.model(chain.EXPORTS.key)
         formats = [str(name) for name in self.recipe.export.formats]
-        layout = {name: LAYOUT_OF.get(name, name) for name in formats}
-        if any(name not in (*tables.TITLES, MIXED) for name in layout.values()):
+        if chain.exports_qat(self.recipe):
+            return Forecast(self.in_format(model, formats[0], self.recipe.qat), use=self.use(model, key=formats[0]))
+        if any(LAYOUT_OF.get(name, name) not in (*tables.TITLES, MIXED) for name in formats):
             return Forecast()
-        size = sum(self.mixed(model) if name == MIXED else self.disk(model, layout[name]) for name in formats)
+        size = sum(self.in_format(model, name) for name in formats)
         made = [self.making(model, name) for name in formats]
         uses = [self.use(model, key=name) for name in formats]
         return Forecast(size, max(made, default=None), max(uses, default=None))
@@ -192,17 +267,21 @@ class _Stages:
             made += max(tensor.bytes for tensor in tables.stored(model.tensors, name).values())
         return made
 
-    def mixed(self, model: shapes.Model) -> int:
-        """The budget: bits are spent until it is full, or nothing is left to spend them on."""
-        section = self.recipe.export
-        assert section
-        limit = budget_bytes(self.base, section.budget_gb, section.budget_ratio)
+    def in_format(self, model: shapes.Model, name: str, section: QatSection | None = None) -> int:
+        """Bytes on disk; of a mixture its budget: bits are spent until it is full, or nothing is left to round."""
+        if name != MIXED:
+            return self.disk(model, LAYOUT_OF.get(name, name))
+        budgeted = section or self.recipe.export
+        assert budgeted
+        limit = budget_bytes(self.base, budgeted.budget_gb, budgeted.budget_ratio)
         return min(limit + self.beside, self.disk(model))
 
     def quantized(self, key: str) -> bool:
         """Whether a system is held in nf4 while translating."""
         if key == chain.ADAPTER:
             return self.recipe.qlora is not None and self.recipe.qlora.quantize == "nf4"
+        if key == chain.QAT:
+            return self.recipe.qat is not None and self.recipe.qat.format == "nf4"
         return key == "nf4"
 
     def disk(self, model: shapes.Model, layout: str = "bf16") -> int:
@@ -227,13 +306,46 @@ class _Stages:
             peak += 4 * shapes.count(self.lora(model))
         return peak
 
-    def batch(self, section: TrainSection) -> predict.Batch:
-        return predict.Batch(section.batch_size // section.accumulate, self.seconds)
+    def batch(self, section: TrainSection, devices: int = 1) -> predict.Batch:
+        """Of one device, one clip at least."""
+        return predict.Batch(
+            max(1, section.batch_size // section.accumulate // devices), self.seconds, learns_logits(section)
+        )
+
+    def teacher_pass(self, section: TrainSection) -> int:
+        """Memory in which the teacher reads the pairs, before the student is loaded; 0 where it does not."""
+        return self.use(self.base, TEACHER_BATCH, 1) if learns_logits(section) else 0
+
+    def teacher_logits(self, section: TrainSection) -> int | None:
+        """Bytes of the teacher's probabilities of the mix; None where there are none, or no clips are known yet."""
+        layout = RunLayout(self.recipe.directory)
+        if not isinstance(section, LEARNING) or not learns_logits(section):
+            return None
+        if not layout.manifest("train").is_file():
+            return None
+        seconds = self.speech(layout.manifest("train")) * section.mix.authentic
+        if section.mix.pseudo:
+            labelled = layout.pseudo_manifest.is_file()
+            seconds += self.speech(layout.pseudo_manifest if labelled else layout.manifest("train"))
+        if section.mix.extra and layout.manifest("extra").is_file():
+            seconds += self.speech(layout.manifest("extra"), section.mix.extra)
+        top = min(section.logits.top, self.base.dims["V"])
+        return round(seconds * predict.ANSWER_TOKENS_A_SECOND) * predict.position_bytes(top)
+
+    def speech(self, file: Path, most: int | None = None) -> float:
+        """Seconds of a manifest's clips; of `most` of them, their share."""
+        clips = read(file)
+        seconds = sum(clip.seconds or self.seconds for clip in clips)
+        return seconds if most is None else seconds * min(1.0, most / len(clips))
 
     def precision(self, section: TrainSection) -> predict.Precision:
         if section.precision != "auto":
             return section.precision
         return "float32" if self.cpu else "bfloat16-mixed"
+
+
+def learns_logits(section: TrainSection) -> bool:
+    return isinstance(section, LEARNING) and section.logits.weight > 0
 
 
 def _layers_after_pruning(recipe: Recipe, base: shapes.Model) -> dict[str, int]:

@@ -6,6 +6,7 @@ torchrun or srun starts `sordino` itself several times: then there is nothing to
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
 import logging
@@ -13,7 +14,8 @@ import os
 import signal
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,7 @@ from sordino.runtime import progress
 from sordino.runtime.environment import THREADS, launched
 
 TRAINING = ("finetune", "distil", "qlora")
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 RECIPE = "recipe.yaml"
 ERROR = "error-{rank}.json"  # what ended a worker: problem, remedy, whether the user can do something about it
 
@@ -105,6 +108,7 @@ def run(stage: Stage[Any], recipe: Recipe) -> None:
 
     Raises what a worker raised, and ArtifactError where a worker was killed: what they had finished stays.
     """
+    from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
@@ -116,14 +120,34 @@ def run(stage: Stage[Any], recipe: Recipe) -> None:
             min_nodes=1, max_nodes=1, nproc_per_node=count, run_id=Path(folder).name, rdzv_backend="c10d",
             rdzv_endpoint="localhost:0", max_restarts=0, monitor_interval=0.2,
         )  # fmt: skip
-        logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # what went wrong is told below
+        for name in list(logging.root.manager.loggerDict):
+            if name.startswith("torch.distributed.elastic"):
+                logging.getLogger(name).setLevel(logging.CRITICAL)  # what went wrong is told below
         os.environ.update({name: os.environ.get(name, value) for name, value in _threads(recipe, count).items()})
         worker = elastic_launch(config, sys.executable)
-        try:
-            worker("-m", "sordino.pipeline.worker", folder, stage.name)
-        except ChildFailedError as error:
-            codes = [failure.exitcode for failure in error.failures.values()]
-            raise _told(Path(folder), stage.name, codes) from None
+        ended: int | None = None
+        with _own_handlers():
+            try:
+                worker("-m", "sordino.pipeline.worker", folder, stage.name)
+            except ChildFailedError as error:
+                codes = [failure.exitcode for failure in error.failures.values()]
+                raise _told(Path(folder), stage.name, codes) from None
+            except SignalException as error:  # the workers have been ended
+                ended = error.sigval
+        if ended is not None:
+            signal.raise_signal(ended)
+
+
+@contextlib.contextmanager
+def _own_handlers() -> Iterator[None]:
+    """The launcher sets handlers of its own, and leaves them."""
+    main = threading.current_thread() is threading.main_thread()
+    before = {number: signal.getsignal(number) for number in SIGNALS} if main else {}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _threads(recipe: Recipe, count: int) -> dict[str, str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,7 +22,7 @@ DISCARDED = ".discarded"  # what a request is renamed to while its work is being
 TORN = ".*.tmp"  # files and directories that are written beside and renamed
 # what systems leave in any directory that they show or serve
 JUNK = re.compile(r"\.DS_Store|\._.*|\.directory|\.nfs[0-9a-f]+|Thumbs\.db|desktop\.ini")
-WRITER = re.compile(r"\.(\d+)(?:-\d+)?\.tmp$")  # the process that wrote a torn file
+WRITER = re.compile(r"(?:@([^@]+))?\.(\d+)(?:-\d+)?\.tmp$")  # host, where it says, and process that wrote a torn file
 
 
 def partial_of(directory: Path) -> Path:
@@ -95,11 +96,12 @@ def clear_cache(cache: Path) -> None:
     """Remove what processes that are gone left half written, and this one, which has not begun to write."""
     for path in list(cache.rglob("*.tmp")):
         writer = WRITER.search(path.name)
-        if writer and path.is_file() and not _alive(int(writer[1])):
+        here = writer and writer[1] in (None, socket.gethostname())
+        if writer and here and path.is_file() and not alive(int(writer[2])):
             path.unlink(missing_ok=True)
 
 
-def _alive(process: int) -> bool:
+def alive(process: int) -> bool:
     """Of another process than this one: a container may give every run the same number."""
     try:
         os.kill(process, 0)

@@ -31,8 +31,10 @@ def short_of_memory(stage: Stage[Any], settings: Mapping[str, Any], device: str)
     if settings.get("gradient_checkpointing") is False:
         ways.append(f"set {name}.gradient_checkpointing=true")
     if "memory_mb" in settings:
-        now = settings["memory_mb"] or "a quarter of the model"
+        now = settings["memory_mb"] or "a quarter of the model; on an accelerator half of what is free"
         ways.append(f"lower {name}.memory_mb (now {now})")
+    if settings.get("optimizer") == "adamw":
+        ways.append(f"set {name}.optimizer=adamw8bit (other results, from the start)")
     if "precision" in settings and settings["precision"] != "bfloat16":
         ways.append(f"set {name}.precision=bfloat16 (other results, from the start)")
     ways.append("take a device with more memory")

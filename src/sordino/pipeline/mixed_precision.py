@@ -9,12 +9,13 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from sordino.config import chain
-from sordino.config.schema import Recipe, SensitivitySection
-from sordino.errors import ArtifactError
+from sordino.config.schema import PartCostsSection, Recipe, SensitivitySection
+from sordino.errors import ArtifactError, RecipeError
 from sordino.formats import bf16, packed
 from sordino.layouts import tables
 from sordino.models import registry, shapes
@@ -38,12 +39,13 @@ from sordino.runtime.progress import bar, note
 class MixedPrecision:
     """One model of the chain: measure what its parts cost, choose bits for a budget, write the choice."""
 
-    def __init__(self, job: Job, key: str, section: SensitivitySection) -> None:
+    def __init__(self, job: Job, key: str, section: PartCostsSection) -> None:
         self.job, self.key, self.section = job, key, section
         self.source = job.model(key)
         self.model = shapes.model(registry.read_config(self.source.path))
         spare = self.model.dims["decoder_layers"] - 1  # one layer stays
-        self.order = ranked_next(job, key)[:spare] if section.drop else []
+        drops = isinstance(section, SensitivitySection) and section.drop
+        self.order = ranked_next(job, key)[:spare] if drops else []
         self.costs: dict[Change, Cost] = {}
 
     def measure(self) -> None:
@@ -104,6 +106,22 @@ class MixedPrecision:
         parts, fixed, _ = mixture.problem(self.model, {})
         return allocation.smallest(parts, fixed) <= limit
 
+    def allocate(self, limit: int) -> tuple[dict[str, int], dict[str, Any]]:
+        """Bits by the names that weights are saved under, for at most so many bytes, and what was chosen, for an audit.
+
+        No layers are dropped. Raises RecipeError where the bytes are too few, or hold the model in 16 bits.
+        """
+        if self.holds_all(limit):
+            raise RecipeError(
+                f"a budget of {limit:,} bytes holds the model in 16 bits: nothing is rounded.", "Lower the budget."
+            )
+        self.measure()
+        choice = self.choose(limit)
+        bits = mixture.by_name(self.model, choice.bits, range(self.model.dims["decoder_layers"]))
+        predicted = tables.safetensors_bytes(tables.mixed(self.model.tensors, bits))
+        note(f"  bits: {bits_line(choice.bits)}")
+        return bits, self._facts(choice, limit, predicted, [])
+
     def write(self, choice: allocation.Choice, directory: Path, limit: int) -> dict[str, Any]:
         """Write the chosen model; what was chosen, for its audit. Raises ArtifactError for a file above the limit."""
         gone = self.order[: choice.dropped]
@@ -123,6 +141,9 @@ class MixedPrecision:
         shutil.rmtree(shorter, ignore_errors=True)
         predicted = tables.safetensors_bytes(tables.mixed(model.tensors, bits))
         note(f"  bits: {bits_line(choice.bits)}" + (f"; without {', '.join(map(str, gone))}" if gone else ""))
+        return self._facts(choice, limit, predicted, gone)
+
+    def _facts(self, choice: allocation.Choice, limit: int, predicted: int, gone: Sequence[Layer]) -> dict[str, Any]:
         return {
             "budget_bytes": limit,
             "predicted_bytes": predicted,

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from sordino.config.schema import Recipe
 from sordino.errors import ArtifactError, RecipeError
+from sordino.measure.show import gigabytes
 from sordino.pipeline import launching, leftovers, preflight
 from sordino.pipeline.runner import Planned
 
@@ -24,7 +25,12 @@ def told_of(recipe: Recipe, lines: Sequence[Planned]) -> dict[str, list[str]]:
                 leftovers.refuse_foreign(recipe.directory / line.directory)
             except ArtifactError as error:
                 refused.append(str(error))
+    kept = {line.stage: line.forecast.cache for line in lines if line.why and line.forecast and line.forecast.cache}
     notes = preflight.notes(recipe) + [
+        f"{stage} keeps the teacher's probabilities in the run's cache: ~{gigabytes(size)}, which may be deleted"
+        for stage, size in kept.items()
+    ]
+    notes += [
         f"{leftovers.partial_of(recipe.directory / line.directory)} is unfinished work of other settings, and may go"
         for line in lines
         if line.why is None and leftovers.partial_of(recipe.directory / line.directory).exists()

@@ -25,11 +25,14 @@ from sordino.pipeline import launching
 from sordino.pipeline.device import device_type
 from sordino.pipeline.forecast import budget_bytes, config_of, whole_bytes
 from sordino.pruning.layer import parse_layer, refuse_removals, stacks_of
+from sordino.runtime import ray_workers
 
 
 def refuse(recipe: Recipe) -> None:
     """Raise SordinoError for packages that are not installed, devices that this machine lacks, and for all that
     `refuse_plan` refuses."""
+    if recipe.resources.executor == "ray":
+        ray_workers.require()
     for error in not_installed(recipe).values():
         raise error
     launching.refuse(recipe)
@@ -102,6 +105,8 @@ def notes(recipe: Recipe) -> list[str]:
     config, export = config_of(recipe), recipe.export
     if config is None or export is None or MIXED not in export.formats or not registry.of_config(config).tensors.tables:
         return lines
+    if chain.exports_qat(recipe):
+        return lines
     budget = budget_bytes(shapes.model(config), export.budget_gb, export.budget_ratio)
     whole = whole_bytes(recipe, config)
     if budget >= whole:
@@ -123,8 +128,10 @@ def refuse_layers(recipe: Recipe) -> None:
         refuse_removals(family, config, shapes.layer_counts(config), order)
     if recipe.rank and recipe.rank.method != "explicit":
         stacks_of(family, recipe.rank.scope)
-    for name in ("finetune", "distil", "qlora"):
+    for name in ("finetune", "distil", "qlora", "qat"):
         section = getattr(recipe, name)
+        if getattr(section, "match", None) and not family.audio.cached_parts:
+            raise RecipeError(f"{name}.match: a {family.model_type} model has no encoder.", "Leave it out.")
         for part in section.freeze if section else ():
             if part not in family.parts:
                 raise RecipeError(f"{name}.freeze: a {family.model_type} model has no {part}.", "Leave it out.")

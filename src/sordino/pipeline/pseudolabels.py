@@ -7,26 +7,40 @@ batches are always the same, so that a resumed stage writes the same file.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from sordino.config import chain
 from sordino.config.schema import PseudolabelSection
 from sordino.data.clip import Clip
 from sordino.metrics import mbr
 from sordino.metrics.filters import Translation
-from sordino.models.features import EncodedClip, Features
+from sordino.models import worker
+from sordino.models.features import EncodedClip
 from sordino.models.generation import EpsilonSampling, batches, generate, uniform
-from sordino.models.speech import SpeechModel
-from sordino.pipeline import engine
+from sordino.models.worker import ModelWorker
+from sordino.pipeline import engine, workers
 from sordino.pipeline.stage import Job
+from sordino.pipeline.workers import on_cluster
 from sordino.runtime import files
 from sordino.runtime.progress import bar
 
 Row = dict[str, Any]  # id, sample, text, cut
+
+
+@dataclass(frozen=True)
+class LabelTask:
+    """One batch. samples: number of each clip's sample, for its own random numbers;"""
+
+    clips: tuple[EncodedClip, ...]
+    samples: tuple[int, ...]
+    section: PseudolabelSection
+    seed: int
 
 
 def translate_clips(job: Job, section: PseudolabelSection, clips: Sequence[Clip], progress: Path) -> list[Row]:
@@ -34,47 +48,79 @@ def translate_clips(job: Job, section: PseudolabelSection, clips: Sequence[Clip]
 
     progress: file of the rows so far, to which every finished batch is added.
     """
+    if on_cluster(job.recipe):
+        source = job.source(chain.TEACHER)
+        with workers.model_workers(job, source, ModelWorker) as executor:
+            prompt = job.prompt(workers.without_weights(source, executor.device_type))
+            encoded = worker.encode_all(executor, clips, prompt)
+            return label(job, section, encoded, progress, partial(executor.run, translate_batch, label="batch"))
+    teacher = ModelWorker(engine.load(job, section), job.layout.cache)
+    encoded = teacher.features.encode_all(clips, job.prompt(teacher.speech))
+
+    def run(tasks: Iterable[LabelTask]) -> Iterator[tuple[int, list[Row]]]:
+        for place, task in enumerate(tasks):
+            rows = translate_batch(teacher, task)
+            engine.record(job, teacher.speech)
+            yield place, rows
+
+    with engine.running(teacher.speech):
+        return label(job, section, encoded, progress, run)
+
+
+def label(
+    job: Job,
+    section: PseudolabelSection,
+    encoded: Sequence[EncodedClip],
+    progress: Path,
+    run: Callable[[Iterable[LabelTask]], Iterable[tuple[int, list[Row]]]],
+) -> list[Row]:
+    """As `translate_clips`. run: has batches translated, and gives the rows of each with its place."""
     samples = section.samples if section.method == "mbr" else 1
-    speech = engine.load(job, section)
-    encoded = Features(speech, job.layout.cache).encode_all(clips, job.prompt(speech))
-    pairs = [(i, sample) for i in range(len(clips)) for sample in range(samples)]
+    pairs = [(i, sample) for i in range(len(encoded)) for sample in range(samples)]
+    keys = [(encoded[i].clip.id, sample) for i, sample in pairs]
     rows = {(row["id"], row["sample"]): row for row in files.read_jsonl(progress)}
-    with engine.running(speech), bar("the teacher translates", len(pairs), len(rows)) as advance:
-        for batch in batches([encoded[i] for i, _ in pairs], engine.clips_at_once(section)):
-            part = [pairs[place] for place in batch]
-            if all((clips[i].id, sample) in rows for i, sample in part):
-                continue
-            new = translate_batch(job, section, speech, encoded, part)
+    lacking = [
+        batch
+        for batch in batches([encoded[i] for i, _ in pairs], engine.clips_at_once(section))
+        if not all(keys[place] in rows for place in batch)
+    ]
+    tasks = (
+        LabelTask(
+            tuple(encoded[pairs[place][0]] for place in batch),
+            tuple(pairs[place][1] for place in batch),
+            section,
+            job.recipe.seed,
+        )
+        for batch in lacking
+    )
+    with bar("the teacher translates", len(pairs), len(rows)) as advance:
+        for _, batch_rows in run(tasks):
+            new = {(row["id"], row["sample"]): row for row in batch_rows}
             new = {key: row for key, row in new.items() if key not in rows}
-            engine.record(job, speech)
             files.append_jsonl(progress, *new.values())
             rows |= new
             advance(len(new))
-    return [rows[clips[i].id, sample] for i, sample in pairs]
+    return [rows[key] for key in keys]
 
 
-def translate_batch(
-    job: Job,
-    section: PseudolabelSection,
-    speech: SpeechModel,
-    encoded: Sequence[EncodedClip],
-    part: Sequence[tuple[int, int]],
-) -> dict[tuple[str, int], Row]:
-    """One batch of (clip, sample), translated."""
+def translate_batch(teacher: ModelWorker, task: LabelTask) -> list[Row]:
+    """One batch, translated by the teacher."""
+    section, speech = task.section, teacher.speech
     sampling = None
     if section.method == "mbr":
-        draws = [uniform(job.recipe.seed, encoded[i].clip.id, sample, section.max_new_tokens) for i, sample in part]
+        each = zip(task.clips, task.samples, strict=True)
+        draws = [uniform(task.seed, one.clip.id, sample, section.max_new_tokens) for one, sample in each]
         sampling = EpsilonSampling(torch.stack(draws).to(speech.device), section.temperature, section.epsilon)
-    answers = generate(speech, [encoded[i] for i, _ in part], section.max_new_tokens, sampling)
-    return {
-        (encoded[i].clip.id, sample): {
-            "id": encoded[i].clip.id,
+    answers = generate(speech, task.clips, section.max_new_tokens, sampling)
+    return [
+        {
+            "id": one.clip.id,
             "sample": sample,
             "text": speech.decode(ids),
             "cut": len(ids) >= section.max_new_tokens,
         }
-        for (i, sample), ids in zip(part, answers, strict=True)
-    }
+        for one, sample, ids in zip(task.clips, task.samples, answers, strict=True)
+    ]
 
 
 def choose(rows: Sequence[Row], clips: Sequence[Clip], section: PseudolabelSection) -> list[tuple[Clip, Translation]]:

@@ -19,19 +19,24 @@ from sordino.data import corpora
 from sordino.data.clip import Clip
 from sordino.errors import DataError
 from sordino.languages import language_code, language_name
-from sordino.models import prompts
+from sordino.models import prompts, worker
 from sordino.models.answers import answers_of
 from sordino.models.features import Features
 from sordino.models.speech import SpeechModel
+from sordino.pipeline import workers
+from sordino.pipeline.model_source import ModelSource
 from sordino.pipeline.stage import Job
 from sordino.pruning import block, polish, search
 from sordino.pruning.layer import SCOPES, Layer, parse_layer, refuse_removals
+from sordino.pruning.lots import Key
 from sordino.pruning.polish import Swap, swap_work
 from sordino.pruning.ranking import RankedRemoval, Ranking
-from sordino.pruning.scoring import ClipScorer, Key, ScoringOptions, TargetLanguage, work
+from sordino.pruning.scoring import ClipScorer, ScoringOptions, TargetLanguage, work
+from sordino.pruning.scoring_worker import ScoringWorker
 from sordino.pruning.search import Removal, Trial
 from sordino.pruning.speculative import default_memory
 from sordino.runtime import files
+from sordino.runtime.executor import Executor
 from sordino.runtime.progress import bar
 
 KNOWN = "known.jsonl"  # resume state: trials of searches before this one
@@ -47,8 +52,20 @@ class Searched:
     swaps: Sequence[Swap] = ()
 
 
-def rank_layers(job: Job, section: RankSection, speech: SpeechModel) -> Ranking:
-    """Raises RecipeError for layers that the model does not have, DataError without clips to search on."""
+def rank_on_cluster(job: Job, section: RankSection, source: ModelSource) -> Ranking:
+    """As `rank_layers`, by workers that hold the model: this process has no weights."""
+    with workers.model_workers(job, source, ScoringWorker) as executor:
+        speech = workers.without_weights(source, executor.device_type)
+        return rank_layers(job, section, speech, executor)
+
+
+def rank_layers(
+    job: Job, section: RankSection, speech: SpeechModel, executor: Executor[ScoringWorker] | None = None
+) -> Ranking:
+    """executor: who runs the model of a search; the one at hand then needs no weights.
+
+    Raises RecipeError for layers that the model does not have, DataError without clips to search on.
+    """
     searched = Searched()
     if section.method == "explicit":
         order = [parse_layer(text) for text in section.layers]
@@ -57,7 +74,7 @@ def rank_layers(job: Job, section: RankSection, speech: SpeechModel) -> Ranking:
     elif section.method == "block":
         order = closest_block(job, section, speech)
     else:
-        searched = search_layers(job, section, speech)
+        searched = search_layers(job, section, speech, executor)
         order = [removal.layer for removal in searched.removals]
         if section.polish == "swap":
             job.record["swaps"] = [swap_row(swap) for swap in searched.swaps]
@@ -117,11 +134,13 @@ def memory_of(section: RankSection, speech: SpeechModel) -> int:
     return section.memory_mb * 2**20 if section.memory_mb else default_memory(speech)
 
 
-def search_layers(job: Job, section: RankSection, speech: SpeechModel) -> Searched:
+def search_layers(
+    job: Job, section: RankSection, speech: SpeechModel, executor: Executor[ScoringWorker] | None = None
+) -> Searched:
     """Search on the select clips, from where a killed search stopped, which may have been to another length."""
     known = known_trials(job)
     translations = {_key(row): row["ids"] for row in files.read_jsonl(job.state / TRANSLATIONS)}
-    languages = target_languages(job, section, speech)
+    languages = target_languages(job, section, speech, executor)
     return search_on(
         speech,
         languages,
@@ -132,6 +151,7 @@ def search_layers(job: Job, section: RankSection, speech: SpeechModel) -> Search
         translations=translations,
         record=lambda trial: files.append_jsonl(job.out / TRIALS, trial.to_json()),
         remember=lambda rows: files.append_jsonl(job.state / TRANSLATIONS, *map(_row, rows)),
+        executor=executor,
     )
 
 
@@ -156,6 +176,7 @@ def search_on(
     translations: Mapping[Key, list[int]] | None = None,
     record: Callable[[Trial], None] = lambda _: None,
     remember: Callable[[Sequence[tuple[Key, list[int]]]], None] = lambda _: None,
+    executor: Executor[ScoringWorker] | None = None,
 ) -> Searched:
     """Search on encoded clips.
 
@@ -186,6 +207,7 @@ def search_on(
             translations=translations,
             remember=remember,
             advance=advance,
+            executor=executor,
         )
         allowed = functools.partial(search.allows, speech)
         removals = search.search(pool, section.remove, scorer, (), record, racing, allowed, known)
@@ -205,7 +227,9 @@ def _key(row: dict[str, Any]) -> Key:
     return tuple(parse_layer(text) for text in row["without"]), row["item"]
 
 
-def target_languages(job: Job, section: RankSection, speech: SpeechModel) -> list[TargetLanguage]:
+def target_languages(
+    job: Job, section: RankSection, speech: SpeechModel, executor: Executor[ScoringWorker] | None = None
+) -> list[TargetLanguage]:
     """The select clips for every target language that is ranked; other languages come from the corpus' own columns."""
     recipe = job.recipe
     clips = job.select_clips("rank", section.clips)
@@ -213,7 +237,11 @@ def target_languages(job: Job, section: RankSection, speech: SpeechModel) -> lis
     for target in section.targets or (recipe.target,):
         references = references_in(job, clips, target)
         prompt = prompts.render(speech, recipe.prompt, recipe.source, target)
-        encoded = Features(speech, job.layout.cache).encode_all(clips, prompt, "encoding the select clips")
+        label = "encoding the select clips"
+        if executor is None:
+            encoded = Features(speech, job.layout.cache).encode_all(clips, prompt, label)
+        else:
+            encoded = worker.encode_all(executor, clips, prompt, label)
         answers = answers_of(speech, clips, recipe.prompt.style, references)
         languages.append(TargetLanguage(target, encoded, references, answers))
         job.record.setdefault("prompts", []).append(prompt)

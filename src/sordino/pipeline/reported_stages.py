@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from sordino.config import chain, records
-from sordino.config.run_layout import PAGE, REPORT, SWEEP, SWEEP_PAGE, RunLayout
+from sordino.config.run_layout import AUDIT, LOGS, MATCH_LOG, PAGE, QAT, REPORT, SWEEP, SWEEP_PAGE, RunLayout
 from sordino.config.schema import Recipe
 from sordino.formats.registry import MIXED
 from sordino.pipeline import runner
@@ -14,7 +14,6 @@ from sordino.report.model import Mixture, StageCost, Training
 from sordino.runtime import files
 
 RECIPE_FILE = "recipe.yaml"  # beside the page: the resolved recipe
-LOGS = "log*.jsonl"  # of a training; one a removal where every removal was healed
 
 
 def trainings(recipe: Recipe) -> tuple[Training, ...]:
@@ -31,6 +30,8 @@ def training(file: Path, label: str) -> Training:
     """A log as `fitting.fit` writes it."""
     rows = files.read_jsonl(file)
     number = _number(file)
+    if file.name == MATCH_LOG:
+        label = f"{label}: encoder states"
     return Training(
         f"{label}, after removal {number}" if number else label,
         tuple((row["step"], row["loss"]) for row in rows if row.get("loss") is not None),
@@ -57,9 +58,13 @@ def costs(recipe: Recipe) -> tuple[StageCost, ...]:
 
 def mixture(recipe: Recipe) -> Mixture | None:
     """What was chosen for a budget of bytes, where a recipe has one."""
-    if not recipe.export or MIXED not in recipe.export.formats:
+    if recipe.qat and recipe.qat.format == MIXED:
+        audit = recipe.directory / QAT / AUDIT
+    elif recipe.export and MIXED in recipe.export.formats:
+        audit = RunLayout(recipe.directory).audit(MIXED)
+    else:
         return None
-    made: dict[str, Any] = files.read_json(RunLayout(recipe.directory).audit(MIXED))[MIXED]
+    made: dict[str, Any] = files.read_json(audit)[MIXED]
     return Mixture(made["budget_bytes"], made["predicted_bytes"], made["bits"], tuple(made["dropped"]))
 
 

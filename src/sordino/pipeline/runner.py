@@ -1,7 +1,7 @@
 """PIPELINE: the whole method, top to bottom; and how a recipe is run, planned and checked against it.
 
 corpus ─ prepare ─ finetune ─ rank ─ prune ─┐
-                      └─ pseudolabel ───────┴─ distil ─ qlora ─ merge ─ trim ─ export
+                      └─ pseudolabel ───────┴─ distil ─ qlora ─ merge ─ trim ─ qat ─ export
 translate ─ evaluate ─ report: every model of the chain
 sweep: smaller forms of them, bytes against quality
 """
@@ -24,7 +24,7 @@ from sordino.models import registry
 from sordino.pipeline import artifact, durations, launching, leftovers, machine, preflight
 from sordino.pipeline.device import device_of
 from sordino.pipeline.forecast import Forecast, forecast
-from sordino.pipeline.locks import locked
+from sordino.pipeline.locks import run_locked
 from sordino.pipeline.parents import parents_of
 from sordino.pipeline.stage import Job, Stage
 from sordino.runtime.environment import launched
@@ -32,8 +32,8 @@ from sordino.runtime.progress import note
 
 # in the order in which they run; a stage file defines STAGE
 STAGES = (
-    "prepare", "finetune", "rank", "prune", "pseudolabel", "distil", "qlora", "merge", "trim", "export", "translate",
-    "evaluate", "report", "sweep",
+    "prepare", "finetune", "rank", "prune", "pseudolabel", "distil", "qlora", "merge", "trim", "qat", "export",
+    "translate", "evaluate", "report", "sweep",
 )  # fmt: skip
 
 
@@ -235,7 +235,7 @@ def run_stage(
     device = str(device_of(recipe.device))
     facts = {"stage": stage.name, "recipe": recipe.name, "seed": recipe.seed, "device": device}
     try:
-        with locked(recipe.directory):
+        with run_locked(recipe.directory, stage.name, stage.beside):
             leftovers.clear_cache(recipe.directory / CACHE)
             with artifact.building(directory, settings, parents, facts, stage.resumable) as (out, extra):
                 launching.tell(stage.name, out)

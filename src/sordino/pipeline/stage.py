@@ -22,7 +22,7 @@ from sordino.data import manifest
 from sordino.data.clip import Clip
 from sordino.errors import DataError
 from sordino.pipeline import leftovers
-from sordino.pipeline.device import device_of
+from sordino.pipeline.model_source import ModelSource
 from sordino.runtime import files
 
 if TYPE_CHECKING:
@@ -61,6 +61,7 @@ class Stage(Generic[Section]):
     settings; resumable: settings that may change between a kill and going on, since progress does not depend on them.
     grown: settings and parents with what the finished artefact holds beside and keeps, and whether it keeps all it
     has. derived: made from what is kept anyway, in little time: it may be replaced without a question.
+    beside: may run while others that say so do, since none of them is made from another.
     """
 
     name: str
@@ -73,6 +74,7 @@ class Stage(Generic[Section]):
     resumable: tuple[str, ...] = ()
     grown: Callable[[Recipe, Mapping[str, Any], Sequence[Parent]], Grown] = _alone
     derived: bool = False
+    beside: bool = False
 
     def settings(self, recipe: Recipe) -> dict[str, Any] | None:
         """All that the result depends on beside the parents, as stage.json records it; None without the section."""
@@ -115,24 +117,15 @@ class Job:
     def load(
         self, key: str, dtype: str | torch.dtype | None = None, own_masks: bool = False, **options: Any
     ) -> SpeechModel:
-        """Load a model of the chain by its key.
+        """Load a model of the chain by its key. own_masks: as of ModelSource."""
+        return self.source(key, dtype, own_masks).open(**options)
 
-        own_masks: its layers will be run with attention masks of ours, which flash attention does not take.
-        """
-        from sordino.models import loading
-
+    def source(self, key: str, dtype: str | torch.dtype | None = None, own_masks: bool = False) -> ModelSource:
+        """How a model of the chain is opened."""
         recipe, model = self.recipe, self.model(key)
-        speech = loading.load_checkpoint(
-            model.path,
-            device=device_of(recipe.device),
-            dtype=dtype or recipe.dtype,
-            attention=recipe.attention,
-            revision=model.revision,
-            **options,
+        return ModelSource(
+            model.path, model.revision, recipe.device, dtype or recipe.dtype, recipe.attention, own_masks
         )
-        if own_masks and recipe.attention == "flash_attention_2":
-            speech.model.set_attn_implementation("sdpa")
-        return speech
 
     def clips(self, split: str) -> list[Clip]:
         """The clips of a split."""

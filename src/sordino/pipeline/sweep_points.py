@@ -30,7 +30,7 @@ class SweepPoint:
 
 def points_of(recipe: Recipe, section: SweepSection, layers: int) -> list[SweepPoint]:
     """The points to make; what the chain makes anyway is not among them. layers: that are ranked."""
-    last = chain.start_of(recipe, chain.EXPORTS.key)
+    last = chain.last_unrounded(recipe)
     points = []
     for of in section.of or dict.fromkeys((chain.ranked_model(recipe), last)):
         for form in section.formats or formats.FORMATS:

@@ -10,7 +10,7 @@ import dataclasses
 import hashlib
 import json
 import shutil
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +19,13 @@ from sordino.config.chain import ModelRef
 from sordino.config.run_layout import AUDIT, POINT, SWEEP_FILE, RunLayout, split_file
 from sordino.config.schema import Recipe, SensitivitySection
 from sordino.data.clip import Clip
+from sordino.errors import FamilyError, RecipeError, SordinoError
 from sordino.formats.registry import MIXED
 from sordino.measure import size
 from sordino.measure.show import spent
 from sordino.metrics import groups
-from sordino.pipeline import artifact, evaluation, exporting, reported_stages, results, translating
+from sordino.models.generation import Hypothesis
+from sordino.pipeline import artifact, evaluation, exporting, reported_stages, results, translating, workers
 from sordino.pipeline.device import device_of
 from sordino.pipeline.mixed_precision import MixedPrecision, limit_of
 from sordino.pipeline.parents import model_hash
@@ -34,6 +36,7 @@ from sordino.pruning.ranking import Ranking
 from sordino.report.frontier import frontier, knee
 from sordino.report.model import Report, System
 from sordino.runtime import files
+from sordino.runtime.progress import note
 
 METRIC = "chrf"
 MADE = "made.json"  # written last in the directory of a point's model
@@ -55,7 +58,9 @@ class Sweep:
         kept = self.cached(point)
         if not (kept / POINT).is_file():
             self.write_model(point)
-            self.score(point, kept)
+            task = self.task(point)
+            timed = translating.translate_timed(task.recipe, task.section, task.model, task.clips, task.label)
+            self.score(point, kept, *timed)
         shutil.copytree(kept, self.job.out / point.key, dirs_exist_ok=True)
 
     def expected(self, point: SweepPoint) -> str:
@@ -109,14 +114,48 @@ class Sweep:
         name = hashlib.sha256(json.dumps(depends).encode()).hexdigest()[:16]
         return self.job.layout.cache / "sweep" / f"{point.key}-{name}"
 
-    def score(self, point: SweepPoint, directory: Path) -> None:
-        """Translate with a point's model, score and weigh it, and throw it away; point.json comes last."""
+    def make_on_cluster(self, points: Sequence[SweepPoint]) -> dict[SweepPoint, SordinoError]:
+        """Make and score the points that are not scored already, translating with several at once; which cannot be.
+
+        This process makes the models, one more than there are workers at the most.
+        """
+        lacking = [point for point in points if not (self.cached(point) / POINT).is_file()]
+        refused: dict[SweepPoint, SordinoError] = {}
+        written: list[SweepPoint] = []
+
+        def tasks() -> Iterator[translating.TranslateTask]:
+            for point in lacking:
+                try:
+                    self.write_model(point)
+                except (FamilyError, RecipeError) as error:
+                    refused[point] = error
+                    continue
+                written.append(point)
+                yield self.task(point)
+
+        with workers.open_workers(self.job, str) as executor:
+            for place, timed in executor.run(translate_if_possible, tasks(), "point"):
+                point = written[place]
+                if isinstance(timed, SordinoError):
+                    refused[point] = timed
+                    continue
+                note(f"  {point.label} has translated")
+                self.score(point, self.cached(point), *timed)
+        return refused
+
+    def task(self, point: SweepPoint) -> translating.TranslateTask:
+        """The test clips by a point's model."""
+        recipe, model = self.job.recipe, ModelRef(point.key, str(self.model_directory(point)))
+        assert recipe.translate
+        return translating.TranslateTask(recipe, recipe.translate, model, tuple(self.clips), point.label)
+
+    def score(
+        self, point: SweepPoint, directory: Path, hypotheses: Sequence[Hypothesis], speed: dict[str, Any]
+    ) -> None:
+        """Score a point's translations, weigh its model and throw it away; point.json comes last."""
         recipe, model = self.job.recipe, self.model_directory(point)
         assert recipe.translate and recipe.evaluate
         directory.mkdir(parents=True, exist_ok=True)
-        hypotheses, speed = translating.translate_timed(
-            recipe, recipe.translate, ModelRef(point.key, str(model)), self.clips, point.label
-        )
         translating.write_hypotheses(directory / split_file(recipe.translate.split), hypotheses)
         by_group = groups.deal([clip.group for clip in self.clips])
         texts = [h.text for h in hypotheses]
@@ -130,6 +169,14 @@ class Sweep:
         }
         files.write_json(directory / POINT, facts)
         shutil.rmtree(model)
+
+
+def translate_if_possible(device: str, task: translating.TranslateTask) -> translating.Timed | SordinoError:
+    """As `translate_one`; what cannot be translated with is told, and does not end the sweep."""
+    try:
+        return translating.translate_one(device, task)
+    except (FamilyError, RecipeError) as error:
+        return error
 
 
 def sensitivity_of(recipe: Recipe) -> SensitivitySection:

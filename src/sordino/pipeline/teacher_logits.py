@@ -27,6 +27,7 @@ from sordino.models.features import Features, identity
 from sordino.models.generation import batches_by_length
 from sordino.models.speech import SpeechModel
 from sordino.pipeline.device import device_of
+from sordino.pipeline.forecast import TEACHER_BATCH
 from sordino.pipeline.parents import model_hash
 from sordino.pipeline.stage import Job
 from sordino.runtime.executor import parallel_map
@@ -38,7 +39,7 @@ from sordino.training.teacher_rows import StoredRows
 from sordino.vocabulary.tokenizer import token_configs, without_weights
 
 DIRECTORY = "teacher-logits"  # in the cache
-BATCH, SHARD = 8, 512  # answers of one forward pass, and of one file
+SHARD = 512  # answers of one file
 Pair = tuple[str, float, float | None, tuple[int, ...]]  # a stretch of audio and the ids of its answer
 Answers = Sequence[tuple[Clip, Sequence[int]]]
 
@@ -78,8 +79,9 @@ def teacher_logits(job: Job, section: LogitsSection, clips: Sequence[Clip], stud
     directory = job.layout.cache / DIRECTORY / _name(job, teacher, unique, top)
     directory.mkdir(parents=True, exist_ok=True)
     files = [directory / f"{number:05}.safetensors" for number in range(len(shards))]
-    missing = [(file, shard) for file, shard in zip(files, shards, strict=True) if not file.exists()]
     world = current()
+    missing = [(file, shard) for file, shard in zip(files, shards, strict=True) if not file.exists()]
+    world.wait()  # nobody writes before all have looked: their parts are of the same list
     if own := world.share(missing):
         _fill(job, own, top)
         release_memory()  # the teacher's, before the student is loaded
@@ -114,7 +116,7 @@ def _name(job: Job, teacher: SpeechModel, pairs: Answers, top: int) -> str:
     """Of everything that decides what the teacher says of the pairs, and in which files it stands."""
     recipe = job.recipe
     prompt = prompts.render(teacher, recipe.prompt, recipe.source, recipe.target)
-    settings = [model_hash(recipe, chain.TEACHER), top, prompt, recipe.dtype, recipe.attention, BATCH, SHARD]
+    settings = [model_hash(recipe, chain.TEACHER), top, prompt, recipe.dtype, recipe.attention, TEACHER_BATCH, SHARD]
     digest = hashlib.sha256(json.dumps([*settings, device_of(recipe.device).type]).encode())
     for clip, answer in pairs:
         digest.update(json.dumps([identity(clip), list(answer)]).encode())
@@ -148,7 +150,7 @@ def _shard(features: Features, shard: Answers, prompt: str, top: int) -> Probabi
     chunk = chunk_rows(model, LOGITS_BYTES)
     assert chunk
     lengths = [(clip.seconds or 0.0) + len(answer) / 1000 for clip, answer in shard]
-    batches = batches_by_length(lengths, BATCH)
+    batches = batches_by_length(lengths, TEACHER_BATCH)
 
     def work(batch: Sequence[int]) -> Probabilities:
         # not kept: of clips that nothing has encoded before, most are seen once

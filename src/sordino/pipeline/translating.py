@@ -7,8 +7,10 @@ they are the same numbers, since clips are encoded one by one.
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +25,14 @@ from sordino.models.generation import Decoding, Hypothesis, batches_by_length
 from sordino.models.loading import open_model
 from sordino.models.speech import SpeechModel
 from sordino.models.translation import encode_and_translate
+from sordino.pipeline import workers
 from sordino.pipeline.device import device_of
+from sordino.pipeline.stage import Job
+from sordino.pipeline.workers import on_cluster
 from sordino.runtime import files
 from sordino.runtime.progress import bar
+
+Timed = tuple[list[Hypothesis], dict[str, Any]]  # translations, and how fast they were made
 
 
 def translate_timed(
@@ -49,6 +56,34 @@ def translate_timed(
         "dtype": str(speech.dtype).removeprefix("torch."),
     }
     return hypotheses, meter.result().to_json() | {"model": facts}
+
+
+@dataclass(frozen=True)
+class TranslateTask:
+    """One system on all clips."""
+
+    recipe: Recipe
+    section: TranslateSection
+    model: ModelRef
+    clips: tuple[Clip, ...]
+    label: str
+
+
+def translate_one(device: str, task: TranslateTask) -> tuple[list[Hypothesis], dict[str, Any]]:
+    """A system's translations and speed, by a worker whose model is on the device, cpu or cuda."""
+    recipe = dataclasses.replace(task.recipe, device=device)
+    return translate_timed(recipe, task.section, task.model, task.clips, task.label)
+
+
+def translate_systems(job: Job, tasks: Iterable[TranslateTask]) -> Iterator[tuple[int, Timed]]:
+    """(place of the task, translations and speed) of systems, as they are done: each by a worker, on a cluster several
+    at once."""
+    if not on_cluster(job.recipe):
+        for place, task in enumerate(tasks):
+            yield place, translate_timed(task.recipe, task.section, task.model, task.clips, task.label)
+        return
+    with workers.open_workers(job, str) as executor:  # what they hold is the name of their device
+        yield from executor.run(translate_one, tasks, "system")
 
 
 def metered(

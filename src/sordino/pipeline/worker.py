@@ -30,6 +30,8 @@ def main(words: Sequence[str]) -> int:
             _run(folder, name)
     except SordinoError as error:
         _leave(folder, rank, {"problem": error.problem, "remedy": error.remedy, "users": True})
+    except KeyboardInterrupt:  # which the launcher has had too
+        os._exit(130)
     except Exception:
         _leave(folder, rank, {"problem": traceback.format_exc(), "remedy": "", "users": False})
     return 0

@@ -25,16 +25,24 @@ from sordino.metrics import overlap
 from sordino.metrics import registry as metrics
 from sordino.models.features import EncodedClip
 from sordino.models.speech import SpeechModel
-from sordino.pruning import criteria
+from sordino.pruning import criteria, scoring_worker
 from sordino.pruning.engines import Engine, open_engine
-from sordino.pruning.layer import Layer, renumbered
+from sordino.pruning.layer import Layer
+from sordino.pruning.lots import Key, Lot, Rows, names_of, out_of, position
+from sordino.pruning.scoring_worker import (
+    ForcedTask,
+    ScoringWorker,
+    StatesTask,
+    forced_values,
+    states_values,
+    whole_logits,
+)
 from sordino.pruning.search import Trial, rungs, schedule, screened_in, screening_clips, survivors, without
-from sordino.runtime.executor import Threads, parallel_map
+from sordino.runtime.executor import Executor, Threads, parallel_map
 
 RESAMPLES = 1000
 KNOWN_TEXTS = 16  # other translations of a clip that guesses are looked up in
 LEAST_MEMORY = 48 * 2**20  # bytes for batches that one worker should have
-Key = tuple[tuple[Layer, ...], int]  # (layers that are out, item) -> greedy ids
 Advance = Callable[[int], None]
 
 
@@ -72,9 +80,15 @@ class ClipScorer:
         translations: Mapping[Key, list[int]] | None = None,
         remember: Callable[[Sequence[tuple[Key, list[int]]]], None] = lambda _: None,
         advance: Advance = lambda _: None,
+        executor: Executor[ScoringWorker] | None = None,
     ) -> None:
-        """reencode: encodes a clip with the audio encoder as it then is, for candidates of the encoder."""
+        """reencode: encodes a clip with the audio encoder as it then is, for candidates of the encoder.
+
+        executor: who runs the model instead of this process, whose `speech` then needs no weights.
+        """
         self.speech, self.tasks, self.terms, self.reencode = speech, tasks, terms, reencode
+        self.executor = executor
+        self.device = speech.device if executor is None else torch.device(executor.device_type)
         self.translations: dict[Key, list[int]] = {}
         self.texts: dict[
             int, dict[tuple[int, ...], int]
@@ -172,8 +186,8 @@ class ClipScorer:
 
     def _encoded(self, removed: Sequence[Layer]) -> Sequence[EncodedClip]:
         """The clips as the encoder without the removed layers hears them."""
-        if all(layer.scope == "decoder" for layer in removed):
-            return self.encoded
+        if self.executor is not None or all(layer.scope == "decoder" for layer in removed):
+            return self.encoded  # workers encode anew what they are given
         with without(self.speech, removed):
             return [self.reencode(h) for h in self.encoded]
 
@@ -191,33 +205,45 @@ class ClipScorer:
 
     def _translate(self, removed: Sequence[Layer], candidates: Sequence[Layer | None], clips: int) -> None:
         """Fill `translations` with the greedy ids of every candidate on the first `clips` clips."""
+        if self.executor is None:
+            for lot in self._lots(removed, candidates, clips, self._workers()):
+                work = partial(lot.engine.translate, lot.encoded, candidates=list(lot.named), known=lot.known)
+                for results in parallel_map(self.device, work, lot.parts, self._workers()):
+                    rows = lot.rows(results)
+                    self._add(rows)
+                    self.remember(rows)
+                    self.advance(len(rows))
+            return
+        lots = self._lots(removed, candidates, clips, self.executor.workers)
+        parts = [(lot, part) for lot in lots for part in lot.parts]
+        tasks = [lot.task(part, self.terms.max_new_tokens, self.terms.memory) for lot, part in parts]
+        done: dict[int, Rows] = {}
+        for place, results in self.executor.run(scoring_worker.translate, tasks, "part of the clips"):
+            lot, part = parts[place]
+            done[place] = lot.rows(dataclasses.replace(one, clip=part[one.clip]) for one in results)
+            self.remember(done[place])
+            self.advance(len(done[place]))
+        for place in sorted(done):  # in one order, however fast the workers are
+            self._add(done[place])
+
+    def _lots(
+        self, removed: Sequence[Layer], candidates: Sequence[Layer | None], clips: int, workers: int
+    ) -> Iterator[Lot]:
+        """What is left to translate; the model does without a lot's layers until the next is asked for."""
         for gone, group, encoded in self._groups(removed, candidates):
             with without(self.speech, gone):
-                workers = self._workers()
-                engine = self._engine(gone, workers)
-                named = {position(gone, c): c for c in group}
+                engine = self._engine(gone)
                 # the unpruned model is scored on all clips at once
                 for first, last in [(0, clips)] if candidates == [None] else self._segments(clips):
                     items = self._items(first, last)
                     known = {item: self._known(gone, item) for item in items}
                     drafts = {item: texts[0] for item, texts in known.items()}
-                    groups = engine.groups(encoded, items, drafts, len(group), workers)
                     new = [
                         g
-                        for g in groups
+                        for g in engine.groups(encoded, items, drafts, len(group), workers)
                         if any((out_of(gone, c), i) not in self.translations for c in group for i in g)
                     ]
-                    done = parallel_map(
-                        self.speech.device,
-                        lambda part: engine.translate(encoded, part, list(named), known),  # noqa: B023 (used here)
-                        new,
-                        workers,
-                    )
-                    for results in done:
-                        rows = [((out_of(gone, named[f.candidate]), f.clip), f.ids) for f in results]
-                        self._add(rows)
-                        self.remember(rows)
-                        self.advance(len(rows))
+                    yield Lot(tuple(gone), {position(gone, c): c for c in group}, engine, encoded, new, known)
 
     def _add(self, rows: Iterable[tuple[Key, list[int]]]) -> None:
         """Take in translations, and keep apart the texts of a clip that differ."""
@@ -248,14 +274,15 @@ class ClipScorer:
     ) -> dict[Layer | None, list[float]]:
         """Loss or divergence of each candidate per item, summed over the answer's tokens."""
         items = self._items(0, clips)
-        translations: dict[Layer | None, dict[int, float]] = {c: {} for c in candidates}
         answers = {i: self.answers[i] for i in items}
-        device, workers = self.speech.device, self._workers()
+        workers = self._workers()
         whole = open_engine(self.speech, 0, self.terms.memory // workers)
         batches = whole.spread(self.encoded, items, answers, workers)
+        if self.executor is not None:
+            return self._forced_by(self.executor, criterion, removed, candidates, items, batches)
+        translations: dict[Layer | None, dict[int, float]] = {c: {} for c in candidates}
         for gone, group, encoded in self._groups(removed, candidates):
-            # the group of one encoder candidate is scored as the whole of a model without it
-            names = group if group != [None] or gone == list(removed) else [gone[-1]]
+            names = names_of(gone, group, removed)
             with without(self.speech, gone):
                 engine = open_engine(self.speech, 0, self.terms.memory // workers)
             values = partial(self._values_of, engine, encoded, [position(gone, c) for c in group])
@@ -263,18 +290,55 @@ class ClipScorer:
                 lot = batches[first : first + workers]
                 before: list[list[Tensor]] = [[] for _ in lot]
                 if criterion == "kl":
-                    before = list(parallel_map(device, partial(self._logits, whole), lot, workers))
+                    before = list(parallel_map(self.device, partial(self._logits, whole), lot, workers))
                 with without(self.speech, gone):
-                    results = parallel_map(device, values, zip(lot, before, strict=True), workers)
+                    results = parallel_map(self.device, values, zip(lot, before, strict=True), workers)
                     for batch, rows in zip(lot, results, strict=True):
                         for name, row in zip(names, rows, strict=True):
                             translations[name] |= dict(zip(batch, row, strict=True))
                         self.advance(len(batch) * len(names))
         return {c: [translations[c][i] for i in items] for c in candidates}
 
+    def _forced_by(
+        self,
+        executor: Executor[ScoringWorker],
+        criterion: str,
+        removed: Sequence[Layer],
+        candidates: Sequence[Layer | None],
+        items: Sequence[int],
+        batches: Sequence[Sequence[int]],
+    ) -> dict[Layer | None, list[float]]:
+        """As `_forced`, in the same batches, which the last bits depend on. Few batches are dealt out by candidates."""
+        values: dict[Layer | None, dict[int, float]] = {c: {} for c in candidates}
+        shares = max(1, executor.workers // len(batches))
+        jobs = []
+        for gone, group, _ in self._groups(removed, candidates):
+            names = names_of(gone, group, removed)
+            size = -(-len(group) // shares)
+            for first in range(0, len(group), size):
+                at = tuple(position(gone, c) for c in group[first : first + size])
+                jobs += [(tuple(gone), at, names[first : first + size], batch) for batch in batches]
+        tasks = (
+            ForcedTask(
+                criterion,
+                gone,
+                at,
+                tuple(self.encoded[i] for i in batch),
+                tuple(self.answers[i] for i in batch),
+                self.terms.memory // self._workers(),
+            )
+            for gone, at, _, batch in jobs
+        )
+        for place, rows in executor.run(scoring_worker.forced, tasks, "part of the clips"):
+            _, _, names, batch = jobs[place]
+            for name, row in zip(names, rows, strict=True):
+                values[name] |= dict(zip(batch, row, strict=True))
+            self.advance(len(batch) * len(names))
+        return {c: [values[c][i] for i in items] for c in candidates}
+
     def _logits(self, engine: Engine, batch: Sequence[int]) -> list[Tensor]:
         """The whole model's logits at the answers of a batch."""
-        return next(iter(engine.forced(self.encoded, batch, [None], [self.answers[i] for i in batch])))[1]
+        return whole_logits(engine, self.encoded, batch, [self.answers[i] for i in batch])
 
     def _values_of(
         self,
@@ -283,33 +347,25 @@ class ClipScorer:
         candidates: Sequence[int | None],
         job: tuple[Sequence[int], Sequence[Tensor]],
     ) -> list[list[float]]:
-        """Nats of every candidate and clip of a batch: the divergence from the logits before; without those, the loss.
-
-        job: the batch's items, and a clip's logits before (n, V) each.
-        """
+        """job: the batch's items, and a clip's logits before (n, V) each."""
         batch, before = job
-        rows = []
-        answers = [self.answers[i] for i in batch]
-        for _, logits in engine.forced(encoded, batch, candidates, answers):
-            if before:
-                rows.append([criteria.kl(*pair) for pair in zip(logits, before, strict=True)])
-            else:
-                ids = [torch.tensor(answer, device=self.speech.device) for answer in answers]
-                rows.append([criteria.loss(*pair) for pair in zip(logits, ids, strict=True)])
-        return rows
+        return forced_values(engine, encoded, batch, candidates, [self.answers[i] for i in batch], before)
 
-    def _engine(self, gone: Sequence[Layer], workers: int) -> Engine:
+    def _engine(self, gone: Sequence[Layer]) -> Engine:
         """For the model as it now is: one for all stages of a race, so that prompts' common start is run once."""
         if self.engine is None or self.engine[0] != list(gone):
-            per_worker = self.terms.memory // workers
-            self.engine = list(gone), open_engine(self.speech, self.terms.max_new_tokens, per_worker)
+            self.engine = list(gone), open_engine(self.speech, self.terms.max_new_tokens, self._memory())
         return self.engine[1]
 
+    def _memory(self) -> int:
+        """Bytes for batches of one worker: processes have their own."""
+        return self.terms.memory // (self._workers() if self.executor is None else 1)
+
     def _workers(self) -> int:
-        """How many batches are worked on at once. Plain generation goes through views, one at a time."""
+        """How many batches are worked on at once in one process. Plain generation goes through views, one at a time."""
         if not self.speech.family.decoder.line:
             return 1
-        return Threads.on(self.speech.device, self.terms.memory // LEAST_MEMORY).workers
+        return Threads.on(self.device, self.terms.memory // LEAST_MEMORY).workers
 
     def _states(
         self, removed: Sequence[Layer], candidates: Sequence[Layer | None], clips: int
@@ -320,26 +376,28 @@ class ClipScorer:
         encoded = self._encoded(removed)
         with without(self.speech, removed):
             engine = open_engine(self.speech, 0, self.terms.memory)
-            for batch in engine.batches(encoded, items, {}):
-                for index, before, after, valid in engine.states(encoded, batch):
-                    if self.terms.criterion == "influence":
-                        values = criteria.influence(before, after, valid)
-                    else:
-                        values = criteria.angular(before, after)
-                    by_layer.setdefault(index, {}).update(zip(batch, values.tolist(), strict=True))
-                self.advance(len(batch) * len(candidates))
+            batches = engine.batches(encoded, items, {})
+            for place, values in self._states_of(engine, removed, encoded, batches):
+                for index, row in values.items():
+                    by_layer.setdefault(index, {}).update(zip(batches[place], row, strict=True))
+                self.advance(len(batches[place]) * len(candidates))
         at = {c: position(removed, c) for c in candidates}
         return {c: [0.0 if (p := at[c]) is None else by_layer[p][i] for i in items] for c in candidates}
 
-
-def out_of(removed: Sequence[Layer], candidate: Layer | None) -> tuple[Layer, ...]:
-    """The layers a candidate does without, in one order whichever way they went."""
-    return tuple(sorted([*removed, *([candidate] if candidate else [])]))
-
-
-def position(removed: Sequence[Layer], layer: Layer | None) -> int | None:
-    """As `renumbered`: the index alone, None where no layer goes."""
-    return None if layer is None else renumbered(layer, removed).index
+    def _states_of(
+        self,
+        engine: Engine,
+        removed: Sequence[Layer],
+        encoded: Sequence[EncodedClip],
+        batches: Sequence[Sequence[int]],
+    ) -> Iterable[tuple[int, dict[int, list[float]]]]:
+        """(place, values by the layer's position and clip) of every batch."""
+        criterion, memory = self.terms.criterion, self.terms.memory
+        if self.executor is None:
+            return enumerate(states_values(engine, encoded, batch, criterion) for batch in batches)
+        clips = (tuple(encoded[i] for i in batch) for batch in batches)
+        tasks = [StatesTask(criterion, tuple(removed), part, memory) for part in clips]
+        return self.executor.run(scoring_worker.states, tasks, "part of the clips")
 
 
 def work(pool: int, remove: int, clips: int, racing: bool) -> int:

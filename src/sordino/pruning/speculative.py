@@ -50,9 +50,23 @@ class Decoded:
 
 
 def default_memory(speech: SpeechModel) -> int:
-    """A quarter of the model's own bytes for batches, and 96 MiB where the model is small."""
-    weights: int = sum(p.numel() * p.element_size() for p in speech.model.parameters())
-    return max(SMALL_MEMORY, weights // 4)
+    """Bytes for batches: a quarter of the model's own, and 96 MiB where the model is small; on an accelerator, half of
+    what is free there beside the model.
+
+    Rounded down to a power of two, so that the same card gives the same batches, and with them the same last bits.
+    """
+    if speech.device.type == "cpu":
+        weights: int = sum(p.numel() * p.element_size() for p in speech.model.parameters())
+        return max(SMALL_MEMORY, weights // 4)
+    free: int = free_memory(speech.device) // 2
+    return max(SMALL_MEMORY, 1 << max(0, free.bit_length() - 1))
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that an accelerator has free, with what torch holds of it and does not use."""
+    memory = torch.get_device_module(device)
+    free: int = memory.mem_get_info(device)[0]
+    return free + int(memory.memory_reserved(device)) - int(memory.memory_allocated(device))
 
 
 def _width(encoded: Sequence[EncodedClip], drafts: Mapping[int, Sequence[int]], clip: int) -> int:

@@ -21,6 +21,7 @@ METHOD_TAGS = {
     "distil": "knowledge-distillation",
     "qlora": "qlora",
     "trim": "vocabulary-trimming",
+    "qat": "quantization-aware-training",
 }
 FORMAT_TAGS = {
     "nf4": ("bitsandbytes", "4-bit"),

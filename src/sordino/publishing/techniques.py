@@ -130,6 +130,14 @@ def _trim(stage: Stage, _: str) -> str:
     return f"Vocabulary trimmed from {rows.get('before', '?')} to {rows.get('after', '?')} rows."
 
 
+def _qat(stage: Stage, _: str) -> str:
+    matched = " after its encoder was healed by matching states" if stage["section"].get("match") else ""
+    return (
+        f"Quantization-aware training through the rounding of {stage['section']['format']}{matched} "
+        f"({stage.get('steps', '?')} steps)."
+    )
+
+
 def _export(_: Stage, form: str) -> str:
     return f"Stored as {form}."
 
@@ -154,5 +162,6 @@ SENTENCES: dict[str, Callable[[Stage, str], str]] = {
     "qlora": _qlora,
     "merge": lambda *_: "The adapter is merged into the 16-bit model.",
     "trim": _trim,
+    "qat": _qat,
     "export": _export,
 }

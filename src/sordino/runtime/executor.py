@@ -1,8 +1,8 @@
-"""Work handed out as values: a task in, its result out, results in the order of the tasks.
+"""Work handed out as values: a task in, its result out.
 
-Who hands out work is the only one that writes: a worker gets a task and returns a result, and changes nothing that
-another worker reads. Today the workers are threads of this process; actors on other machines can take their place
-behind the same interface, as long as tasks and results can be sent.
+Who hands out work is the only one that writes results: a worker gets a task and returns a result, and changes nothing
+that another worker reads. Workers are threads of this process, or actors on a cluster (ray_workers.py), which each hold
+a model of their own.
 
 The products of one clip are too small to share between threads (on 2 cores, 100 clips were encoded in 4.8 s instead of
 8.7 s), so that on a CPU several items are worked on at once with few threads each. A result that one thread computes
@@ -18,25 +18,41 @@ from typing import Protocol, TypeVar
 
 import torch
 
+State_co = TypeVar("State_co", covariant=True)
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 AT_ONCE = 1024  # tasks, where nobody says fewer
 
 
-class Executor(Protocol):
-    """Runs tasks somewhere."""
+class Executor(Protocol[State_co]):
+    """Workers that each hold a state, a loaded model for instance, in processes of their own."""
 
     @property
     def workers(self) -> int:
         """Tasks that are worked on at once."""
 
-    def map(self, work: Callable[[Task], Result], tasks: Iterable[Task]) -> Iterator[Result]:
-        """Results in the order of the tasks. The first exception ends it, and is raised."""
+    @property
+    def device_type(self) -> str:
+        """What every worker's model is on: cpu, cuda, ..."""
+
+    def run(
+        self, work: Callable[[State_co, Task], Result], tasks: Iterable[Task], label: str
+    ) -> Iterator[tuple[int, Result]]:
+        """(place of the task, its result), in the order in which they are done.
+
+        work: a function of a module, so that it can be sent; tasks: taken one by one, as workers are free.
+        label: what a task is, for people. The first exception ends it, and is raised.
+        """
+
+
+def in_order(results: Iterable[tuple[int, Result]]) -> list[Result]:
+    """Results of `run` in the order of their tasks."""
+    return [result for _, result in sorted(results, key=lambda pair: pair[0])]
 
 
 @dataclass(frozen=True)
 class Threads:
-    """Executor of this process: so many threads, which share torch's among them."""
+    """So many threads of this process, which share torch's among them."""
 
     workers: int
 
@@ -46,6 +62,7 @@ class Threads:
         return cls(max(1, min(most, torch.get_num_threads())) if device.type == "cpu" else 1)
 
     def map(self, work: Callable[[Task], Result], tasks: Iterable[Task]) -> Iterator[Result]:
+        """Results in the order of the tasks. The first exception ends it, and is raised."""
         if self.workers == 1:
             yield from map(work, tasks)
             return

@@ -18,13 +18,15 @@ from sordino.pruning.ranking import Ranking
 
 
 def run(job: Job, section: DistilSection) -> None:
-    from sordino.pipeline import fitting
+    from sordino.pipeline import fitting, matching
     from sordino.pipeline.teacher_logits import teacher_logits
     from sordino.pruning import removal
 
     clips = fitting.mixed(job, section.mix)
     teacher = teacher_logits(job, section.logits, clips, start(job.recipe, section))
     speech = fitting.load_to_train(job, start(job.recipe, section), section)
+    if section.match:
+        matching.match(job, speech, clips, section.match, chain.ranked_model(job.recipe))
     if section.heal == "once":
         fitting.fit(job, speech, clips, section, "healing the student", teacher=teacher)
     else:
@@ -46,6 +48,7 @@ def parents(recipe: Recipe) -> list[str]:
     section = recipe.distil
     assert section
     directories = [chain.directory_of(start(recipe, section))]
+    directories += [chain.directory_of(chain.ranked_model(recipe))] if section.match else []
     directories += [] if section.heal == "once" else [RANKING]
     directories += [DATA, *([PSEUDO] if section.mix.pseudo else []), *([TEACHER] if section.logits.weight else [])]
     return list(dict.fromkeys(directories))

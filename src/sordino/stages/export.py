@@ -41,7 +41,9 @@ def run(job: Job, section: ExportSection) -> None:
         directory = job.out / form
         if not (directory / AUDIT).is_file():  # which is written last
             shutil.rmtree(directory, ignore_errors=True)
-            if form == MIXED:
+            if key == chain.QAT:
+                exporting.copy(Path(model.path), directory)
+            elif form == MIXED:
                 mixer = MixedPrecision(job, key, section.sensitivity)
                 limit = limit_of(job.recipe, section.budget_gb, section.budget_ratio)
                 exporting.write_mixed(mixer, limit, directory)

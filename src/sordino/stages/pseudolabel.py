@@ -89,7 +89,7 @@ def differs_in_filter_alone(recipe: Recipe, settings: Mapping[str, Any], parents
     done = records.read_stage(directory)
     if done is None:
         return False
-    unfiltered = {**settings} | {name: done["section"].get(name) for name in RESUMABLE}
+    unfiltered = records.with_settings_of(settings, done, RESUMABLE)
     return artifact.why_stale(directory, unfiltered, parents) is None
 
 
@@ -121,5 +121,6 @@ STAGE = Stage(
     run=run,
     uses=("source", "target", "prompt", "seed", "dtype", "attention"),
     resumable=RESUMABLE,
+    beside=True,
     grown=grown,
 )

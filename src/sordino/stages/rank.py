@@ -8,6 +8,7 @@ from sordino.config.schema import RankSection
 from sordino.pipeline import artifact
 from sordino.pipeline.parents import parents_of
 from sordino.pipeline.stage import Job, Stage
+from sordino.pipeline.workers import on_cluster
 from sordino.pruning.ranking import Ranking
 from sordino.runtime import files
 from sordino.runtime.progress import note
@@ -17,11 +18,14 @@ RESUMABLE = ("memory_mb", "remove", "polish")
 
 
 def run(job: Job, section: RankSection) -> None:
-    from sordino.pipeline.ranking import rank_layers
+    from sordino.pipeline import ranking as ranking_
 
     take_over(job)
-    speech = job.load(chain.ranked_model(job.recipe), own_masks=True)  # the common pool needs masks of its own
-    ranking = rank_layers(job, section, speech)
+    source = job.source(chain.ranked_model(job.recipe), own_masks=True)  # the common pool needs masks of its own
+    if on_cluster(job.recipe) and section.method == "iterative":
+        ranking = ranking_.rank_on_cluster(job, section, source)
+    else:
+        ranking = ranking_.rank_layers(job, section, source.open())
     files.write_json(job.out / RANKING_FILE, ranking.to_json())
     tell(ranking)
 
@@ -34,7 +38,7 @@ def take_over(job: Job) -> None:
     done = records.read_stage(directory)
     if done is None or settings is None or (job.state / KNOWN).exists() or not job.layout.trials.is_file():
         return
-    same = settings | {name: done["section"].get(name) for name in RESUMABLE}
+    same = records.with_settings_of(settings, done, RESUMABLE)
     if artifact.why_stale(directory, same, parents_of(STAGE, job.recipe)) is None:
         files.write_text(job.state / KNOWN, job.layout.trials.read_text(encoding="utf-8"))
 
@@ -61,4 +65,5 @@ STAGE = Stage(
     run=run,
     uses=("source", "target", "prompt", "seed", "dtype", "attention"),
     resumable=RESUMABLE,
+    beside=True,
 )

@@ -11,6 +11,7 @@ from sordino.config.schema import Recipe, SweepSection
 from sordino.errors import FamilyError, RecipeError
 from sordino.pipeline.stage import Job, Stage
 from sordino.pipeline.sweep_points import SweepPoint, points_of
+from sordino.pipeline.workers import on_cluster
 from sordino.runtime import files
 from sordino.runtime.progress import note
 
@@ -29,9 +30,12 @@ def run(job: Job, section: SweepSection) -> None:
         note(f"  {point.label}: {sweep.expected(point)}")
     made: list[SweepPoint] = []
     left_out: dict[str, str] = {}
+    refused = sweep.make_on_cluster(points) if on_cluster(recipe) else {}
     for number, point in enumerate(points, 1):
         note(f"point {number} of {len(points)}: {point.label}")
         try:
+            if point in refused:
+                raise refused[point]
             sweep.make(point)
         except (FamilyError, RecipeError) as error:  # a format that cannot hold this model, or needs what is not here
             left_out[point.label] = str(error)

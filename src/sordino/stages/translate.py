@@ -24,17 +24,20 @@ def run(job: Job, section: TranslateSection) -> None:
     from sordino.pipeline import translating
 
     recipe = job.recipe
-    clips = job.clips(section.split)
+    clips = tuple(job.clips(section.split))
     labels = chain.labels(recipe)
     unchanged = systems_unchanged(recipe)
+    lacking = []
     for key in chain.scored(recipe):
         directory = job.out / key
         if key in unchanged and not (directory / SPEEDS_FILE).is_file():
             take_over(job.layout.outputs / key, directory)
-        if (directory / SPEEDS_FILE).is_file():
-            continue
+        if not (directory / SPEEDS_FILE).is_file():
+            lacking.append(key)
+    tasks = [translating.TranslateTask(recipe, section, job.model(key), clips, labels[key]) for key in lacking]
+    for place, (hypotheses, speed) in translating.translate_systems(job, tasks) if tasks else ():
+        directory = job.out / lacking[place]
         directory.mkdir(exist_ok=True)
-        hypotheses, speed = translating.translate_timed(recipe, section, job.model(key), clips, labels[key])
         translating.write_hypotheses(directory / split_file(section.split), hypotheses)
         files.write_json(directory / SPEEDS_FILE, speed)
     job.record["device"] = files.read_json(job.out / chain.scored(recipe)[-1] / SPEEDS_FILE)["device"]

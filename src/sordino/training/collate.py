@@ -29,12 +29,19 @@ class Example:
 
     encoded: the clip's features, where the audio encoder is frozen; else the clip is read and encoded in its step.
     teacher: where its probabilities at the answer's positions lie, which stay on disk until their step.
+    matched: features that the encoder should give for it (training/matching.py); the answer then says nothing.
     """
 
     clip: Clip
     answer: list[int]
     encoded: EncodedClip | None = None
     teacher: StoredRows | None = None
+    matched: EncodedClip | None = None
+
+    @property
+    def positions(self) -> int:
+        """What a step's loss is the mean over: answer tokens, or rows of states to match."""
+        return self.matched.rows if self.matched else len(self.answer)
 
     @property
     def length(self) -> float:
@@ -58,7 +65,9 @@ def _collate(speech: SpeechModel, examples: Sequence[Example], prompt: str) -> A
         return encoded_batch(speech, encoded, answers)
     waves = [load_clip(example.clip) for example in examples]
     inputs = speech.family.audio.prepare(speech.processor, waves, [prompt] * len(waves))
-    return answer_batch(speech, inputs.input_ids, answers, inputs=inputs)
+    batch = answer_batch(speech, inputs.input_ids, answers, inputs=inputs)
+    matched = [example.matched.states for example in examples if example.matched is not None]
+    return replace(batch, matched=matched or None)
 
 
 def silenced(batch: AnswerBatch) -> AnswerBatch:

@@ -19,6 +19,7 @@ from torch.utils.checkpoint import checkpoint
 
 from sordino.models.answers import AnswerBatch, SpeechLM, Targets
 from sordino.models.speech import SpeechModel
+from sordino.training.matching import relative_error
 
 
 class Objective(Protocol):
@@ -101,5 +102,7 @@ class Step(nn.Module):
         self.most_bytes = most_bytes
 
     def forward(self, batch: AnswerBatch, objective: Objective) -> Tensor:
-        """A scalar, in nats."""
+        """A scalar, in nats; of a batch with states to match their relative error."""
+        if batch.matched is not None:
+            return relative_error(self.lm.speech, batch)
         return summed_loss(self.lm, batch, objective, self.most_bytes)

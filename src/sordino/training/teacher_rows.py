@@ -1,7 +1,7 @@
 """A teacher's probabilities on disk: those of its likeliest tokens at every answer position.
 
 One safetensors file holds the positions of many answers, one answer after the other: ids (n, k) int32, and logs
-(n, k + 1) float16, the last of all other tokens together. That is 6 k + 2 bytes a position. In 16 bits a
+(n, k + 1) float16, the last of all other tokens together (bytes: predict.position_bytes). In 16 bits a
 log-probability is wrong by a thousandth of itself at most; what is read is scaled to sum to one again.
 The file carries a hash of its tensors, so that damage is found before training starts.
 """
@@ -50,11 +50,6 @@ def joined(rows: Sequence[StoredRows], device: torch.device) -> Probabilities:
     return Probabilities(ids.to(device, torch.int64), logs.to(device).float().log_softmax(-1))
 
 
-def row_bytes(top: int) -> int:
-    """Bytes of one position on disk."""
-    return 4 * top + 2 * (top + 1)
-
-
 def likeliest(logits: Tensor, top: int, suppressed: Sequence[int] = ()) -> Probabilities:
     """logits (K, V) -> the likeliest k = min(top, V) tokens of each position, the first the likeliest.
 
@@ -72,7 +67,7 @@ def likeliest(logits: Tensor, top: int, suppressed: Sequence[int] = ()) -> Proba
 def of_batch(model: SpeechLM, batch: AnswerBatch, top: int, chunk: int) -> Probabilities:
     """The teacher's at the answer positions of a batch, as they are stored; logits of `chunk` positions at once."""
     hidden, suppressed = model.hidden(batch), model.speech.suppressed_ids()
-    parts = [likeliest(model.logits(rows), top, suppressed) for rows in hidden.split(chunk)]  # type: ignore[no-untyped-call]
+    parts = [likeliest(model.logits(rows), top, suppressed) for rows in torch.split(hidden, chunk)]
     ids = torch.cat([part.ids for part in parts]).to("cpu", torch.int32)
     return Probabilities(ids, torch.cat([part.logs for part in parts]).to("cpu", torch.float16))
 

@@ -128,7 +128,7 @@ def train(
             torch.manual_seed(_seed(seed, step, world))  # dropout depends on the step, not on what ran before
             chosen = [examples[i] for i in steps[step]]
             own = itertools.islice(batches, math.ceil(len(chosen) / part))
-            objective, tokens = objective_at(step / len(steps)), sum(len(e.answer) for e in chosen)
+            objective, tokens = objective_at(step / len(steps)), sum(e.positions for e in chosen)
             loss = _accumulate(model, own, tokens, mixed, objective, world)
             if not math.isfinite(loss):
                 raise diverged(label, "loss", loss, step + 1)
@@ -150,7 +150,7 @@ def train(
                 run.checkpoint(step + 1)
     if sharded:
         sharding.gather(sharded, world)
-    tokens = sum(len(examples[i].answer) for batch in steps for i in batch)
+    tokens = sum(examples[i].positions for batch in steps for i in batch)
     return Trained(len(steps), tuple(run.log), tokens)
 
 
@@ -273,7 +273,7 @@ def mean_loss(
             with _autocast(speech, mixed):
                 total += float(model(batch, cross_entropy))
     speech.model.train(training)
-    return world.sum(total)[0] / sum(len(example.answer) for example in examples)
+    return world.sum(total)[0] / sum(example.positions for example in examples)
 
 
 @dataclass

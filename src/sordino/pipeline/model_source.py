@@ -1,0 +1,41 @@
+"""Where a model of a run lies, and how it is opened: here, or by a worker that is told so."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from sordino.pipeline.device import device_of
+
+if TYPE_CHECKING:
+    import torch
+
+    from sordino.models.speech import SpeechModel
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """own_masks: its layers will be run with attention masks of ours, which flash attention does not take."""
+
+    path: str
+    revision: str | None
+    device: str
+    dtype: str | torch.dtype
+    attention: str | None
+    own_masks: bool = False
+
+    def open(self, **options: Any) -> SpeechModel:
+        """options: of `loading.load_checkpoint`."""
+        from sordino.models import loading
+
+        speech = loading.load_checkpoint(
+            self.path,
+            device=device_of(self.device),
+            dtype=self.dtype,
+            attention=self.attention,
+            revision=self.revision,
+            **options,
+        )
+        if self.own_masks and self.attention == "flash_attention_2":
+            speech.model.set_attn_implementation("sdpa")
+        return speech
