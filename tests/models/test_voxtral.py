@@ -68,7 +68,7 @@ def test_what_cannot_be_said_is_refused(voxtral: SpeechModel, prompt: Prompt, me
 
 @pytest.mark.parametrize("prompt", ["<s>[INST]Translate.[/INST]", "[AUDIO] and [AUDIO]"])
 def test_a_prompt_needs_one_placeholder(voxtral: SpeechModel, prompt: str) -> None:
-    with pytest.raises(ValueError, match="audio placeholders in a prompt"):
+    with pytest.raises(ValueError, match="audio placeholders in the prompt"):
         VOXTRAL.audio.prepare(voxtral.processor, [tiny.clip(0, 0.5)], [prompt])
 
 

@@ -29,7 +29,7 @@ def imported_by(statement: str) -> list[str]:
 
 
 def test_stages_are_imported_without_torch() -> None:
-    assert imported_by("from sordino.pipeline import runner; assert len(runner.pipeline()) == 14") == []
+    assert imported_by("from sordino.pipeline import runner; assert len(runner.pipeline()) == 15") == []
 
 
 @pytest.mark.parametrize("rank", [{}, {"method": "explicit", "layers": ["decoder.2"]}], ids=["searched", "named"])

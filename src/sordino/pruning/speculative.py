@@ -55,7 +55,7 @@ def default_memory(speech: SpeechModel) -> int:
 
     Rounded down to a power of two, so that the same card gives the same batches, and with them the same last bits.
     """
-    if speech.device.type == "cpu":
+    if speech.device.type in ("cpu", "meta"):  # meta: who hands out the work cannot see the workers' devices
         weights: int = sum(p.numel() * p.element_size() for p in speech.model.parameters())
         return max(SMALL_MEMORY, weights // 4)
     free: int = free_memory(speech.device) // 2
