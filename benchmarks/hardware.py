@@ -122,7 +122,8 @@ The stages as the table has them, each with clips of {seconds} s (or the model's
   `accumulate: 8`). The default precision on a GPU, bfloat16 autocast of 32-bit weights, takes 16 bytes a weight, not 8.
   `freeze: [encoder]` takes less, and `sordino plan` says how much. `distil` trains a decoder without a quarter of its
   layers.
-- `rank`: the model in 16 bits, and a quarter of it for batches (`rank.memory_mb`; unset, a GPU gives half of its free memory).
+- `rank`: the model in 16 bits, and a quarter of it for batches (`rank.memory_mb`;
+  where that is unset, a GPU gives half of its free memory).
 - `qlora`: rank 64 on the student in 4 bits, gradient checkpointing, one clip at a time.
 - `translate`: the largest model of the chain in 16 bits, one clip at a time, {tokens} new tokens; in the last column
   the export in 4 bits.
