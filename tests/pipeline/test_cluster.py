@@ -170,7 +170,7 @@ def test_a_killed_driver_goes_on_from_what_is_written(
     killed = subprocess.run([sys.executable, "-c", DRIVER, "pseudolabel", *words], check=False, capture_output=True)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     progress = tmp_path / "runs/run/50-pseudo.partial/.state/pseudo.jsonl"
-    assert len(progress.read_text().splitlines()) == 1
+    assert 0 < len(progress.read_text().splitlines()) < 10  # the first batch
     taking(2)
     run("pseudolabel", recipe)
     assert_same_bytes(alone, tmp_path, "pseudolabel")
@@ -181,7 +181,7 @@ def test_finished_work_stays_finished_whoever_did_it(
 ) -> None:
     for name in (RANKING, PSEUDO):
         shutil.copytree(alone / name, tmp_path / "runs/run" / name)
-    lines = {line["stage"]: line["runs"] for line in answer(capsys, "plan", recipe)["stages"]}
+    lines = {line["stage"]: line["runs"] for line in answer(capsys, "plan", recipe)["plan"]}
     assert not lines["rank"] and not lines["pseudolabel"]
 
 

@@ -281,7 +281,7 @@ def _lost(error: Exception) -> Lost:
     from ray import exceptions
 
     told = str(error).lower()
-    if isinstance(error, exceptions.OutOfMemoryError) or "memory" in told:
+    if isinstance(error, exceptions.OutOfMemoryError):
         return Lost("its machine ran out of memory", True)
     if isinstance(error, exceptions.NodeDiedError) or "node has died" in told or "node is dead" in told:
         return Lost("its node is gone")
