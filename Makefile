@@ -16,10 +16,10 @@ help:  ## print this list
 try: $(READY)  ## translate a few shipped clips with the shipped model: the first minute
 	$(BIN)/sordino try
 
-demo: $(READY)  ## the whole chain on the embedded speech (TARGET=zh: Chinese); 9 to 17 minutes on 2 cores
+demo: $(READY)  ## the whole chain on the embedded speech (TARGET=zh: Chinese); about 11 minutes on 2 cores
 	$(BIN)/sordino run demo target=$(TARGET)
 
-test: $(READY)  ## the tests; 7 minutes on 2 cores
+test: $(READY)  ## the tests; about 10 minutes on 2 cores
 	$(PYTEST)
 
 test-comet: $(READY)  ## install the original COMET beside .venv (1.4 GB, minutes) and compare every segment's score
@@ -30,7 +30,7 @@ test-gguf: $(READY)  ## compile llama-cpp-python (5 to 15 minutes) and run what 
 		CMAKE_ARGS="-DLLAVA_BUILD=OFF -DLLAMA_OPENSSL=OFF $(CMAKE_ARGS)" $(BIN)/python -m pip install --editable '.[gguf]'
 	$(PYTEST) tests/models/test_hybrid.py tests/serve/test_gguf.py
 
-test-ray: $(READY)  ## rank and pseudo-label by a Ray cluster on this machine, with workers, nodes and drivers killed
+test-ray: $(READY)  ## rank and pseudo-label by a Ray cluster on this machine, with workers, nodes and drivers killed; 2 minutes
 	$(PYTEST) -m ray tests/runtime/test_ray_workers.py tests/pipeline/test_cluster.py
 
 test-vllm: $(READY)  ## install vLLM beside .venv (3.7 GB, minutes), compare its tokens with ours
