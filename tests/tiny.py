@@ -55,9 +55,9 @@ def is_tied(speech: SpeechModel) -> bool:
 
 
 def stock(speech: SpeechModel, directory: Any, **options: Any) -> SpeechModel:
-    """What stock `from_pretrained` makes of a directory."""
+    """What stock `from_pretrained` makes of a directory, on the CPU, also where bitsandbytes finds a GPU."""
     model_class = getattr(transformers, speech.family.model_class)
-    model = model_class.from_pretrained(str(directory), **options).eval()
+    model = model_class.from_pretrained(str(directory), device_map="cpu", **options).eval()
     for module in model.modules():  # a fault of bitsandbytes on some processors, see nf4.set_compute_dtype
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False

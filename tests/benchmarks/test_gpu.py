@@ -98,7 +98,10 @@ def test_block_e_asks_vllm(made: Made, work: Path, here: None, monkeypatch: pyte
     assert told["vllm decoding alone, 16"] > 0
 
 
-def test_what_is_missing_is_said_before_anything_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_is_missing_is_said_before_anything_runs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     assert gpu.main([str(tmp_path), "--block", "b"]) == 2
     told = capsys.readouterr().err
     assert "no finished teacher: run --block a first" in told

@@ -97,7 +97,7 @@ def sections(section: type) -> Iterator[type]:
             yield from sections(inner)
 
 
-@pytest.mark.parametrize("section", set(sections(Recipe)), ids=lambda section: section.__name__)
+@pytest.mark.parametrize("section", dict.fromkeys(sections(Recipe)), ids=lambda section: section.__name__)
 def test_every_setting_says_what_it_means(section: type) -> None:
     assert section.__doc__ and not section.__doc__.startswith(f"{section.__name__}(")  # what dataclass would write
     for field in dataclasses.fields(section):

@@ -43,7 +43,7 @@ def test_rows(tmp_path: Path) -> None:
         ('{"text": ["a"]}', ":2: 'text' is ['a'], not a text"),
         ('{"text": NaN}', ":2: not JSON: NaN is no number"),
         ('{"text": "\\ud800"}', ":2: half of a surrogate pair"),
-        ('{"text": ' + "[" * 5000 + "]" * 5000 + "}", ":2: not JSON to work with: it is nested too deeply"),
+        ('{"text": ' + "[" * 200_000 + "]" * 200_000 + "}", ":2: not JSON to work with: it is nested too deeply"),
         ("[1]", ":2 must hold a JSON object, and holds a list"),
         ("plain words", ":2: not JSON"),
     ],

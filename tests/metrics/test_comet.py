@@ -24,7 +24,7 @@ TEXTS = GOLDENS["texts"]
 ROWS = (TEXTS["hypotheses"], TEXTS["references"], "de")
 # the goldens' processor and another one round the last bits of a sum differently
 FLOAT32 = 1e-5
-FLOAT16 = 2**-9  # two roundings: processors with float16 arithmetic add up in it, others in float32
+FLOAT16 = 2**-8  # some roundings: some processors and GPUs add up in float16, others in float32
 
 
 @pytest.fixture(scope="module")

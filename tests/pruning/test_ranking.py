@@ -80,7 +80,7 @@ def test_the_next_layers_are_numbered_as_in_the_pruned_model(removed: int, indic
 
 @pytest.mark.parametrize(
     "content",
-    ["[]", "null", "{}", "{", '{"method": "explicit"}', "[" * 5000 + "]" * 5000,
+    ["[]", "null", "{}", "{", '{"method": "explicit"}', "[" * 200_000 + "]" * 200_000,
      '{"method": "explicit", "scope": "decoder", "order": ["nowhere.1"], "layers": {}}',
      '{"method": "explicit", "scope": "decoder", "order": 3, "layers": {}}'],
 )  # fmt: skip

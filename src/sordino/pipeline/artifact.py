@@ -280,10 +280,10 @@ def git_state() -> dict[str, Any] | None:
 
 
 def peak_memory() -> int:
-    """Peak bytes of this process: on CUDA what torch allocated, else resident memory."""
+    """Peak bytes of this process: what torch allocated on CUDA if it did so, else resident memory."""
     torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_available():
-        return int(torch.cuda.max_memory_allocated())
+    if torch is not None and torch.cuda.is_available() and (allocated := torch.cuda.max_memory_allocated()):
+        return int(allocated)
     import resource
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
