@@ -163,6 +163,15 @@ def test_who_stops_early_leaves_no_thread_behind() -> None:
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("batches")]
 
 
+def test_of_a_partly_silenced_batch_the_first_clips_count(
+    speech: SpeechModel, pairs: list[Example], prompt: str
+) -> None:
+    loss, tokens = answer_loss(speech, silenced(collate(speech, pairs[:3], prompt), 2))
+    two, expected = answer_loss(speech, collate(speech, pairs[:2], prompt))
+    assert tokens == expected
+    assert loss.item() == pytest.approx(two.item(), rel=1e-5)
+
+
 def test_a_silenced_batch_runs_and_moves_nothing(speech: SpeechModel, pairs: list[Example], prompt: str) -> None:
     """As a process without clips runs it: every weight has a gradient, of zero."""
     own = fresh(speech)

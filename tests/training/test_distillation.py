@@ -199,6 +199,19 @@ def test_a_silenced_batch_has_no_loss(speech: SpeechModel, pairs: list[Example],
     assert all(not p.grad.any() for p in own.model.parameters() if p.grad is not None)
 
 
+def test_of_a_partly_silenced_batch_the_first_clips_are_compared(
+    speech: SpeechModel, pairs: list[Example], prompt: str, tmp_path: Path
+) -> None:
+    taught = []
+    for i, pair in enumerate(pairs[:2]):
+        rows = teacher_rows.of_batch(SpeechLM(speech), collate(speech, [pair], prompt), 6, 1000)
+        teacher_rows.store(rows, tmp_path / f"{i}.safetensors")
+        taught.append(replace(pair, teacher=StoredRows(tmp_path / f"{i}.safetensors", 0, len(pair.answer))))
+    both, one = (collate(speech, taught[:count], prompt) for count in (2, 1))
+    loss = summed_loss(SpeechLM(speech), silenced(both, 1), Distillation(0.8))
+    assert loss.item() == pytest.approx(summed_loss(SpeechLM(speech), one, Distillation(0.8)).item(), rel=1e-5)
+
+
 def test_only_a_batch_whose_examples_all_have_probabilities_has_them(
     speech: SpeechModel, pairs: list[Example], prompt: str
 ) -> None:

@@ -101,14 +101,15 @@ def test_a_step_with_a_clip_for_one_process_alone_is_among_them() -> None:
     steps = trainer.plan_steps([1.0] * len(spread.ANSWERS), spread.PLAIN, spread.SEED)
     assert min(map(len, steps)) == 1
     shares = [list(trainer._shares([0], 4, World(rank, 2))) for rank in (0, 1)]  # type: ignore[list-item]
-    assert shares == [[([0], True)], [([0], False)]]
+    assert shares == [[([0], 1)], [([0], 0)]]
 
 
 def test_every_clip_of_a_step_is_run_by_one_process_once() -> None:
     chosen: list[Any] = list(range(11))
     runs = [list(trainer._shares(chosen, 4, World(rank, 3))) for rank in range(3)]
     assert len({len(shares) for shares in runs}) == 1  # as many forward passes everywhere
-    assert sorted(clip for shares in runs for own, counts in shares if counts for clip in own) == chosen
+    assert len({tuple(len(own) for own, _ in shares) for shares in runs}) == 1  # of as many clips
+    assert sorted(clip for shares in runs for own, counted in shares for clip in own[:counted]) == chosen
 
 
 def test_what_two_processes_save_they_go_on_from_to_the_same_bytes(both: Both) -> None:

@@ -9,8 +9,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-import torch
-
 from sordino.data.audio import load_clip
 from sordino.data.clip import Clip
 from sordino.models.answers import IGNORED, AnswerBatch, answer_batch, encoded_batch
@@ -70,10 +68,13 @@ def _collate(speech: SpeechModel, examples: Sequence[Example], prompt: str) -> A
     return replace(batch, matched=matched or None)
 
 
-def silenced(batch: AnswerBatch) -> AnswerBatch:
-    """The same forward pass without an answer token, for a process that no clips are left for."""
-    teacher = batch.teacher.rows(slice(0)) if batch.teacher else None
-    return replace(batch, labels=torch.full_like(batch.labels, IGNORED), teacher=teacher)
+def silenced(batch: AnswerBatch, counted: int = 0) -> AnswerBatch:
+    """The same forward pass with the answer tokens of the first `counted` rows alone: others run so that all processes
+    run as many."""
+    labels = batch.labels.clone()
+    labels[counted:] = IGNORED
+    teacher = batch.teacher.rows(slice(int((labels != IGNORED).sum()))) if batch.teacher else None
+    return replace(batch, labels=labels, teacher=teacher)
 
 
 def ahead(make: Callable[[Item], Made], items: Iterable[Item], count: int = AHEAD) -> Iterator[Made]:

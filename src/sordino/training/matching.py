@@ -9,17 +9,18 @@ import torch
 from torch import Tensor
 
 from sordino.errors import FamilyError
-from sordino.models.answers import AnswerBatch
+from sordino.models.answers import IGNORED, AnswerBatch
 from sordino.models.speech import SpeechModel
 
 
 def relative_error(speech: SpeechModel, batch: AnswerBatch) -> Tensor:
-    """Sum over all rows of states of a batch with states to match, a scalar; 0 for a batch that does not count.
+    """Sum over all rows of states of a batch with states to match, a scalar; those of clips that do not count are 0.
 
     Raises FamilyError for states of another shape: they are of another encoder.
     """
     assert batch.inputs is not None and batch.matched is not None
-    states = torch.cat(speech.states(batch.inputs)).float()  # (N, D)
+    own = speech.states(batch.inputs)
+    states = torch.cat(own).float()  # (N, D)
     matched = torch.cat(list(batch.matched)).to(states.device, torch.float32)
     if states.shape != matched.shape:
         raise FamilyError(
@@ -28,4 +29,5 @@ def relative_error(speech: SpeechModel, batch: AnswerBatch) -> Tensor:
             "Match the states of the encoder that this one was made from.",
         )
     errors = (states - matched).square().sum(-1) / matched.square().sum(-1)
-    return errors.sum() * bool(batch.tokens)
+    counted = (batch.labels != IGNORED).any(-1)
+    return (errors * counted.repeat_interleave(torch.tensor([len(rows) for rows in own], device=counted.device))).sum()

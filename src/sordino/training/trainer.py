@@ -199,26 +199,29 @@ def spread(model: Step, section: TrainSection, world: World) -> Sharded | None:
     return sharding.shard(model, precision, world)
 
 
-Share = tuple[Sequence[Example], bool]  # clips, and whether their answers count
+Share = tuple[Sequence[Example], int]  # clips, and of how many the answers count: the first ones
 
 
 def _shares(chosen: Sequence[Example], part: int, world: World) -> Iterator[Share]:
-    """What this process runs of a step, one share for each of its parts: every process runs as many.
+    """What this process runs of a step, one share for each of its parts: every process runs as many parts, and as many
+    clips in each, since some encoders hear a clip at a time and a layer is gathered each time.
 
-    Where a part has no clip left for it, its first clip runs without counting.
+    Where there are too few, the part's first clip runs once more without counting.
     """
     for start in range(0, len(chosen), part):
         clips = chosen[start : start + part]
         own = world.share(clips)
-        yield (own, True) if own else (clips[:1], False)
+        lacking = -(-len(clips) // world.size) - len(own)
+        yield [*own, *clips[:lacking]], len(own)
 
 
 def _batches(speech: SpeechModel, shares: Iterable[Share], prompt: str) -> Generator[AnswerBatch]:
     """Of the shares, read while the step before runs: no more than AHEAD and the one in use are in memory."""
 
     def make(share: Share) -> AnswerBatch:
-        batch = collate(speech, share[0], prompt)
-        return batch if share[1] else silenced(batch)
+        clips, counted = share
+        batch = collate(speech, clips, prompt)
+        return batch if counted == len(clips) else silenced(batch, counted)
 
     yield from ahead(make, shares)
 
