@@ -1,6 +1,6 @@
 """What test_sharding.py runs in two processes at once: python -m torch.distributed.run ... -m tests.training.spread DIR
 
-DIR holds a pico model and its clips. Every case leaves its log and its trained weights there, written by one process.
+DIR holds pico models and their clips. Every case leaves its log and its trained weights there, written by one process.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from safetensors.torch import save_file
 
 from sordino import cli
 from sordino.config.schema import QloraSection, TrainSection
-from sordino.errors import DataError
+from sordino.errors import DataError, FamilyError
 from sordino.models import adapters, loading
 from sordino.models.features import Features
 from sordino.models.speech import SpeechModel
 from sordino.runtime import progress, world
-from sordino.training import objectives, trainer
+from sordino.training import objectives, sharding, trainer
 from sordino.training.collate import Example
 from tests.data import sounds
 from tests.tiny import QUESTION
@@ -37,19 +37,28 @@ SECTIONS: dict[str, TrainSection] = {
     "encoder-frozen": dataclasses.replace(PLAIN, freeze=("encoder",), max_steps=3),
     "sharded-bfloat16": dataclasses.replace(PLAIN, precision="bfloat16-sharded", max_steps=5),
     "bfloat16": dataclasses.replace(PLAIN, precision="bfloat16", lr=1e-2),
+    "mixed-bfloat16": dataclasses.replace(PLAIN, precision="bfloat16-mixed"),
+    "tied": dataclasses.replace(PLAIN, max_steps=3),
     "adapter": QloraSection(batch_size=4, lr=1e-2, max_steps=3, checkpoint_steps=2, rank=4, alpha=8),
 }
+MODELS = {"tied": "tied-model"}  # of the cases that have another than "model"
+BROKEN = "language_model.lm_head.weight"  # of the broken model
 SEED = 3
 
 
-def load(folder: Path, section: TrainSection) -> SpeechModel:
+def load(folder: Path, section: TrainSection, model: str = "model", whole: bool = False) -> SpeechModel:
+    """whole: even where it is shared, every process reads all of it first."""
     device = torch.device("cpu")
     dtype = trainer.weight_dtype(section, device)
-    speech = loading.load_checkpoint(str(folder / "model"), device="cpu", dtype=dtype)
+    deferred = world.current().size > 1 and not isinstance(section, QloraSection) and not whole
+    opener = loading.open_deferred if deferred else loading.load_checkpoint
+    speech = opener(str(folder / model), device="cpu", dtype=dtype)
     if isinstance(section, QloraSection):
         adapters.attach(speech, adapters.LoraOptions(r=section.rank, alpha=section.alpha), SEED)
     else:
         trainer.freeze(speech, section)
+    if "encoder" in section.freeze:
+        loading.read_parts(speech, speech.family.audio.cached_parts)
     return speech
 
 
@@ -65,10 +74,12 @@ def pairs(folder: Path, speech: SpeechModel, section: TrainSection) -> tuple[lis
     return rows, prompt
 
 
-def run(folder: Path, name: str, state: Path, **options: Any) -> tuple[list[dict[str, float]], dict[str, torch.Tensor]]:
+def run(
+    folder: Path, name: str, state: Path, whole: bool = False, **options: Any
+) -> tuple[list[dict[str, float]], dict[str, torch.Tensor]]:
     """The log and the trained weights of a case."""
     section = SECTIONS[name]
-    speech = load(folder, section)
+    speech = load(folder, section, MODELS.get(name, "model"), whole)
     examples, prompt = pairs(folder, speech, section)
     trained = [n for n, p in speech.model.named_parameters() if p.requires_grad]
     log = trainer.train(
@@ -93,6 +104,8 @@ def main(folder: Path) -> None:
         for name in SECTIONS:
             note(name, *run(folder, name, folder / f"two-{name}"))
         trainer.LOGITS_BYTES = limit
+        for name in ("plain", "encoder-frozen", "bfloat16", "tied"):
+            note(f"{name}-whole", *run(folder, name, folder / f"whole-{name}", whole=True))
         note("plain-resumed", *run(folder, "plain", folder / "two-plain"))  # from step 4
         if here.first:
             shutil.copytree(folder / "one-plain", folder / "one-to-two")
@@ -100,6 +113,7 @@ def main(folder: Path) -> None:
         note("plain-from-one", *run(folder, "plain", folder / "one-to-two"))
         out["adapters-agree"] = agree(run(folder, "adapter", folder / "again")[1])
         out["refused"] = refused(folder)
+        out["broken"] = broken(folder)
         straight(folder)
         if here.first:
             (folder / "out.json").write_text(json.dumps(out))
@@ -137,6 +151,16 @@ def refused(folder: Path) -> str:
     except DataError as error:
         return str(error)
     return ""
+
+
+def broken(folder: Path) -> list[float]:
+    """How many processes refuse a model with a weight in it that is no number; only one of them has it."""
+    speech = load(folder, PLAIN, "broken-model")
+    try:
+        sharding.shard(objectives.Step(speech), "float32", world.current())
+    except FamilyError as error:
+        return world.current().sum(float(BROKEN in str(error)))
+    return world.current().sum(0.0)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ import pytest
 import torch
 import yaml
 from safetensors import safe_open
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from sordino import cli
 from sordino.config.schema import TrainSection
@@ -64,10 +64,21 @@ def write_recipe(folder: Path) -> None:
         shutil.copytree(folder / "runs/one", folder / "runs" / name)
 
 
+def write_broken(source: Path, directory: Path) -> None:
+    """A model whose last row of the head, which the last process has, holds a NaN."""
+    shutil.copytree(source, directory)
+    file = directory / "model.safetensors"
+    weights = load_file(file)
+    weights[spread.BROKEN][-1, 0] = float("nan")
+    save_file(weights, file, {"format": "pt"})
+
+
 @pytest.fixture(scope="module")
 def both(pico_dir: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Both:
     folder = tmp_path_factory.mktemp("both")
     shutil.copytree(pico_dir("qwen2_audio"), folder / "model")
+    shutil.copytree(pico_dir("gemma4"), folder / "tied-model")
+    write_broken(folder / "model", folder / "broken-model")
     for i in range(len(spread.ANSWERS)):
         sounds.save(folder / f"{i}.wav", clip(i, 0.3 + 0.13 * i), subtype="FLOAT")
     write_recipe(folder)
@@ -82,7 +93,7 @@ def both(pico_dir: Callable[[str], Path], tmp_path_factory: pytest.TempPathFacto
     return Both(folder)
 
 
-@pytest.mark.parametrize("name", ["plain", "parts", "encoder-frozen", "adapter"])
+@pytest.mark.parametrize("name", ["plain", "parts", "encoder-frozen", "adapter", "tied"])
 def test_losses_of_two_processes_are_those_of_one(both: Both, name: str) -> None:
     log, weights = both.one(name)
     two = both.out[name]
@@ -95,6 +106,29 @@ def test_losses_of_two_processes_are_those_of_one(both: Both, name: str) -> None
     trained = both.weights(name)
     assert trained.keys() == weights.keys()
     assert max(float((trained[n] - weights[n]).abs().max()) for n in weights) < 0.05 * spread.SECTIONS[name].lr
+
+
+@pytest.mark.parametrize("name", ["plain", "encoder-frozen", "bfloat16", "tied"])
+def test_what_is_read_in_rows_trains_to_the_bytes_of_what_is_read_whole(both: Both, name: str) -> None:
+    """Gemma's head is its embedding, and scales and rotary frequencies are in no file."""
+    assert both.out[name] == both.out[f"{name}-whole"]
+    rows, whole = both.weights(name), both.weights(f"{name}-whole")
+    assert rows.keys() == whole.keys()
+    assert all(torch.equal(rows[key], whole[key]) for key in whole)
+
+
+def test_a_weight_of_one_process_that_is_no_number_is_refused_by_both(both: Both) -> None:
+    assert both.out["broken"] == [2.0]
+
+
+def test_autocast_in_two_processes_is_near_that_of_one(both: Both) -> None:
+    """Its weights are float32; products are rounded to bfloat16, in sums of other clips."""
+    name = "mixed-bfloat16"
+    assert {tensor.dtype for tensor in both.weights(name).values()} == {torch.float32}
+    for row, one, plain in zip(both.out[name], both.one(name)[0], both.out["plain"], strict=True):
+        assert row["loss"] == pytest.approx(one["loss"], rel=1e-3)
+        assert row["loss"] == pytest.approx(plain["loss"], rel=0.02)
+        assert row["loss"] != plain["loss"]
 
 
 def test_a_step_with_a_clip_for_one_process_alone_is_among_them() -> None:
@@ -110,6 +144,14 @@ def test_every_clip_of_a_step_is_run_by_one_process_once() -> None:
     assert len({len(shares) for shares in runs}) == 1  # as many forward passes everywhere
     assert len({tuple(len(own) for own, _ in shares) for shares in runs}) == 1  # of as many clips
     assert sorted(clip for shares in runs for own, counted in shares for clip in own[:counted]) == chosen
+
+
+@pytest.mark.parametrize(("count", "size"), [(8, 2), (7, 2), (5, 4), (1, 3), (9, 1)])
+def test_rows_are_dealt_as_torch_deals_them(count: int, size: int) -> None:
+    rows = list(range(count))
+    dealt = [rows[slice(*sharding._rows(count, World(rank, size)))] for rank in range(size)]
+    chunks = [chunk.tolist() for chunk in torch.arange(count).chunk(size)]
+    assert dealt == chunks + [[]] * (size - len(chunks))
 
 
 def test_what_two_processes_save_they_go_on_from_to_the_same_bytes(both: Both) -> None:
@@ -248,5 +290,6 @@ def test_killed_processes_go_on_to_the_same_bytes(both: Both, capsys: pytest.Cap
 
 def test_nothing_on_disk_is_pickled(both: Both) -> None:
     inside = (file.relative_to(both.folder) for file in both.folder.rglob("*") if file.is_file())
-    kinds = {file.suffix for file in inside if file.parts[0] not in ("model", "corpus", "runs")}
+    given = ("model", "tied-model", "broken-model", "corpus", "runs")
+    kinds = {file.suffix for file in inside if file.parts[0] not in given}
     assert kinds == {".wav", ".json", ".safetensors", ".yaml"}

@@ -22,7 +22,7 @@ def refuse_nonfinite(where: str | Path, tensors: Iterable[tuple[str, Tensor]]) -
     """Raise FamilyError that names the first floating tensor with NaN or infinity. where: the model's path."""
     for name, tensor in tensors:
         if not is_finite(tensor):
-            raise _problem(where, name)
+            raise nonfinite(where, name)
 
 
 def is_finite(tensor: Tensor) -> bool:
@@ -36,7 +36,8 @@ def is_finite(tensor: Tensor) -> bool:
     return all(bool(torch.isfinite(end)) for end in torch.aminmax(tensor))
 
 
-def _problem(where: str | Path, name: str) -> FamilyError:
+def nonfinite(where: str | Path, name: str) -> FamilyError:
+    """What to say of a model whose weights of this name are no numbers."""
     return FamilyError(
         f"{where}: the weights '{printable(name)}' hold NaN or infinity, so the model answers nothing.",
         "Copy the model again; if it was trained, lower lr or raise warmup_ratio and train it again.",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,7 +11,19 @@ import torch
 
 from sordino.checkpoint.finite import refuse_nonfinite
 from sordino.errors import FamilyError, explain_os_error, is_out_of_memory, reason
-from sordino.models import adapter_base, adapters, config_file, embedded, hybrid, nf4, processor_check, registry, stored
+from sordino.models import (
+    adapter_base,
+    adapters,
+    config_file,
+    deferred,
+    embedded,
+    hybrid,
+    nf4,
+    processor_check,
+    registry,
+    stored,
+)
+from sordino.models.deferred import Deferred
 from sordino.models.devices import default_device, default_dtype
 from sordino.models.family import Family
 from sordino.models.speech import SpeechModel, module_at
@@ -64,13 +77,8 @@ def load_checkpoint(
 
     family = registry.family_of(path, revision)
     directory = stored.local(path, revision)
-    if registry.is_gguf(str(directory)):
-        raise FamilyError(
-            f"{path} holds a decoder for llama.cpp, which translates and does nothing else.",
-            "Train, rank, prune, merge or export the 16-bit model it was made from.",
-        )
-    where = torch.device(device) if str(device) != "auto" else default_device()
-    floating = dtype if isinstance(dtype, torch.dtype) else default_dtype(dtype, where)
+    _refuse_gguf(path, directory)
+    where, floating = _place(device, dtype)
     model_class = getattr(transformers, family.model_class)
     options: dict[str, Any] = {"dtype": floating, "use_safetensors": True, "device_map": {"": str(where)}}
     if attention:
@@ -104,17 +112,72 @@ def load_checkpoint(
         mismatched=[f"'{key[0]}'" for key in report["mismatched_keys"]],
     )
     embedded.put_in(family, model, checkpoint)
-    model.eval()
-    family.ready(model)
-    still = {name for name, _ in model.named_modules() if not family.tensors.runs(name)}
-    for part in (*family.tensors.fixed, *still):  # the class freezes the fixed ones, and loading undoes that
-        module_at(model, part).requires_grad_(False)
+    _prepare(family, model)
     if quantize or getattr(model, "is_quantized", False):
         _prepare_quantized(family, model, floating, quantize, kept)
     speech = SpeechModel(family, model, processor, path)
     _refuse_nonfinite(speech, floating)
     processor_check.check(speech)
     return speech
+
+
+def open_deferred(
+    path: str,
+    *,
+    device: str | torch.device = "auto",
+    dtype: str | torch.dtype = "auto",
+    attention: str | None = None,
+    revision: str | None = None,
+) -> SpeechModel:
+    """A 16- or 32-bit model directory (or Hub id) as `load_checkpoint` opens it, but its weights are still to be read.
+
+    Raises as `stored.open_model` does; weights that are no numbers are found by who reads them.
+    """
+    directory = stored.local(path, revision)
+    _refuse_gguf(path, directory)
+    where, floating = _place(device, dtype)
+    opened = stored.open_model(str(directory), build=partial(deferred.build, dtype=floating, attention=attention))
+    speech = opened.speech
+    speech.model.config.name_or_path = str(directory)
+    names = {name: opened.name_of[id(t)] for name, t in speech.model.state_dict(keep_vars=True).items()}
+    speech.path, speech.deferred = path, Deferred(opened.checkpoint, names, where)
+    deferred.fill_buffers(speech.model, speech.deferred)
+    _prepare(speech.family, speech.model)
+    _refuse_nonfinite(speech, floating)  # saved buffers
+    processor_check.check(speech)
+    return speech
+
+
+def read_parts(speech: SpeechModel, parts: Iterable[str]) -> None:
+    """Read what is still to be read of some parts, whole. Raises FamilyError for weights that are no numbers."""
+    if speech.deferred is None:
+        return
+    names = {f"{speech.family.parts[part]}.{inner}" for part in parts for inner in speech.tensors_of(part)}
+    speech.deferred.fill(speech.model, only=names)
+    _refuse_nonfinite(speech, speech.dtype)
+
+
+def _place(device: str | torch.device, dtype: str | torch.dtype) -> tuple[torch.device, torch.dtype]:
+    """'auto' resolved."""
+    where = torch.device(device) if str(device) != "auto" else default_device()
+    return where, dtype if isinstance(dtype, torch.dtype) else default_dtype(dtype, where)
+
+
+def _refuse_gguf(path: str, directory: Path) -> None:
+    if registry.is_gguf(str(directory)):
+        raise FamilyError(
+            f"{path} holds a decoder for llama.cpp, which translates and does nothing else.",
+            "Train, rank, prune, merge or export the 16-bit model it was made from.",
+        )
+
+
+def _prepare(family: Family, model: Any) -> None:
+    """For inference, and so that what the family never trains is frozen."""
+    model.eval()
+    family.ready(model)
+    still = {name for name, _ in model.named_modules() if not family.tensors.runs(name)}
+    for part in (*family.tensors.fixed, *still):  # the class freezes the fixed ones, and loading undoes that
+        module_at(model, part).requires_grad_(False)
 
 
 def _prepare_quantized(
@@ -133,6 +196,7 @@ def _prepare_quantized(
 
 
 def _refuse_nonfinite(speech: SpeechModel, floating: torch.dtype) -> None:
+    """Of all that is read."""
     saved_name = speech.family.tensors.saved_name
     tensors = ((saved_name(name), tensor) for name, tensor in speech.model.state_dict().items())
     try:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from sordino.models import control_tokens
+from sordino.models.deferred import Deferred
 from sordino.models.family import AudioInputs, Family, Scope
 
 
@@ -27,6 +28,7 @@ class SpeechModel:
     """A loaded model with its processor and family. `model` is always the stock transformers module.
 
     external_decoder: decodes instead of the model's decoder, which then has no layers; such a model only translates.
+    deferred: where the weights are that are not read yet; None where all are.
     """
 
     family: Family
@@ -34,10 +36,11 @@ class SpeechModel:
     processor: Any
     path: str
     external_decoder: ExternalDecoder | None = None
+    deferred: Deferred | None = None
 
     @property
     def device(self) -> torch.device:
-        return torch.device(self.model.device)
+        return self.deferred.device if self.deferred else torch.device(self.model.device)
 
     @property
     def dtype(self) -> torch.dtype:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -104,8 +104,14 @@ def planned_16bit(checkpoint: Checkpoint, name: str) -> Planned:
     return Planned("BF16" if tensor.dtype in FLOATING else tensor.dtype, tensor.shape)
 
 
-def open_model(path: str, revision: str | None = None) -> Stored:
-    """Look at a 16- or 32-bit model directory or Hub id, whose files are fetched.
+def on_meta(model_class: Any, config: Any) -> Any:
+    """A model of a transformers class on torch's meta device: nothing is allocated."""
+    with torch.device("meta"):
+        return model_class(config)
+
+
+def open_model(path: str, revision: str | None = None, build: Callable[[Any, Any], Any] = on_meta) -> Stored:
+    """Look at a 16- or 32-bit model directory or Hub id, whose files are fetched. build: as of `skeleton`.
 
     Raises ArtifactError, naming the file, for shards that are damaged or not of one model, and FamilyError for an
     unknown family, a quantized model, a processor that does not load, and weights other than config.json promises.
@@ -119,7 +125,7 @@ def open_model(path: str, revision: str | None = None) -> Stored:
         raise FamilyError(
             f"{path} holds no {PROCESSOR_FILES[0]}.", "Copy the processor and tokenizer files of the original model."
         )
-    speech = SpeechModel(family, skeleton(family, directory), None, path)
+    speech = SpeechModel(family, skeleton(family, directory, build), None, path)
     if family.adapter_flag:
         setattr(speech.model.config, family.adapter_flag, False)  # merged as it is read
     matched = _matched(speech, checkpoint)
@@ -135,9 +141,10 @@ def without_weights(path: str, dtype: torch.dtype, revision: str | None = None) 
     return SpeechModel(family, model, registry.load_processor(family, str(directory)), path)
 
 
-def skeleton(family: Family, directory: Path) -> Any:
-    """The model that a directory's config.json describes, on torch's meta device: nothing is allocated.
+def skeleton(family: Family, directory: Path, build: Callable[[Any, Any], Any] = on_meta) -> Any:
+    """The model that a directory's config.json describes, without its weights.
 
+    build: (transformers class, config) -> a model whose weights are on the meta device.
     Raises FamilyError for a config.json or a generation config that transformers does not take.
     """
     import transformers
@@ -146,8 +153,7 @@ def skeleton(family: Family, directory: Path) -> Any:
     file = directory / registry.CONFIG
     try:
         config = model_class.config_class.from_pretrained(str(directory))
-        with torch.device("meta"):
-            model = model_class(config)
+        model = build(model_class, config)
         file = directory / GENERATION
         if os.path.lexists(file):
             _check_generation(

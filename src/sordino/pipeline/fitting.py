@@ -11,7 +11,7 @@ from torch.nn.utils import parametrize
 from sordino.config.schema import MixSection, TrainSection
 from sordino.data import manifest
 from sordino.data.clip import Clip
-from sordino.models import saving
+from sordino.models import loading, saving
 from sordino.models.answers import answers_of
 from sordino.models.features import Features
 from sordino.models.speech import SpeechModel
@@ -26,8 +26,11 @@ from sordino.training.trainer import Trained, freeze, train, weight_dtype
 
 
 def load_to_train(job: Job, key: str, section: TrainSection) -> SpeechModel:
-    """A model of the chain in the type that it is trained in."""
-    return job.load(key, dtype=weight_dtype(section, device_of(job.recipe.device)))
+    """A model of the chain in the type that it is trained in.
+
+    Where several processes share its weights, they are read by `fit`: each process reads those that it keeps.
+    """
+    return job.load(key, dtype=weight_dtype(section, device_of(job.recipe.device)), deferred=current().size > 1)
 
 
 def fit(
@@ -45,12 +48,14 @@ def fit(
     prompt = job.prompt(speech)
     cached = speech.family.audio.cached_parts
     frozen = not any(tensor.requires_grad for part in cached for tensor in speech.tensors_of(part).values())
+    if frozen:
+        loading.read_parts(speech, cached)  # whole, in every process: each encodes some of the clips
     features = Features(speech, job.layout.cache) if frozen else None
     dev_clips = job.clips("dev") if job.layout.manifest("dev").exists() else []
     if features is not None:
         encode_together(features, [*clips, *dev_clips], prompt)
     trained = sum(p.numel() for p in speech.model.parameters() if p.requires_grad)
-    log = job.out / f"log{round_name}.jsonl"
+    device, log = str(speech.device), job.out / f"log{round_name}.jsonl"
     note(f"  every step's loss: {log}")
     result = train(
         speech,
@@ -66,7 +71,7 @@ def fit(
     )
     last = result.log[-1]
     job.record |= {"steps": result.steps, "loss": last["loss"], "dev_loss": last.get("dev_loss")}
-    job.record |= {"trained_parameters": trained, "device": str(speech.device), "devices": current().size}
+    job.record |= {"trained_parameters": trained, "device": device, "devices": current().size}
     return result
 
 

@@ -24,11 +24,12 @@ class ModelSource:
     attention: str | None
     own_masks: bool = False
 
-    def open(self, **options: Any) -> SpeechModel:
-        """options: of `loading.load_checkpoint`."""
+    def open(self, deferred: bool = False, **options: Any) -> SpeechModel:
+        """deferred: its weights are still to be read; options: of `loading.load_checkpoint`, else."""
         from sordino.models import loading
 
-        speech = loading.load_checkpoint(
+        opener = loading.open_deferred if deferred else loading.load_checkpoint
+        speech = opener(
             self.path,
             device=device_of(self.device),
             dtype=self.dtype,

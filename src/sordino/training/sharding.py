@@ -5,6 +5,8 @@
 - Gradients are summed, not averaged: the loss of a step is divided by its answer tokens, wherever they are. Sums are
   also what every backend has (gloo's average was a sum, pytorch#162338; NCCL's scaled sum was zero in bfloat16,
   pytorch#190745).
+- Weights that are still to be read (models/deferred.py) are read when it is known which rows are whose: no process ever
+  holds more than it keeps.
 - An adapter's base is not sharded: in 4 bits it is small, and packed weights cannot be. Its gradients are summed.
 """
 
@@ -18,14 +20,18 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from sordino.checkpoint.finite import is_finite, nonfinite
 from sordino.models.speech import SpeechModel
 from sordino.runtime.world import World, join_alone
 from sordino.training.objectives import Step
+from sordino.training.resume import is_sharded
 
 
 def shard(step: Step, precision: str, world: World) -> Sharded:
     """Shard a step's model in place: every trained weight becomes a DTensor, of which each process holds its rows.
 
+    Of weights that are still to be read, each process reads its rows. Raises FamilyError, in all processes, where they
+    are no numbers.
     precision: bfloat16-sharded keeps float32 weights and computes in bfloat16; bfloat16 sums its gradients in float32.
     """
     from torch.distributed.device_mesh import init_device_mesh
@@ -48,7 +54,42 @@ def shard(step: Step, precision: str, world: World) -> Sharded:
         if isinstance(module, FSDPModule):
             module.set_gradient_divide_factor(1.0)
             module.set_force_sum_reduction_for_comms(True)
+    _read(speech, world)
     return sharded
+
+
+def _read(speech: SpeechModel, world: World) -> None:
+    """Read a sharded model's weights: of a DTensor this process's rows, any other whole."""
+    deferred = speech.deferred
+    if deferred is None:
+        return
+    broken: dict[str, bool] = {}
+
+    def own(name: str, weight: nn.Parameter) -> Tensor:
+        rows = _rows(weight.shape[0], world) if is_sharded(weight) else None
+        numbers = deferred.read(name, weight, rows)
+        broken[name] = not is_finite(numbers)
+        return numbers if rows is None else _part_of(weight, numbers)
+
+    deferred.fill(speech.model, own)
+    speech.deferred = None
+    counts = zip(broken, world.sum(*broken.values()), strict=True)
+    for name in (name for name, count in counts if count):
+        raise nonfinite(speech.path, speech.family.tensors.saved_name(name))
+
+
+def _rows(count: int, world: World) -> tuple[int, int]:
+    """From which row, and to before which, FSDP2 has a process keep of so many: those of torch.chunk."""
+    each = -(-count // world.size)
+    return min(world.rank * each, count), min((world.rank + 1) * each, count)
+
+
+def _part_of(weight: Any, rows: Tensor) -> Tensor:
+    """A DTensor laid out as another one, of which these are this process's rows."""
+    from torch.distributed.tensor import DTensor
+
+    whole = {"shape": weight.shape, "stride": weight.stride()}
+    return DTensor.from_local(rows, weight.device_mesh, weight.placements, run_check=False, **whole)
 
 
 def _outside(speech: SpeechModel) -> set[nn.Parameter]:
