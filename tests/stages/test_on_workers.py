@@ -52,6 +52,22 @@ def test_mbr_draws_the_same_samples(made: Made, tmp_path: Path) -> None:
     assert one["candidates.jsonl"] == other["candidates.jsonl"] and one["train.jsonl"] == other["train.jsonl"]
 
 
+def test_clips_encoded_in_batches_are_recorded_and_those_of_one_process(made: Made, tmp_path: Path) -> None:
+    changes: dict[str, Any] = {"encode_batch": 3, "rank": {"criterion": "influence"}}
+    for name, more in (("alone", {}), ("handed", ON_RAY)):
+        run("rank", made.copied(tmp_path / name, changes | more, ["10-data", "20-teacher"]))
+    alone, handed = (tmp_path / name / "runs/run" for name in ("alone", "handed"))
+    record = stage_json(alone / "30-ranking")
+    assert record["section"]["encode_batch"] == 3
+    assert stage_json(handed / "30-ranking")["outputs"] == record["outputs"]
+    states = [
+        {f.relative_to(run): f.read_bytes() for f in (run / "cache").rglob("*.safetensors")} for run in (alone, handed)
+    ]
+    assert states[0] == states[1]
+    before = {file.parent.name for file in (made.finished / "cache").rglob("*.safetensors")}
+    assert states[0] and not before & {file.parent.name for file in states[0]}
+
+
 def test_a_killed_driver_goes_on_from_what_is_written(
     made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -378,6 +378,9 @@ class Recipe:
     attention: Literal["sdpa", "eager", "flash_attention_2"] | None = setting(
         None, "implementation of attention in transformers; default: its own choice"
     )
+    encode_batch: int = setting(
+        1, "clips that the encoder takes at once; more is for a GPU, and rounds otherwise (docs/training.md)", least=1
+    )
     resources: ResourcesSection = ResourcesSection()
     prompt: PromptSection = PromptSection()
     data: DataSection | None = None

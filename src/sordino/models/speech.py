@@ -27,6 +27,7 @@ class SpeechModel:
     """A loaded model with its processor and family. `model` is always the stock transformers module.
 
     external_decoder: decodes instead of the model's decoder, which then has no layers; such a model only translates.
+    encode_batch: clips that its encoder is to take at once.
     """
 
     family: Family
@@ -34,6 +35,7 @@ class SpeechModel:
     processor: Any
     path: str
     external_decoder: ExternalDecoder | None = None
+    encode_batch: int = 1
 
     @property
     def device(self) -> torch.device:
@@ -161,3 +163,9 @@ def pad_left(rows: Sequence[Sequence[int]], pad: int, device: torch.device) -> t
     ids = torch.tensor([[pad] * (width - len(row)) + list(row) for row in rows], device=device)
     mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=device)
     return ids, mask
+
+
+def batches_by_length(lengths: Sequence[float], size: int) -> list[list[int]]:
+    """Indices in batches of `size`, the shortest first; equals in their order."""
+    order = sorted(range(len(lengths)), key=lambda i: (lengths[i], i))
+    return [order[start : start + size] for start in range(0, len(order), size)]

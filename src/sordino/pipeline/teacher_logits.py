@@ -24,8 +24,7 @@ from sordino.measure.speed import release_memory
 from sordino.models import prompts
 from sordino.models.answers import Probabilities, SpeechLM, answers_of, encoded_batch
 from sordino.models.features import Features, identity
-from sordino.models.generation import batches_by_length
-from sordino.models.speech import SpeechModel
+from sordino.models.speech import SpeechModel, batches_by_length
 from sordino.pipeline.device import device_of
 from sordino.pipeline.forecast import TEACHER_BATCH
 from sordino.pipeline.parents import model_hash
@@ -117,6 +116,7 @@ def _name(job: Job, teacher: SpeechModel, pairs: Answers, top: int) -> str:
     recipe = job.recipe
     prompt = prompts.render(teacher, recipe.prompt, recipe.source, recipe.target)
     settings = [model_hash(recipe, chain.TEACHER), top, prompt, recipe.dtype, recipe.attention, TEACHER_BATCH, SHARD]
+    settings += [recipe.encode_batch] if recipe.encode_batch > 1 else []
     digest = hashlib.sha256(json.dumps([*settings, device_of(recipe.device).type]).encode())
     for clip, answer in pairs:
         digest.update(json.dumps([identity(clip), list(answer)]).encode())
