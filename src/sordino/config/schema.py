@@ -351,7 +351,7 @@ class ResourcesSection:
     devices: int = setting(1, "GPUs that a training is spread over; on a CPU, processes", least=1)
     tflops: float | None = setting(None, "10^12 operations a second that one device reaches, for `plan`", above=0)
     executor: Literal["threads", "ray"] = setting(
-        "threads", "who ranks, pseudo-labels, translates and sweeps; ray: workers of a Ray cluster (extra ray)"
+        "threads", "who ranks, labels, computes logits, translates, sweeps; ray: workers of a Ray cluster (extra ray)"
     )
     workers: int | None = setting(
         None, "ray: workers, each with a model; default: as many as the cluster holds", least=1
