@@ -26,14 +26,14 @@ def test_files_that_a_page_names_exist(page: Path) -> None:
     assert [str(path.relative_to(ROOT)) for path in paths if not path.exists()] == []
 
 
-def test_every_page_is_named_in_the_readme() -> None:
-    tree = (ROOT / "README.md").read_text(encoding="utf-8").split("## The tree")[1]
+def test_every_page_is_named_in_the_tree() -> None:
+    tree = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").split("### The tree")[1]
     pages = {page.stem for page in ROOT.glob("docs/*.md")}
     assert {page for page in pages if not re.search(rf"\b{page}\b", tree)} == set()
 
 
-def test_every_room_is_in_the_readmes_tree() -> None:
-    tree = (ROOT / "README.md").read_text(encoding="utf-8").split("## The tree")[1]
+def test_every_room_is_in_the_tree() -> None:
+    tree = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").split("### The tree")[1]
     entries = [path for path in (ROOT / "src" / "sordino").iterdir() if not path.name.startswith("_")]
     rooms = {path.name + "/" * path.is_dir() for path in entries if path.suffix in ("", ".py")}
     assert "pruning/" in rooms and "errors.py" in rooms

@@ -93,15 +93,19 @@ def test_float32_weights_are_updated_by_torchs_own_kernel() -> None:
         assert torch.allclose(one, other, atol=1e-7)
 
 
-def test_large_weights_are_updated_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As torch's kernel does it whole, but for the rounding of a bfloat16 number."""
-    monkeypatch.setattr(optimizers, "CHUNK", 1000)
+@pytest.mark.parametrize("optimizer", ["adamw", "adamw8bit"])
+def test_large_weights_are_updated_in_chunks(monkeypatch: pytest.MonkeyPatch, optimizer: str) -> None:
+    """As whole ones in float32 are, but for the rounding of bfloat16 numbers."""
+    section = dataclasses.replace(SECTION, optimizer=optimizer)
+    monkeypatch.setattr(optimizers, "CHUNK", 1024)
     own, exact = parameters(torch.bfloat16), parameters(torch.float32)
     exact[0].data.copy_(own[0].detach())
-    run(SECTION, own, 1)
-    run(SECTION, exact, 1)
+    first, second = run(section, own, 1), run(section, exact, 1)
     error = (own[0].detach().float() - exact[0].detach()).abs() / exact[0].detach().abs().clamp(min=1e-4)
     assert 0 < float(error.max()) <= 2**-7
+    if optimizer == "adamw8bit":  # the gradients alone were rounded
+        scales = [state_of(one, weights[0])["absmax2"] for one, weights in ((first, own), (second, exact))]
+        assert torch.allclose(*scales, rtol=2**-6)
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "adamw8bit"])

@@ -17,7 +17,8 @@ from torch.optim.adamw import adamw
 
 from sordino.config.schema import TrainSection
 
-CHUNK = 2**24  # weights of which float32 copies exist at once
+CHUNK = 2**24  # weights of which float32 copies exist at once: whole blocks
+BLOCK = 256  # weights whose 8-bit moments share a scale, in bitsandbytes
 # what is remembered of a weight; of 8 bits, small weights have no `absmax`
 STATES = ("exp_avg", "exp_avg_sq", "state1", "state2", "absmax1", "absmax2", "step")
 
@@ -124,21 +125,27 @@ def _adamw8bit(groups: Sequence[dict[str, Any]], lr: float, seed: int | None) ->
     generators = _Generators()
 
     class Rounding(AdamW8bit):  # type: ignore[misc]
-        """Updates a float32 copy of a weight: 8 bytes a weight of the largest matrix, for a moment."""
+        """Updates float32 copies of a weight, piece by piece: moments in blocks need nothing of other blocks."""
 
         def update_step(self, group: Any, p: nn.Parameter, gindex: int, pindex: int) -> None:
             if seed is None or p.dtype != torch.bfloat16:
                 super().update_step(group, p, gindex, pindex)
                 return
             assert p.grad is not None
-            generator = generators.at(seed, self.state[p]["step"], p.device)
-            stored, gradient = p.data, p.grad
-            p.grad, p.data = None, stored.float()
-            p.grad = gradient.float()
-            super().update_step(group, p, gindex, pindex)
-            computed, p.grad, p.data = p.data, None, stored
-            stored.copy_(round_stochastically(computed, generator))
-            p.grad = gradient
+            state = self.state[p]
+            before = int(state["step"])
+            generator = generators.at(seed, before, p.device)
+            blocks = {name: state[name] for name in ("absmax1", "absmax2") if name in state}
+            moments = _chunks(p.data, p.grad.contiguous(), state["state1"], state["state2"])
+            for i, (stored, gradient, first, second) in enumerate(moments):
+                scales = {name: whole[i * CHUNK // BLOCK : (i + 1) * CHUNK // BLOCK] for name, whole in blocks.items()}
+                piece = nn.Parameter(stored.float())
+                piece.grad = gradient.float()
+                self.state[piece] = {**state, **scales, "state1": first, "state2": second, "step": before}
+                super().update_step(group, piece, gindex, pindex)
+                del self.state[piece]
+                stored.copy_(round_stochastically(piece.data, generator))
+            state["step"] = before + 1
 
     optimizer: torch.optim.Optimizer = Rounding(groups, lr=lr)
     return optimizer
