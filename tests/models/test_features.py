@@ -190,6 +190,25 @@ def test_batches_give_the_states_of_single_clips_in_order(
             torch.testing.assert_close(rows.states, one.states, atol=1e-5, rtol=1e-5)
 
 
+def test_reading_ahead_changes_nothing(
+    speech: SpeechModel, prompt: str, tmp_path: Path, five: list[Clip], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on an accelerator: one clip at a time, and the audio of the next ones read meanwhile."""
+    before = Features(speech, tmp_path / "threads").encode_all(five, prompt)
+    monkeypatch.setattr(Features, "one_by_one", False)
+    waves = [load_clip(c) for c in five]
+    after = Features(speech, tmp_path / "ahead").encode_all(five, prompt)
+    for other in (after, list(Features(speech, None).encode_waveforms(five, waves, prompt))):
+        for one, rows in zip(before, other, strict=True):
+            assert (one.clip, one.ids, one.seconds) == (rows.clip, rows.ids, rows.seconds)
+            assert torch.equal(one.states, rows.states)
+    kept = [
+        {file.relative_to(tmp_path / name): file.read_bytes() for file in files(tmp_path / name)}
+        for name in ("threads", "ahead")
+    ]
+    assert kept[0] == kept[1]
+
+
 def test_features_of_batches_lie_apart(speech: SpeechModel, prompt: str, tmp_path: Path, five: list[Clip]) -> None:
     cache, own = tmp_path / "cache", in_pairs(speech)
     Features(speech, cache).encode_all(five, prompt)
