@@ -330,6 +330,20 @@ def decoding(bench: Bench, form: str) -> Row:
     return {"tokens": count, "tokens_per_second": count / cost.seconds, "peak_bytes": cost.peak}
 
 
+def encoding(bench: Bench) -> Row:
+    """Clips a second through the demo's encoder, one at a time and several, audio and features read from files."""
+    clips = bench.split("train", 8 if bench.tiny else 256)
+    row: Row = {}
+    for batch in (1, 4 if bench.tiny else 32):
+        speech, prompt = bench.open(bench.small)
+        features = Features(dataclasses.replace(speech, encode_batch=batch), None)
+        features.encode_all(clips[:batch], prompt)
+        with Cost(bench.device) as cost:
+            features.encode_all(clips, prompt)
+        row[f"clips_per_second_{batch}"] = len(clips) / cost.seconds
+    return row
+
+
 def against_trainer(bench: Bench) -> Row:
     """benchmarks/training.py on the demo's teacher."""
     words = [str(bench.run), "--steps", "2" if bench.tiny else "30", "--rounds", "1", "--device", bench.device]
@@ -404,8 +418,8 @@ def with_vllm(bench: Bench) -> Row:
 BLOCKS: dict[str, dict[str, Callable[[Bench], Row]]] = {
     "a": {"demo": make_run, "float32": same_as_cpu, "bfloat16": bf16_apart, "tests": run_tests},
     "b": {"reference": reference_of, "exact": exact, "racing": racing},
-    "c": {"teacher": teacher_steps, "qlora": qlora_steps, "bf16": bf16, "nf4": nf4, "w4a16": w4a16,
-          "trainer": against_trainer},
+    "c": {"teacher": teacher_steps, "qlora": qlora_steps, "bf16": bf16, "nf4": nf4, "encode": encoding,
+          "w4a16": w4a16, "trainer": against_trainer},
     "d": {"prune": pruned, "to-nf4": export_step("nf4"), "to-w4a16": export_step("w4a16"),
           "to-gguf-q8_0": export_step("gguf-q8_0")},
     "e": {"vllm": with_vllm},
