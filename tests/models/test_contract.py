@@ -138,6 +138,24 @@ def test_a_batch_equals_its_clips_one_by_one(speech: SpeechModel) -> None:
         torch.testing.assert_close(row[-len(alone) :], alone, atol=1e-3, rtol=1e-3)
 
 
+@pytest.mark.parametrize("lengths", [(1.3, 1.3, 1.3), (0.7, 2.9, 1.6)], ids=["equal", "unlike"])
+def test_states_do_not_depend_on_neighbours(speech: SpeechModel, lengths: tuple[float, ...]) -> None:
+    """One pass for several clips rounds otherwise than one for each, and no more than that."""
+    clips = [tiny.clip(seed, seconds) for seed, seconds in enumerate(lengths, 1)]
+    passes: list[int] = []
+    if speech.family.audio.batched:
+        speech.layers("encoder")[0].register_forward_hook(lambda *_: passes.append(1))
+    with torch.no_grad():
+        together, others = (speech.states(tiny.ask(speech, [clips[0], *rest])) for rest in (clips[1:], clips[:0:-1]))
+        assert len(passes) == 2 * speech.family.audio.batched
+        alone = [speech.states(tiny.ask(speech, [wave]))[0] for wave in clips]
+    for rows, one in zip([*together, others[0]], [*alone, alone[0]], strict=True):
+        if speech.family.audio.batched:
+            torch.testing.assert_close(rows, one, atol=1e-5, rtol=1e-5)
+        else:
+            assert torch.equal(rows, one)
+
+
 def test_an_answer_is_its_text_and_the_stop_token(speech: SpeechModel) -> None:
     text = "Grüße aus Köln, 你好!"
     for style, token in speech.family.chat.answers_end_with.items():

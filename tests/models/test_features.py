@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shutil
 from collections.abc import Callable
@@ -11,11 +12,16 @@ from typing import Any
 import pytest
 import torch
 
+from sordino.data.audio import load_clip
+from sordino.data.clip import Clip
 from sordino.errors import DataError
-from sordino.models.features import Features, encoder_hash
+from sordino.models import worker
+from sordino.models.features import Features, alike, encoder_hash
 from sordino.models.speech import SpeechModel
+from sordino.models.worker import ModelWorker
 from sordino.pruning import layers
 from tests.data import sounds
+from tests.in_process import InProcess
 from tests.tiny import QUESTION, clip, fresh
 
 
@@ -142,3 +148,116 @@ def test_the_cache_may_be_deleted_at_any_time(speech: SpeechModel, prompt: str, 
     with pytest.raises(DataError, match="c0 were deleted while they were in use"):
         _ = first.states
     assert torch.equal(features.encode(one, prompt).states, rows)
+
+
+LENGTHS = (0.5, 1.1, 0.4, 0.9, 0.6)
+
+
+@pytest.fixture
+def five(tmp_path: Path) -> list[Clip]:
+    """Clips whose lengths are known."""
+    waves = [clip(i, seconds) for i, seconds in enumerate(LENGTHS)]
+    files = [sounds.save(tmp_path / f"{i}.wav", wave) for i, wave in enumerate(waves)]
+    return [sounds.clip(f"c{i}", file, seconds=LENGTHS[i]) for i, file in enumerate(files)]
+
+
+def in_pairs(speech: SpeechModel) -> SpeechModel:
+    own = fresh(speech)
+    own.encode_batch = 2
+    return own
+
+
+def test_batches_are_of_alike_length_within_a_window() -> None:
+    assert alike([3.0, 1.0, 2.0], 1) == [[0], [1], [2]]
+    assert alike([5.0, 1.0, 4.0, 2.0, 9.0], 2) == [[1, 3], [2, 0], [4]]
+    batches = alike([float(i % 16) for i in range(31, -1, -1)], 2)  # two windows
+    assert batches[:2] == [[15, 14], [13, 12]] and batches[8:10] == [[31, 30], [29, 28]]
+
+
+def test_batches_give_the_states_of_single_clips_in_order(
+    speech: SpeechModel, prompt: str, tmp_path: Path, five: list[Clip]
+) -> None:
+    own = in_pairs(speech)
+    calls = count_calls(own)
+    alone = Features(speech, None).encode_all(five, prompt)
+    together = Features(own, tmp_path / "cache").encode_all(five, prompt)
+    assert len(calls) == 3
+    assert len(Features(own, tmp_path / "cache").encode_all(five, prompt)) == len(five) and len(calls) == 3
+    waves = [load_clip(c) for c in five]
+    for other in (together, list(Features(own, None).encode_waveforms(five, waves, prompt))):
+        for one, rows in zip(alone, other, strict=True):
+            assert (one.clip, one.ids, one.seconds) == (rows.clip, rows.ids, rows.seconds)
+            torch.testing.assert_close(rows.states, one.states, atol=1e-5, rtol=1e-5)
+
+
+def test_reading_ahead_changes_nothing(
+    speech: SpeechModel, prompt: str, tmp_path: Path, five: list[Clip], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on an accelerator: one clip at a time, and the audio of the next ones read meanwhile."""
+    before = Features(speech, tmp_path / "threads").encode_all(five, prompt)
+    monkeypatch.setattr(Features, "one_by_one", False)
+    waves = [load_clip(c) for c in five]
+    after = Features(speech, tmp_path / "ahead").encode_all(five, prompt)
+    for other in (after, list(Features(speech, None).encode_waveforms(five, waves, prompt))):
+        for one, rows in zip(before, other, strict=True):
+            assert (one.clip, one.ids, one.seconds) == (rows.clip, rows.ids, rows.seconds)
+            assert torch.equal(one.states, rows.states)
+    kept = [
+        {file.relative_to(tmp_path / name): file.read_bytes() for file in files(tmp_path / name)}
+        for name in ("threads", "ahead")
+    ]
+    assert kept[0] == kept[1]
+
+
+def test_features_of_batches_lie_apart(speech: SpeechModel, prompt: str, tmp_path: Path, five: list[Clip]) -> None:
+    cache, own = tmp_path / "cache", in_pairs(speech)
+    Features(speech, cache).encode_all(five, prompt)
+    pair = Features(own, cache).encode_all(five[:2], prompt)
+    assert sorted(len(files(directory)) for directory in cache.iterdir()) == [2, 5]
+    assert torch.equal(Features(own, cache).encode(five[0], prompt).states, pair[0].states)
+    # by itself: not kept among those of batches
+    assert isinstance(Features(own, cache).encode(five[4], prompt).stored, torch.Tensor)
+    assert sorted(len(files(directory)) for directory in cache.iterdir()) == [2, 5]
+
+
+def test_encoders_that_take_one_clip_keep_their_directory(pico: Callable[[str], SpeechModel]) -> None:
+    own = fresh(pico("granite_speech"))
+    before = encoder_hash(own)
+    own.encode_batch = 8
+    assert encoder_hash(own) == before
+
+
+def test_whoever_goes_on_makes_the_same_batches(
+    speech: SpeechModel, prompt: str, tmp_path: Path, five: list[Clip]
+) -> None:
+    own = in_pairs(speech)
+    Features(own, tmp_path / "whole").encode_all(five, prompt)
+    whole = {file.name: file.read_bytes() for file in files(tmp_path / "whole")}
+    for lost in whole:
+        here = tmp_path / lost
+        shutil.copytree(tmp_path / "whole", here)
+        next(here.rglob(lost)).unlink()
+        Features(own, here).encode_all(five, prompt)
+        assert {file.name: file.read_bytes() for file in files(here)} == whole
+
+
+def test_workers_make_the_batches_of_one_process(
+    speech: SpeechModel, prompt: str, tmp_path: Path, five: list[Clip]
+) -> None:
+    own = in_pairs(speech)
+    starts = (0.0, 0.05, 0.1, 0.15)
+    clips = [dataclasses.replace(c, start=start, seconds=0.1 + start) for c in five for start in starts]
+    one = Features(own, tmp_path / "one").encode_all(clips, prompt)
+    executor = InProcess(ModelWorker(own, tmp_path / "other"), 2)
+    other = worker.encode_all(executor, clips, prompt, own.encode_batch)
+    for a, b in zip(one, other, strict=True):
+        assert a.clip == b.clip and torch.equal(a.states, b.states)
+
+
+def test_a_clip_that_cannot_be_encoded_ends_its_batch(speech: SpeechModel, prompt: str, five: list[Clip]) -> None:
+    features = Features(in_pairs(speech), None)
+    missing = dataclasses.replace(five[3], audio="nowhere.wav")
+    with pytest.raises(DataError, match=r"nowhere\.wav does not exist"):
+        features.encode_all([*five[:3], missing], prompt)
+    with pytest.raises(DataError, match=r"5\.0 s, but this model hears 4 s at once"):
+        list(features.encode_waveforms(five[:2], [clip(0, 1.0), clip(1, 5.0)], prompt))

@@ -1,4 +1,5 @@
-"""rank and pseudolabel by a Ray cluster: the bytes of one process, whatever dies; and clusters that cannot be used.
+"""rank, pseudolabel and the teacher's probabilities by a Ray cluster: the bytes of one process, whatever dies; and
+clusters that cannot be used.
 
 The workers are real, on two nodes of this machine. They are started once, since each imports torch: a test takes as
 many of them as it asks for.
@@ -22,7 +23,7 @@ from typing import Any
 
 import pytest
 
-from sordino.pipeline import artifact, pseudolabels, workers
+from sordino.pipeline import artifact, pseudolabels, teacher_logits, workers
 from sordino.pipeline.model_source import ModelSource
 from sordino.pruning import scoring_worker
 from sordino.pruning.scoring_worker import ScoringWorker
@@ -146,6 +147,25 @@ def test_a_worker_killed_in_the_middle_changes_nothing(
         run(stage, recipe)
         assert_same_bytes(alone, tmp_path, stage)
     assert (tmp_path / "ranking").exists() and (tmp_path / "labels").exists()
+
+
+def test_the_teachers_probabilities_whoever_is_killed(
+    taking: Callable[[int], None], made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(teacher_logits, "SHARD", 6)
+    taking(2)
+    healed = ["10-data", "20-teacher", "30-ranking", "40-pruned", "50-pseudo"]
+    changes: dict[str, Any] = {"distil": {"logits": {"weight": 0.8, "top": 5}}}
+    run("distil", made.copied(tmp_path / "one", changes, healed))
+    mark = tmp_path / "killed"
+    monkeypatch.setattr(teacher_logits, "probabilities", partial(die_once, teacher_logits.probabilities, mark))
+    run("distil", made.copied(tmp_path / "ray", changes | {"resources": {"executor": "ray"}}, healed))
+    assert mark.exists()
+    one, ray = (
+        {file.name: file.read_bytes() for file in (tmp_path / name / "runs/run/cache/teacher-logits").rglob("0*")}
+        for name in ("one", "ray")
+    )
+    assert one == ray and len(one) > 1
 
 
 DRIVER = """

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from sordino.runtime.executor import Threads, parallel_map
+from sordino.runtime.executor import Threads, ahead, parallel_map
 
 CPU = torch.device("cpu")
 
@@ -59,3 +59,29 @@ def test_workers_share_torchs_threads() -> None:
 def test_one_worker_works_where_it_is_called() -> None:
     here = threading.get_ident()
     assert set(Threads(1).map(lambda _: threading.get_ident(), range(3))) == {here}
+
+
+def test_no_more_than_so_many_tasks_are_begun_ahead() -> None:
+    begun: list[int] = []
+
+    def note(number: int) -> int:
+        begun.append(number)
+        return number * number
+
+    results = ahead(note, iter(range(9)), 2)
+    assert next(results) == 0
+    results.close()  # type: ignore[attr-defined]  # waits for what was begun
+    assert set(begun) <= {0, 1, 2}
+    assert list(ahead(note, range(9), 2)) == [n * n for n in range(9)]
+
+
+def test_the_first_exception_of_what_is_ahead_is_raised_in_its_turn() -> None:
+    def refuse(number: int) -> int:
+        if number == 2:
+            raise KeyError(number)
+        return number
+
+    results = ahead(refuse, range(100), 4)
+    assert [next(results), next(results)] == [0, 1]
+    with pytest.raises(KeyError):
+        list(results)

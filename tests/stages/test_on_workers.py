@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 
 from sordino.cli import main
-from sordino.pipeline import workers
+from sordino.pipeline import teacher_logits, workers
 from tests.in_process import InProcess
 from tests.stages.runs import Made, answer, contents, jsonl, run, stage_json
 
+HEALED = ["10-data", "20-teacher", "30-ranking", "40-pruned", "50-pseudo"]
 ON_RAY: dict[str, Any] = {"resources": {"executor": "ray"}}
 
 
@@ -52,6 +53,22 @@ def test_mbr_draws_the_same_samples(made: Made, tmp_path: Path) -> None:
     assert one["candidates.jsonl"] == other["candidates.jsonl"] and one["train.jsonl"] == other["train.jsonl"]
 
 
+def test_clips_encoded_in_batches_are_recorded_and_those_of_one_process(made: Made, tmp_path: Path) -> None:
+    changes: dict[str, Any] = {"encode_batch": 3, "rank": {"criterion": "influence"}}
+    for name, more in (("alone", {}), ("handed", ON_RAY)):
+        run("rank", made.copied(tmp_path / name, changes | more, ["10-data", "20-teacher"]))
+    alone, handed = (tmp_path / name / "runs/run" for name in ("alone", "handed"))
+    record = stage_json(alone / "30-ranking")
+    assert record["section"]["encode_batch"] == 3
+    assert stage_json(handed / "30-ranking")["outputs"] == record["outputs"]
+    states = [
+        {f.relative_to(run): f.read_bytes() for f in (run / "cache").rglob("*.safetensors")} for run in (alone, handed)
+    ]
+    assert states[0] == states[1]
+    before = {file.parent.name for file in (made.finished / "cache").rglob("*.safetensors")}
+    assert states[0] and not before & {file.parent.name for file in states[0]}
+
+
 def test_a_killed_driver_goes_on_from_what_is_written(
     made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -82,6 +99,27 @@ def test_a_killed_driver_goes_on_from_what_is_written(
     assert translated == [3, 2, -1, 1, 0]
     there = tmp_path / "runs/run/50-pseudo"
     assert stage_json(there)["outputs"] == stage_json(made.finished / "50-pseudo")["outputs"]
+
+
+def test_the_teachers_probabilities_are_those_of_one_process(
+    made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Several files, whose batches come back in another order, and what is trained on them."""
+    monkeypatch.setattr(teacher_logits, "SHARD", 6)
+    monkeypatch.setattr(teacher_logits, "TEACHER_BATCH", 4)
+    handed_out: list[int] = []
+    hand_out = teacher_logits._hand_out
+    monkeypatch.setattr(
+        teacher_logits, "_hand_out", lambda *given: (handed_out.append(len(given[1])), hand_out(*given))[1]
+    )
+    changes: dict[str, Any] = {"distil": {"logits": {"weight": 0.8, "top": 5}}}
+    for name, more in (("alone", {}), ("handed", ON_RAY)):
+        run("distil", made.copied(tmp_path / name, changes | more, HEALED))
+    alone, handed = (tmp_path / name / "runs/run" for name in ("alone", "handed"))
+    files = sorted(file.relative_to(alone) for file in (alone / "cache/teacher-logits").rglob("*.safetensors"))
+    assert handed_out == [len(files)] and len(files) > 2
+    assert [(handed / file).read_bytes() for file in files] == [(alone / file).read_bytes() for file in files]
+    assert stage_json(handed / "60-student")["outputs"] == stage_json(alone / "60-student")["outputs"]
 
 
 def test_points_are_those_of_one_process(made: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -351,7 +351,7 @@ class ResourcesSection:
     devices: int = setting(1, "GPUs that a training is spread over; on a CPU, processes", least=1)
     tflops: float | None = setting(None, "10^12 operations a second that one device reaches, for `plan`", above=0)
     executor: Literal["threads", "ray"] = setting(
-        "threads", "who ranks, pseudo-labels, translates and sweeps; ray: workers of a Ray cluster (extra ray)"
+        "threads", "who ranks, labels, computes logits, translates, sweeps; ray: workers of a Ray cluster (extra ray)"
     )
     workers: int | None = setting(
         None, "ray: workers, each with a model; default: as many as the cluster holds", least=1
@@ -377,6 +377,9 @@ class Recipe:
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = setting("auto", "of the weights, except while training")
     attention: Literal["sdpa", "eager", "flash_attention_2"] | None = setting(
         None, "implementation of attention in transformers; default: its own choice"
+    )
+    encode_batch: int = setting(
+        1, "clips that the encoder takes at once; more is for a GPU, and rounds otherwise (docs/training.md)", least=1
     )
     resources: ResourcesSection = ResourcesSection()
     prompt: PromptSection = PromptSection()

@@ -29,8 +29,9 @@ from sordino.errors import ArtifactError, DataError, UsageError
 from sordino.inference.model import Model, handed_over, languages_of, load
 from sordino.languages import has_spaces
 from sordino.models import adapter_base, registry, shapes, vllm_environment
-from sordino.models.generation import Decoding, batches_by_length
+from sordino.models.generation import Decoding
 from sordino.models.loading import ADAPTER_CONFIG
+from sordino.models.speech import batches_by_length
 from sordino.models.translation import encode_and_translate
 from sordino.pipeline import artifact, leftovers
 from sordino.pipeline.device import device_of

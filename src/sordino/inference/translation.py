@@ -17,7 +17,8 @@ from sordino.inference import model as models
 from sordino.inference.inputs import Inputs
 from sordino.inference.model import Model
 from sordino.models.features import EncodedClip
-from sordino.models.generation import Decoding, Hypothesis, batches_by_length
+from sordino.models.generation import Decoding, Hypothesis
+from sordino.models.speech import batches_by_length
 from sordino.models.translation import encode_and_translate
 from sordino.runtime.executor import parallel_map
 from sordino.runtime.progress import bar

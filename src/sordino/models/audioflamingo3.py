@@ -134,6 +134,7 @@ AUDIOFLAMINGO3 = Family(
         project=project,
         tokens=audio_tokens,
         window=window,
+        batched=True,
     ),
     decoder=Decoder(line="sordino.models.decoder_line:LlamaLine"),
     chat=Chat(

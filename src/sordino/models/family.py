@@ -57,7 +57,8 @@ class Audio:
     states: what is computed once for a clip and cached; project: what training and merging may change afterwards.
     A family whose encoder cannot be split returns embeddings as states and projects them unchanged.
     window: of a loaded processor, the longest clip in samples. tokens: samples -> A.
-    cached_parts: the parts of the model that the states depend on.
+    cached_parts: the parts of the model that the states depend on. batched: whether `states` runs several clips in one
+    pass, of which none hears another or its padding; else it runs each by itself, and `encode_batch` changes nothing.
     """
 
     placeholder: Callable[[Any], int]  # model config -> id of the audio placeholder
@@ -68,6 +69,7 @@ class Audio:
     window: Callable[[Any], int]
     sampling_rate: int = 16_000  # Hz
     cached_parts: tuple[str, ...] = ("encoder",)
+    batched: bool = False
 
 
 def _all_layers(config: Any, count: int) -> Sequence[int]:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from sordino.models.features import EncodedClip
-from sordino.models.speech import SpeechModel, pad_left
+from sordino.models.speech import SpeechModel, batches_by_length, pad_left
 
 
 @dataclass(frozen=True)
@@ -44,12 +44,6 @@ class Hypothesis:
 def batches(encoded: Sequence[EncodedClip], size: int) -> list[list[int]]:
     """Indices in batches of clips of similar length."""
     return batches_by_length([len(clip.ids) for clip in encoded], size)
-
-
-def batches_by_length(lengths: Sequence[float], size: int) -> list[list[int]]:
-    """Indices in batches of `size`, the shortest first; equals in their order."""
-    order = sorted(range(len(lengths)), key=lambda i: (lengths[i], i))
-    return [order[start : start + size] for start in range(0, len(order), size)]
 
 
 def translate(

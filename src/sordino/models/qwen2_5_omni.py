@@ -272,6 +272,7 @@ QWEN2_5_OMNI = Family(
         project=project,
         tokens=audio_tokens,
         window=window,
+        batched=True,
     ),
     decoder=Decoder(line="sordino.models.decoder_line:LlamaLine", forget=forget),
     chat=Chat(

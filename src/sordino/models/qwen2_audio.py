@@ -196,6 +196,7 @@ QWEN2_AUDIO = Family(
         project=project,
         tokens=audio_tokens,
         window=window,
+        batched=True,
     ),
     decoder=Decoder(line="sordino.models.decoder_line:LlamaLine"),
     chat=Chat(

@@ -249,6 +249,7 @@ QWEN3_ASR = Family(
         project=project,
         tokens=audio_tokens,
         window=window,
+        batched=True,
     ),
     decoder=Decoder(line="sordino.models.decoder_line:LlamaLine"),
     chat=Chat(

@@ -29,6 +29,7 @@ class SpeechModel:
 
     external_decoder: decodes instead of the model's decoder, which then has no layers; such a model only translates.
     deferred: where the weights are that are not read yet; None where all are.
+    encode_batch: clips that its encoder is to take at once.
     """
 
     family: Family
@@ -37,6 +38,7 @@ class SpeechModel:
     path: str
     external_decoder: ExternalDecoder | None = None
     deferred: Deferred | None = None
+    encode_batch: int = 1
 
     @property
     def device(self) -> torch.device:
@@ -164,3 +166,9 @@ def pad_left(rows: Sequence[Sequence[int]], pad: int, device: torch.device) -> t
     ids = torch.tensor([[pad] * (width - len(row)) + list(row) for row in rows], device=device)
     mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=device)
     return ids, mask
+
+
+def batches_by_length(lengths: Sequence[float], size: int) -> list[list[int]]:
+    """Indices in batches of `size`, the shortest first; equals in their order."""
+    order = sorted(range(len(lengths)), key=lambda i: (lengths[i], i))
+    return [order[start : start + size] for start in range(0, len(order), size)]

@@ -10,7 +10,6 @@ from sordino.data.audio import Waveform
 from sordino.data.clip import Clip
 from sordino.models.features import EncodedClip, Features
 from sordino.models.generation import Decoding, Hypothesis, translate
-from sordino.runtime.executor import parallel_map
 
 
 def encode_and_translate(
@@ -25,10 +24,7 @@ def encode_and_translate(
     if waves is None:
         encoded = list(features.encode_each(clips, prompt))
     else:
-        pairs = zip(clips, waves, strict=True)
-        encoded = list(
-            parallel_map(features.speech.device, lambda pair: features.encode_waveform(*pair, prompt), pairs)
-        )
+        encoded = list(features.encode_waveforms(clips, waves, prompt))
     share = (time.perf_counter() - start) / len(clips)
     hypotheses = translate(features.speech, encoded, options)
     timed = [dataclasses.replace(h, seconds=h.seconds + share) for h in hypotheses]

@@ -241,6 +241,7 @@ VOXTRAL = Family(
         project=project,
         tokens=audio_tokens,
         window=lambda processor: WINDOW,
+        batched=True,
     ),
     decoder=Decoder(line="sordino.models.decoder_line:LlamaLine"),
     chat=Chat(render=render, stop_tokens=("</s>",), answers_end_with={"chat": "</s>"}, takes_system=False),

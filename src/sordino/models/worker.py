@@ -8,12 +8,10 @@ from functools import cached_property
 from pathlib import Path
 
 from sordino.data.clip import Clip
-from sordino.models.features import EncodedClip, Features
+from sordino.models.features import WINDOW, EncodedClip, Features
 from sordino.models.speech import SpeechModel
 from sordino.runtime.executor import Executor, in_order
 from sordino.runtime.progress import bar
-
-AT_ONCE = 8  # clips of one task
 
 
 @dataclass
@@ -39,10 +37,11 @@ def encode(worker: ModelWorker, task: EncodeTask) -> list[EncodedClip]:
 
 
 def encode_all(
-    executor: Executor[ModelWorker], clips: Sequence[Clip], prompt: str, label: str = "encoding audio"
+    executor: Executor[ModelWorker], clips: Sequence[Clip], prompt: str, batch: int, label: str = "encoding audio"
 ) -> list[EncodedClip]:
-    """As `Features.encode_all`, by workers."""
-    parts = [tuple(clips[first : first + AT_ONCE]) for first in range(0, len(clips), AT_ONCE)]
+    """As `Features.encode_all`, by workers. batch: their `encode_batch`, so that they make the same batches."""
+    at_once = WINDOW * batch
+    parts = [tuple(clips[first : first + at_once]) for first in range(0, len(clips), at_once)]
     done: list[tuple[int, list[EncodedClip]]] = []
     with bar(label, len(clips)) as advance:
         for pair in executor.run(encode, [EncodeTask(part, prompt) for part in parts], "part of the audio"):

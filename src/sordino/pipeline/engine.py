@@ -23,7 +23,7 @@ def load(job: Job, section: PseudolabelSection) -> SpeechModel:
     if section.engine == "transformers":
         return job.load(chain.TEACHER)
     recipe, model = job.recipe, job.model(chain.TEACHER)
-    return vllm.load(
+    speech = vllm.load(
         model.path,
         device=device_of(recipe.device),
         dtype=recipe.dtype,
@@ -34,6 +34,8 @@ def load(job: Job, section: PseudolabelSection) -> SpeechModel:
         room=job.state / ROOM,
         begun=begun(job),
     )
+    speech.encode_batch = recipe.encode_batch
+    return speech
 
 
 def clips_at_once(section: PseudolabelSection) -> int:

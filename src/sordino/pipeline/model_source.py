@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ModelSource:
-    """own_masks: its layers will be run with attention masks of ours, which flash attention does not take."""
+    """own_masks: its layers will be run with attention masks of ours, which flash attention does not take.
+    encode_batch: clips that its encoder takes at once."""
 
     path: str
     revision: str | None
@@ -23,6 +24,7 @@ class ModelSource:
     dtype: str | torch.dtype
     attention: str | None
     own_masks: bool = False
+    encode_batch: int = 1
 
     def open(self, deferred: bool = False, **options: Any) -> SpeechModel:
         """deferred: its weights are still to be read; options: of `loading.load_checkpoint`, else."""
@@ -37,6 +39,7 @@ class ModelSource:
             revision=self.revision,
             **options,
         )
+        speech.encode_batch = self.encode_batch
         if self.own_masks and self.attention == "flash_attention_2":
             speech.model.set_attn_implementation("sdpa")
         return speech

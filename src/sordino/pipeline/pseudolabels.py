@@ -52,7 +52,7 @@ def translate_clips(job: Job, section: PseudolabelSection, clips: Sequence[Clip]
         source = job.source(chain.TEACHER)
         with workers.model_workers(job, source, ModelWorker) as executor:
             prompt = job.prompt(workers.without_weights(source, executor.device_type))
-            encoded = worker.encode_all(executor, clips, prompt)
+            encoded = worker.encode_all(executor, clips, prompt, job.recipe.encode_batch)
             return label(job, section, encoded, progress, partial(executor.run, translate_batch, label="batch"))
     teacher = ModelWorker(engine.load(job, section), job.layout.cache)
     encoded = teacher.features.encode_all(clips, job.prompt(teacher.speech))

@@ -241,7 +241,7 @@ def target_languages(
         if executor is None:
             encoded = Features(speech, job.layout.cache).encode_all(clips, prompt, label)
         else:
-            encoded = worker.encode_all(executor, clips, prompt, label)
+            encoded = worker.encode_all(executor, clips, prompt, recipe.encode_batch, label)
         answers = answers_of(speech, clips, recipe.prompt.style, references)
         languages.append(TargetLanguage(target, encoded, references, answers))
         job.record.setdefault("prompts", []).append(prompt)

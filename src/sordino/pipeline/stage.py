@@ -124,7 +124,13 @@ class Job:
         """How a model of the chain is opened."""
         recipe, model = self.recipe, self.model(key)
         return ModelSource(
-            model.path, model.revision, recipe.device, dtype or recipe.dtype, recipe.attention, own_masks
+            model.path,
+            model.revision,
+            recipe.device,
+            dtype or recipe.dtype,
+            recipe.attention,
+            own_masks,
+            recipe.encode_batch,
         )
 
     def clips(self, split: str) -> list[Clip]:

@@ -2,7 +2,7 @@
 
 Nothing that is timed is taken from the feature cache, since the audio encoder is part of the price. Where a part of
 the clips is enough to measure speed (translate.timed), systems with the same encoder share its states of the others:
-they are the same numbers, since clips are encoded one by one.
+they are the same numbers, since clips are encoded one by one; with `encode_batch`, the same up to rounding.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from sordino.data.clip import Clip
 from sordino.measure.speed import Meter, release_memory
 from sordino.models import prompts, registry
 from sordino.models.features import Features
-from sordino.models.generation import Decoding, Hypothesis, batches_by_length
+from sordino.models.generation import Decoding, Hypothesis
 from sordino.models.loading import open_model
-from sordino.models.speech import SpeechModel
+from sordino.models.speech import SpeechModel, batches_by_length
 from sordino.models.translation import encode_and_translate
 from sordino.pipeline import workers
 from sordino.pipeline.device import device_of
@@ -47,6 +47,7 @@ def translate_timed(
         attention=recipe.attention,
         revision=model.revision,
     )
+    speech.encode_batch = recipe.encode_batch
     meter = Meter(str(speech.device))
     prompt = prompts.render(speech, recipe.prompt, recipe.source, recipe.target)
     cache = None if speech.external_decoder else RunLayout(recipe.directory).cache

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from sordino.models.answers import SpeechLM, encoded_batch
 from sordino.models.features import EncodedClip
-from sordino.models.generation import batches_by_length, generate
-from sordino.models.speech import SpeechModel, pad_left
+from sordino.models.generation import generate
+from sordino.models.speech import SpeechModel, batches_by_length, pad_left
 from sordino.pruning.layers import only
 from sordino.pruning.speculative import Decoded
 

@@ -11,8 +11,9 @@ does not depend on how many cores there are.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
@@ -81,3 +82,19 @@ def parallel_map(
 ) -> Iterator[Result]:
     """Results in the order of the tasks, by the threads that suit the device. most: tasks at once."""
     return Threads.on(device, most).map(work, tasks)
+
+
+def ahead(work: Callable[[Task], Result], tasks: Iterable[Task], most: int) -> Iterator[Result]:
+    """Results in the order of the tasks, by threads that are at most so many tasks ahead of who takes them, for what
+    is waited for beside an accelerator. The first exception ends it, and is raised."""
+    pool = ThreadPoolExecutor(most)
+    begun: deque[Future[Result]] = deque()
+    try:
+        for task in tasks:
+            begun.append(pool.submit(work, task))
+            if len(begun) > most:
+                yield begun.popleft().result()
+        while begun:
+            yield begun.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)

@@ -67,7 +67,7 @@ STAGE = Stage(
     section=lambda recipe: recipe.distil,
     parents=parents,
     run=run,
-    uses=("source", "target", "prompt", "seed", "attention"),
+    uses=("source", "target", "prompt", "seed", "attention", "encode_batch"),
     extras=extras,
     resumable=RESUMABLE_TRAINING,
 )

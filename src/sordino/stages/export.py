@@ -93,6 +93,6 @@ STAGE = Stage(
     section=lambda recipe: recipe.export,
     parents=parents,
     run=run,
-    uses=("source", "target", "prompt", "seed", "dtype", "attention"),
+    uses=("source", "target", "prompt", "seed", "dtype", "attention", "encode_batch"),
     grown=grown,
 )

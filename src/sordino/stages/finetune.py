@@ -22,6 +22,6 @@ STAGE = Stage(
     section=lambda recipe: recipe.finetune,
     parents=lambda _: [BASE_MODEL, DATA],
     run=run,
-    uses=("source", "target", "prompt", "seed", "attention"),
+    uses=("source", "target", "prompt", "seed", "attention", "encode_batch"),
     resumable=RESUMABLE_TRAINING,
 )

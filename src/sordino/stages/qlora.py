@@ -55,6 +55,6 @@ STAGE = Stage(
     section=lambda recipe: recipe.qlora,
     parents=parents,
     run=run,
-    uses=("source", "target", "prompt", "seed", "dtype", "attention"),
+    uses=("source", "target", "prompt", "seed", "dtype", "attention", "encode_batch"),
     resumable=RESUMABLE_TRAINING,
 )

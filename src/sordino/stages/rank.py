@@ -63,7 +63,7 @@ STAGE = Stage(
     section=lambda recipe: recipe.rank,
     parents=lambda recipe: [chain.directory_of(chain.ranked_model(recipe)), DATA],
     run=run,
-    uses=("source", "target", "prompt", "seed", "dtype", "attention"),
+    uses=("source", "target", "prompt", "seed", "dtype", "attention", "encode_batch"),
     resumable=RESUMABLE,
     beside=True,
 )

@@ -63,5 +63,8 @@ STAGE = Stage(
     parents=parents,
     run=run,
     derived=True,
-    uses=("source", "target", "prompt", "seed", "dtype", "attention", "export", "translate", "evaluate"),
+    uses=(
+        *("source", "target", "prompt", "seed", "dtype", "attention", "encode_batch"),
+        *("export", "translate", "evaluate"),
+    ),
 )

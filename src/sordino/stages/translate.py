@@ -87,7 +87,7 @@ STAGE = Stage(
     section=lambda recipe: recipe.translate,
     parents=lambda recipe: [*dict.fromkeys(map(chain.directory_of, chain.scored(recipe))), DATA],
     run=run,
-    uses=("source", "target", "prompt", "dtype", "attention"),
+    uses=("source", "target", "prompt", "dtype", "attention", "encode_batch"),
     extras=extras,
     grown=grown,
 )

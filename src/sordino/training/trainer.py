@@ -27,8 +27,7 @@ from sordino.config.schema import QloraSection, TrainSection
 from sordino.errors import DataError, RecipeError
 from sordino.measure.predict import LOGITS_BYTES
 from sordino.models.answers import AnswerBatch
-from sordino.models.generation import batches_by_length
-from sordino.models.speech import SpeechModel
+from sordino.models.speech import SpeechModel, batches_by_length
 from sordino.runtime.files import json_line
 from sordino.runtime.progress import step_bar
 from sordino.runtime.world import World, current
