@@ -104,7 +104,7 @@ def main(folder: Path) -> None:
         for name in SECTIONS:
             note(name, *run(folder, name, folder / f"two-{name}"))
         trainer.LOGITS_BYTES = limit
-        for name in ("plain", "encoder-frozen", "bfloat16", "tied"):
+        for name in ("plain", "encoder-frozen", "tied"):
             note(f"{name}-whole", *run(folder, name, folder / f"whole-{name}", whole=True))
         note("plain-resumed", *run(folder, "plain", folder / "two-plain"))  # from step 4
         if here.first:

@@ -108,7 +108,7 @@ def test_losses_of_two_processes_are_those_of_one(both: Both, name: str) -> None
     assert max(float((trained[n] - weights[n]).abs().max()) for n in weights) < 0.05 * spread.SECTIONS[name].lr
 
 
-@pytest.mark.parametrize("name", ["plain", "encoder-frozen", "bfloat16", "tied"])
+@pytest.mark.parametrize("name", ["plain", "encoder-frozen", "tied"])
 def test_what_is_read_in_rows_trains_to_the_bytes_of_what_is_read_whole(both: Both, name: str) -> None:
     """Gemma's head is its embedding, and scales and rotary frequencies are in no file."""
     assert both.out[name] == both.out[f"{name}-whole"]

@@ -39,7 +39,8 @@ training           weights + gradients + moments + activations; the fused AdamW 
   adamw8bit        moments of 2 bytes a weight and 8 for each 256 of a tensor (Dettmers et al. 2022); small tensors 8
   N devices        weights, gradients and moments / N (FSDP2: Zhao et al. 2023), a frozen encoder whole; gathered: all
                    that lies around the layers and its gradients, two layers and the gradients of one, each in 4 bytes
-                   (bfloat16, bfloat16-sharded: 2); bfloat16-sharded: weights, gradients and moments as float32
+                   (bfloat16, bfloat16-sharded: 2); bfloat16-sharded: weights, gradients and moments as float32;
+                   loading takes the weights' share; to write it, the first process holds the whole in RAM
   QLoRA            nf4 (scope decoder: its layers only), the rest in recipe dtype; 4 + 4 + 8 bytes an adapter weight
   activations      b = 2 bytes (float32: 4); B clips at once (batch_size / accumulate), each of S tokens, E states
     decoder layer  B S (2 (4 + b) H + b (2 H + 2 Q + 2 K) + 4 b I); 5 H for 2 H with bfloat16-mixed; where
