@@ -14,6 +14,7 @@ work, CPU seconds are beside them, vLLM's worker included. vLLM's start is not c
 from __future__ import annotations
 
 import argparse
+import functools
 import sys
 import tempfile
 import time
@@ -146,7 +147,7 @@ def with_vllm(
     assert isinstance(decoder, vllm.VllmDecoder)
     generate(speech, encoded[:1], args.max_new_tokens)
     assert decoder.process
-    work = lambda: decode(speech, encoded, len(encoded), args.max_new_tokens)  # noqa: E731
+    work = functools.partial(decode, speech, encoded, len(encoded), args.max_new_tokens)
     return System(f"vllm decoding alone, {size}", work, decoder.process.pid), speech
 
 

@@ -58,8 +58,8 @@ REASON_CHARACTERS = 300
 def reason(error: BaseException) -> str:
     """What a library's exception says, on one line and clipped, without its advice; never empty."""
     sentences = re.split(r"(?<=[.!?])\s+|\n+", str(error))
-    said = " ".join(" ".join(part.split()) for part in sentences if not ADVICE.search(part)).strip()
-    return terminal.printable(said or type(error).__name__, REASON_CHARACTERS).rstrip(".")
+    told = " ".join(" ".join(part.split()) for part in sentences if not ADVICE.search(part)).strip()
+    return terminal.printable(told or type(error).__name__, REASON_CHARACTERS).rstrip(".")
 
 
 def near_match(word: str, names: Iterable[str]) -> str | None:

@@ -14,7 +14,8 @@ from sordino.errors import DataError
 from sordino.models.answers import IGNORED, AnswerBatch
 from sordino.models.features import Features
 from sordino.models.speech import SpeechModel
-from sordino.training.collate import Example, ahead, collate, epoch_batches, silenced
+from sordino.runtime.executor import ahead
+from sordino.training.collate import Example, collate, epoch_batches, silenced
 from tests.tiny import answer_loss, fresh
 
 
@@ -129,7 +130,7 @@ def test_batches_are_made_a_few_ahead_and_let_go(speech: SpeechModel, pairs: lis
 
     examples = pairs * 5
     used = taken = 0
-    for batch in ahead(make, examples, 2):
+    for batch in ahead(make, examples, 2, threads=1):
         assert batch.tokens == len(examples[used].answer)
         used += 1
         for _ in range(min(used + 2, len(examples)) - taken):  # until the thread has nothing to do
@@ -149,18 +150,18 @@ def test_what_goes_wrong_ahead_is_raised_in_its_place() -> None:
 
     taken = []
     with pytest.raises(DataError, match="clip 3 is gone"):
-        for item in ahead(make, range(10), 2):
+        for item in ahead(make, range(10), 2, threads=1):
             taken.append(item)  # those before the error count
     assert taken == [0, 1, 2]
 
 
 def test_who_stops_early_leaves_no_thread_behind() -> None:
     made: list[int] = []
-    items = ahead(lambda item: made.append(item) or item, range(1000), 2)
+    items = ahead(lambda item: made.append(item) or item, range(1000), 2, threads=1)
     assert next(items) == 0
     items.close()  # type: ignore[attr-defined]
     assert len(made) <= 4
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("batches")]
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("ahead")]
 
 
 def test_of_a_partly_silenced_batch_the_first_clips_count(

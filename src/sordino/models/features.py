@@ -236,8 +236,8 @@ class Features:
     @torch.no_grad()
     def _encoded(self, batch: _Batch, prompt: str) -> list[EncodedClip]:
         if batch.inputs is None:
-            each = zip(batch.clips, batch.samples, batch.files, strict=True)
-            return [self._kept(clip, prompt, samples or 0, file) for clip, samples, file in each if file]
+            stored = zip(batch.clips, batch.samples, batch.files, strict=True)
+            return [self._kept(clip, prompt, samples or 0, file) for clip, samples, file in stored if file]
         encoded = []
         states = self.speech.states(batch.inputs)
         for i, clip in enumerate(batch.clips):

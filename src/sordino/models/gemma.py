@@ -80,11 +80,11 @@ def open_processor(path: str, revision: str | None, extractor: str, samples_per_
             f"the processor in {path} prepares audio by {named}, and this model needs {extractor}.",
             "Copy the processor's files of the original model beside the weights.",
         )
-    said = processors.read(directory / "processor_config.json")
+    settings = processors.read(directory / "processor_config.json")
     return GemmaProcessor(
         transformers.AutoTokenizer.from_pretrained(str(directory)),
         kind.from_pretrained(str(directory)),
-        int(said.get("audio_seq_length", AUDIO_TOKENS)) * samples_per_token,
+        int(settings.get("audio_seq_length", AUDIO_TOKENS)) * samples_per_token,
         directory,
     )
 

@@ -221,10 +221,10 @@ class _Stages:
             most = section.max_steps * section.batch_size
             count = min(count, most) if clips else most
         adapter = isinstance(section, QloraSection)
-        each = flops.of_clip(
+        of_clip = flops.of_clip(
             model, seconds, checkpointing=section.gradient_checkpointing, frozen=section.freeze, adapter=adapter
         )
-        return each * count or None
+        return of_clip * count or None
 
     def lora(self, model: shapes.Model) -> tuple[shapes.Shape, ...]:
         section = self.recipe.qlora

@@ -162,13 +162,13 @@ def _told(folder: Path, stage: str, codes: Sequence[int]) -> Exception:
     codes: of those that failed. The launcher itself ends the others, by SIGTERM.
     """
     files = sorted(folder.glob(ERROR.format(rank="*")), key=lambda file: file.stat().st_mtime_ns)
-    said = [json.loads(file.read_text(encoding="utf-8")) for file in files]
-    for error in said:
+    answers = [json.loads(file.read_text(encoding="utf-8")) for file in files]
+    for error in answers:
         if error["users"]:
             return SordinoError(error["problem"], error["remedy"])
     signals = [-code for code in codes if code < 0 and -code != signal.SIGTERM]
-    if said and not signals:
-        return RuntimeError(said[0]["problem"])
+    if answers and not signals:
+        return RuntimeError(answers[0]["problem"])
     how = f"was ended by signal {signals[0]}" if signals else f"ended with code {codes[0]}"
     return ArtifactError(
         f"{stage}: a process of the training {how}.", "What is done is kept: the same command goes on from there."

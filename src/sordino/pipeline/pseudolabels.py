@@ -108,8 +108,8 @@ def translate_batch(teacher: ModelWorker, task: LabelTask) -> list[Row]:
     section, speech = task.section, teacher.speech
     sampling = None
     if section.method == "mbr":
-        each = zip(task.clips, task.samples, strict=True)
-        draws = [uniform(task.seed, one.clip.id, sample, section.max_new_tokens) for one, sample in each]
+        samples = zip(task.clips, task.samples, strict=True)
+        draws = [uniform(task.seed, clip.clip.id, sample, section.max_new_tokens) for clip, sample in samples]
         sampling = EpsilonSampling(torch.stack(draws).to(speech.device), section.temperature, section.epsilon)
     answers = generate(speech, task.clips, section.max_new_tokens, sampling)
     return [

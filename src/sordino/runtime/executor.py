@@ -84,17 +84,20 @@ def parallel_map(
     return Threads.on(device, most).map(work, tasks)
 
 
-def ahead(work: Callable[[Task], Result], tasks: Iterable[Task], most: int) -> Iterator[Result]:
+def ahead(
+    work: Callable[[Task], Result], tasks: Iterable[Task], most: int, threads: int | None = None
+) -> Iterator[Result]:
     """Results in the order of the tasks, by threads that are at most so many tasks ahead of who takes them, for what
-    is waited for beside an accelerator. The first exception ends it, and is raised."""
-    pool = ThreadPoolExecutor(most)
+    is waited for beside an accelerator. The first exception ends it, and is raised in its place; closing the iterator
+    ends the threads. threads: as many as that where left out."""
     begun: deque[Future[Result]] = deque()
-    try:
-        for task in tasks:
-            begun.append(pool.submit(work, task))
-            if len(begun) > most:
+    with ThreadPoolExecutor(threads or most, "ahead") as pool:
+        try:
+            for task in tasks:
+                begun.append(pool.submit(work, task))
+                if len(begun) > most:
+                    yield begun.popleft().result()
+            while begun:
                 yield begun.popleft().result()
-        while begun:
-            yield begun.popleft().result()
-    finally:
-        pool.shutdown(cancel_futures=True)
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)

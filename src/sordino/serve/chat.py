@@ -47,9 +47,9 @@ async def completions(request: Request, service: Service, directory: Path) -> Re
     if body.get("n") not in (None, 1):
         raise ApiError(400, "n must be 1: decoding is greedy.", param="n", code="unsupported_value")
     stream, counted = flag(body.get("stream"), "stream"), _counted(body.get("stream_options"))
-    said = parse(body.get("messages"))
-    question = Question(source, target, _limit(body, service), said.instruction, said.system)
-    file, name = await asyncio.to_thread(uploads.save_base64, said.audio, directory, service.settings)
+    asked = parse(body.get("messages"))
+    question = Question(source, target, _limit(body, service), asked.instruction, asked.system)
+    file, name = await asyncio.to_thread(uploads.save_base64, asked.audio, directory, service.settings)
     work = await service.accept(entry, question, file, name)
     if stream:
         return event_stream(_chunks(service, work, counted))

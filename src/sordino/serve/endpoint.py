@@ -86,8 +86,8 @@ def refuse_unknown(given: object, known: frozenset[str], where: str = "") -> Non
     """Raise ApiError for a field that would be left unused."""
     for name in given if isinstance(given, dict) else ():
         if name not in known:
-            said = f"The field {str(name)[:60]!r} is not supported here."
-            raise ApiError(400, said, param=f"{where}{str(name)[:60]}", code="unsupported_parameter")
+            message = f"The field {str(name)[:60]!r} is not supported here."
+            raise ApiError(400, message, param=f"{where}{str(name)[:60]}", code="unsupported_parameter")
 
 
 def refuse_sampling(value: object) -> None:

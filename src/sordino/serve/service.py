@@ -116,16 +116,16 @@ class Service:
         for entry in self.entries:
             if entry.id == name:
                 return entry
-        said = f"There is no model {str(name)[:80]!r}; there are: {names}."
-        raise ApiError(404, said, param="model", code="model_not_found")
+        message = f"There is no model {str(name)[:80]!r}; there are: {names}."
+        raise ApiError(404, message, param="model", code="model_not_found")
 
     def languages(self, entry: Entry, source: object, target: object) -> tuple[str, str]:
         """Source and target as asked, else the model's own. Raises ApiError for what it was not trained for."""
         from_ = _language(source, entry.sources, "language", entry) or entry.source
         to = _language(target, entry.targets, "to_language", entry) or entry.target
         if to is None:
-            said = f"{entry.id} does not say what it translates into: give to_language, e.g. de."
-            raise ApiError(400, said, param="to_language", code="missing_language")
+            message = f"{entry.id} does not say what it translates into: give to_language, e.g. de."
+            raise ApiError(400, message, param="to_language", code="missing_language")
         return from_, to
 
     # -- the work
@@ -138,8 +138,8 @@ class Service:
             raise ApiError(503, "The models are being loaded.", code="loading", headers=headers)
         if self.active >= self.settings.queue:
             wait = max(1, math.ceil(self.mean_seconds))
-            said = f"{self.active} requests are being worked on; try again in {wait} s."
-            raise ApiError(429, said, code="queue_full", headers={"retry-after": str(wait)})
+            message = f"{self.active} requests are being worked on; try again in {wait} s."
+            raise ApiError(429, message, code="queue_full", headers={"retry-after": str(wait)})
         self._change_active(1)
         start = time.monotonic()
         try:
@@ -198,8 +198,8 @@ class Service:
         try:
             answer = await asyncio.wait_for(future, remaining)
         except TimeoutError:
-            said = f"The translation was not done within {self.settings.timeout:g} s."
-            raise ApiError(503, said, code="timeout") from None
+            message = f"The translation was not done within {self.settings.timeout:g} s."
+            raise ApiError(503, message, code="timeout") from None
         except SilentError as error:
             if len(work.clips) > 1:
                 return None
@@ -231,6 +231,6 @@ def _language(asked: object, offered: Sequence[str], param: str, entry: Entry) -
         return None
     if not isinstance(asked, str) or language_code(asked) not in offered:
         names = ", ".join(f"{code} ({language_name(code)})" for code in offered)
-        said = f"{entry.id} takes as {param}: {names}; not {str(asked)[:40]!r}."
-        raise ApiError(400, said, param=param, code="unsupported_language")
+        message = f"{entry.id} takes as {param}: {names}; not {str(asked)[:40]!r}."
+        raise ApiError(400, message, param=param, code="unsupported_language")
     return asked

@@ -50,18 +50,18 @@ def _checked(fields: dict[str, Any], granularities: list[Any]) -> tuple[str, boo
     """(response format, whether it is streamed). Raises ApiError for what cannot be done as asked."""
     refuse_unknown(fields, FIELDS)
     if is_given(fields.get("prompt")):
-        said = "The models are asked as they were trained to be: leave prompt out."
-        raise ApiError(400, said, param="prompt", code="unsupported_parameter")
+        message = "The models are asked as they were trained to be: leave prompt out."
+        raise ApiError(400, message, param="prompt", code="unsupported_parameter")
     refuse_sampling(fields.get("temperature"))
     kind, stream = fields.get("response_format") or "json", flag(fields.get("stream"), "stream")
     if kind not in responses.FORMATS:
-        said = f"response_format must be one of {', '.join(responses.FORMATS)}."
-        raise ApiError(400, said, param="response_format", code="invalid_value")
+        message = f"response_format must be one of {', '.join(responses.FORMATS)}."
+        raise ApiError(400, message, param="response_format", code="invalid_value")
     if stream and kind not in ("json", "text"):
         raise ApiError(400, f"{kind} cannot be streamed.", param="stream", code="unsupported_value")
     if any(granularity != "segment" for granularity in granularities):
-        said = "There are times of segments, and none of words."
-        raise ApiError(400, said, param="timestamp_granularities[]", code="unsupported_value")
+        message = "There are times of segments, and none of words."
+        raise ApiError(400, message, param="timestamp_granularities[]", code="unsupported_value")
     return kind, stream
 
 

@@ -60,8 +60,8 @@ def refuse_large(request: Request, limit: int) -> None:
 
 
 def too_large(limit: int) -> ApiError:
-    said = f"The request is larger than {limit / 2**20:.1f} MiB."
-    return ApiError(413, said, param="file", code="file_too_large")
+    message = f"The request is larger than {limit / 2**20:.1f} MiB."
+    return ApiError(413, message, param="file", code="file_too_large")
 
 
 async def in_time(work: Awaitable[Result], settings: Settings) -> Result:
@@ -70,8 +70,8 @@ async def in_time(work: Awaitable[Result], settings: Settings) -> Result:
         async with asyncio.timeout(settings.upload_seconds):
             return await work
     except TimeoutError:
-        said = f"The request's body did not arrive within {settings.upload_seconds:g} s."
-        raise ApiError(408, said, code="upload_timeout") from None
+        message = f"The request's body did not arrive within {settings.upload_seconds:g} s."
+        raise ApiError(408, message, code="upload_timeout") from None
 
 
 async def read_form(request: Request, settings: Settings) -> FormData:
@@ -123,8 +123,8 @@ def save_base64(data: object, directory: Path, settings: Settings) -> tuple[Path
     try:
         decoded = base64.b64decode(data if isinstance(data, str) else "?", validate=True)
     except (binascii.Error, ValueError):
-        said = "input_audio.data must be an audio file in base64; addresses are not fetched."
-        raise ApiError(400, said, param="messages", code="invalid_base64") from None
+        message = "input_audio.data must be an audio file in base64; addresses are not fetched."
+        raise ApiError(400, message, param="messages", code="invalid_base64") from None
     if len(decoded) > settings.max_file_bytes:
         raise too_large(settings.max_file_bytes)
     path = directory / "audio"
@@ -142,16 +142,16 @@ def length(file: Path, name: str, settings: Settings) -> float:
     """Seconds of audio in a file, which must be readable to its end and within the limits. Raises ApiError."""
     seconds = _told(audio.duration, file, name)
     if seconds > settings.max_seconds:
-        said = f"{name} is {seconds:.0f} s long, {settings.max_seconds:g} s is the limit."
-        raise ApiError(400, said, param="file", code="audio_too_long")
+        message = f"{name} is {seconds:.0f} s long, {settings.max_seconds:g} s is the limit."
+        raise ApiError(400, message, param="file", code="audio_too_long")
     header = soundfile.info(str(file))
     decoded = int(header.frames) * int(header.channels) * 4
     if decoded > settings.max_decoded_bytes:
-        said = (
+        message = (
             f"{name} would fill {decoded / 2**20:.0f} MiB with its samples ({header.channels} channels at "
             f"{header.samplerate} Hz), {settings.max_decoded_bytes / 2**20:.0f} MiB is the limit."
         )
-        raise ApiError(400, said, param="file", code="audio_too_large")
+        raise ApiError(400, message, param="file", code="audio_too_large")
     return seconds
 
 
@@ -166,11 +166,11 @@ def pieces(
     if seconds <= window:
         return [whole]
     if not voice.available():
-        said = (
+        message = (
             f"{name} is {seconds:.1f} s long and the model hears {window:g} s at once. This server cannot cut it: "
             "voice activity detection is not installed (pip install '.[vad]')."
         )
-        raise ApiError(501, said, param="file", code="audio_too_long_for_model")
+        raise ApiError(501, message, param="file", code="audio_too_long_for_model")
     found = _told(lambda _: chunks.pieces([whole], window, pause), file, name)
     spoken = [piece.clip for piece in found if not piece.problem]
     if not spoken:

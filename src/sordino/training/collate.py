@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TypeVar
 
 from sordino.data.audio import load_clip
 from sordino.data.clip import Clip
@@ -15,10 +12,6 @@ from sordino.models.answers import IGNORED, AnswerBatch, answer_batch, encoded_b
 from sordino.models.features import EncodedClip
 from sordino.models.speech import SpeechModel
 from sordino.training.teacher_rows import StoredRows, joined
-
-AHEAD = 2  # batches that are read while a step runs
-Item = TypeVar("Item")
-Made = TypeVar("Made")
 
 
 @dataclass(frozen=True)
@@ -75,24 +68,6 @@ def silenced(batch: AnswerBatch, counted: int = 0) -> AnswerBatch:
     labels[counted:] = IGNORED
     teacher = batch.teacher.rows(slice(int((labels != IGNORED).sum()))) if batch.teacher else None
     return replace(batch, labels=labels, teacher=teacher)
-
-
-def ahead(make: Callable[[Item], Made], items: Iterable[Item], count: int = AHEAD) -> Iterator[Made]:
-    """What `make` gives for every item, in order, made in a thread that is at most `count` items ahead.
-
-    The first exception is raised in its place; closing the iterator ends the thread.
-    """
-    waiting: deque[Future[Made]] = deque()
-    with ThreadPoolExecutor(1, "batches") as pool:
-        try:
-            for item in items:
-                waiting.append(pool.submit(make, item))
-                if len(waiting) > count:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
 
 
 def epoch_batches(lengths: Sequence[float], size: int, epoch: int, seed: int) -> list[list[int]]:

@@ -80,8 +80,8 @@ def _read(speech: SpeechModel, world: World) -> None:
 
 def _rows(count: int, world: World) -> tuple[int, int]:
     """From which row, and to before which, FSDP2 has a process keep of so many: those of torch.chunk."""
-    each = -(-count // world.size)
-    return min(world.rank * each, count), min((world.rank + 1) * each, count)
+    most = -(-count // world.size)
+    return min(world.rank * most, count), min((world.rank + 1) * most, count)
 
 
 def _part_of(weight: Any, rows: Tensor) -> Tensor:

@@ -28,13 +28,16 @@ from sordino.errors import DataError, RecipeError
 from sordino.measure.predict import LOGITS_BYTES
 from sordino.models.answers import AnswerBatch
 from sordino.models.speech import SpeechModel, batches_by_length
+from sordino.runtime.executor import ahead
 from sordino.runtime.files import json_line
 from sordino.runtime.progress import step_bar
 from sordino.runtime.world import World, current
 from sordino.training import optimizers, resume, sharding
-from sordino.training.collate import Example, ahead, collate, epoch_batches, silenced
+from sordino.training.collate import Example, collate, epoch_batches, silenced
 from sordino.training.objectives import Objective, Step, cross_entropy
 from sordino.training.sharding import Sharded
+
+AHEAD = 2  # batches that are read while a step runs
 
 
 @dataclass(frozen=True)
@@ -222,7 +225,7 @@ def _batches(speech: SpeechModel, shares: Iterable[Share], prompt: str) -> Gener
         batch = collate(speech, clips, prompt)
         return batch if counted == len(clips) else silenced(batch, counted)
 
-    yield from ahead(make, shares)
+    yield from ahead(make, shares, AHEAD, threads=1)
 
 
 def _seed(seed: int, step: int, world: World) -> int:
