@@ -245,16 +245,28 @@ def racing(bench: Bench) -> Row:
     return ranked(bench, racing=True)
 
 
-def teacher_steps(bench: Bench) -> Row:
+def teacher_steps(bench: Bench, steps: int = 10) -> Row:
     """Full fine-tuning. At 7 B: bfloat16 with moments in 8 bits, which is what fits a card of 80 GB."""
     section = FinetuneSection(
-        batch_size=4, max_steps=2 if bench.tiny else 10, lr=1e-5, scheduler="constant", gradient_checkpointing=True,
+        batch_size=4, max_steps=2 if bench.tiny else steps, lr=1e-5, scheduler="constant", gradient_checkpointing=True,
         **({} if bench.tiny else {"precision": "bfloat16", "optimizer": "adamw8bit", "freeze": ("encoder",)}),
     )  # fmt: skip
     dtype = trainer.weight_dtype(section, torch.device(bench.device))
     speech, prompt = bench.open(bench.model(), dtype=dtype)
     trainer.freeze(speech, section)
     return trained(bench, speech, prompt, section)
+
+
+def profile(bench: Bench) -> Row:
+    """Where the time of full fine-tuning goes, by torch's profiler: WORK/profile.txt, and what takes most of it."""
+    device = "cpu" if bench.device == "cpu" else "cuda"
+    with torch.profiler.profile() as profiler:
+        teacher_steps(bench, 3)
+    events = profiler.key_averages()
+    files.write_text(bench.work / "profile.txt", events.table(sort_by=f"self_{device}_time_total", row_limit=40))
+    spent = {event.key: getattr(event, f"self_{'cpu' if device == 'cpu' else 'device'}_time_total") for event in events}
+    most = sorted(spent, key=spent.__getitem__, reverse=True)[:5]
+    return {"most": {name: round(spent[name] / sum(spent.values()), 3) for name in most}}
 
 
 def qlora_steps(bench: Bench) -> Row:
@@ -419,7 +431,7 @@ BLOCKS: dict[str, dict[str, Callable[[Bench], Row]]] = {
     "a": {"demo": make_run, "float32": same_as_cpu, "bfloat16": bf16_apart, "tests": run_tests},
     "b": {"reference": reference_of, "exact": exact, "racing": racing},
     "c": {"teacher": teacher_steps, "qlora": qlora_steps, "bf16": bf16, "nf4": nf4, "encode": encoding,
-          "w4a16": w4a16, "trainer": against_trainer},
+          "w4a16": w4a16, "trainer": against_trainer, "profile": profile},
     "d": {"prune": pruned, "to-nf4": export_step("nf4"), "to-w4a16": export_step("w4a16"),
           "to-gguf-q8_0": export_step("gguf-q8_0")},
     "e": {"vllm": with_vllm},

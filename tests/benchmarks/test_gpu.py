@@ -71,6 +71,8 @@ def test_block_c_trains_and_decodes(
     assert told["teacher"]["predicted_bytes"] > told["qlora"]["predicted_bytes"] > 0
     assert told["bf16"]["tokens"] > 0 and told["nf4"]["tokens"] > 0 and told["w4a16"]["tokens"] > 0
     assert told["trainer"]["losses_apart"] < 1e-4  # the same work as transformers' Trainer
+    assert told["encode"]["clips_per_second_1"] > 0 and told["encode"]["clips_per_second_4"] > 0
+    assert "aten::mm" in (work / "profile.txt").read_text() and len(told["profile"]["most"]) == 5
     assert "predicted" in capsys.readouterr().out
 
 
