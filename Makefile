@@ -16,7 +16,7 @@ help:  ## print this list
 try: $(READY)  ## translate a few shipped clips with the shipped model: the first minute
 	$(BIN)/sordino try
 
-demo: $(READY)  ## the whole chain on the embedded speech (TARGET=zh: Chinese); about 9 minutes on 2 cores
+demo: $(READY)  ## the whole chain on the embedded speech (TARGET=zh: Chinese); about 10 minutes on 2 cores
 	$(BIN)/sordino run demo target=$(TARGET)
 
 test: $(READY)  ## the tests; about 10 minutes on 2 cores
