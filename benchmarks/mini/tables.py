@@ -91,7 +91,7 @@ def experiments(layers: int, epochs: float) -> Iterator[Experiment]:
         for method, settings in methods.items():
             yield Experiment(f"{method}-{remove}", remove, settings)
     half = main[1]
-    twice = f"distil.epochs={2 * epochs:g}"  # as many steps as with both
+    twice = f"distil.epochs={2 * epochs:g}"  # of both, equal pairs count once: fewer steps than this
     yield Experiment(f"authentic-{half}", half, (), ("distil.mix.pseudo=false", twice))
     yield Experiment(f"pseudo-{half}", half, (), ("distil.mix.authentic=false", twice))
     yield Experiment(f"logits-{half}", half, (), ("distil.logits.weight=0.8",))
@@ -110,6 +110,7 @@ QUESTIONS = {
     "iterative rather than middle": ("iterative", "middle"),
     "iterative rather than a block": ("iterative", "block"),
     "with pseudo-labels rather than without": ("iterative", "authentic"),
+    "pseudo-labels alone rather than texts alone": ("pseudo", "authentic"),
     "both rather than pseudo-labels alone": ("iterative", "pseudo"),
     "the teacher's logits rather than texts alone": ("logits", "iterative"),
     "chrF++ rather than loss": ("iterative", "loss"),

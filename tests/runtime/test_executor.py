@@ -70,7 +70,7 @@ def test_no_more_than_so_many_tasks_are_begun_ahead() -> None:
 
     results = ahead(note, iter(range(9)), 2)
     assert next(results) == 0
-    results.close()  # type: ignore[attr-defined]  # waits for what was begun
+    results.close()  # waits for what was begun
     assert set(begun) <= {0, 1, 2}
     assert list(ahead(note, range(9), 2)) == [n * n for n in range(9)]
 

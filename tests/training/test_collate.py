@@ -159,7 +159,7 @@ def test_who_stops_early_leaves_no_thread_behind() -> None:
     made: list[int] = []
     items = ahead(lambda item: made.append(item) or item, range(1000), 2, threads=1)
     assert next(items) == 0
-    items.close()  # type: ignore[attr-defined]
+    items.close()
     assert len(made) <= 4
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("ahead")]
 

@@ -12,7 +12,7 @@ does not depend on how many cores there are.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
@@ -86,7 +86,7 @@ def parallel_map(
 
 def ahead(
     work: Callable[[Task], Result], tasks: Iterable[Task], most: int, threads: int | None = None
-) -> Iterator[Result]:
+) -> Generator[Result]:
     """Results in the order of the tasks, by threads that are at most so many tasks ahead of who takes them, for what
     is waited for beside an accelerator. The first exception ends it, and is raised in its place; closing the iterator
     ends the threads. threads: as many as that where left out."""
