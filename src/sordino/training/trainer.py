@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from sordino.config.run_layout import DATA, split_file
 from sordino.config.schema import QloraSection, TrainSection
@@ -193,6 +194,17 @@ def _autocast(speech: SpeechModel, mixed: bool) -> contextlib.AbstractContextMan
     return torch.autocast(speech.device.type, torch.bfloat16) if mixed else contextlib.nullcontext()
 
 
+def _attention(speech: SpeechModel, mixed: bool) -> contextlib.AbstractContextManager[Any]:
+    """Of a training step, its recomputations included.
+
+    In bfloat16 on a CPU the backward pass of torch's fused attention takes 7 times as long as in float32, 40 % of a
+    step (docs/log.md): it is computed in plain products there.
+    """
+    dtype = torch.bfloat16 if mixed else next(speech.model.parameters()).dtype
+    plain = speech.device.type == "cpu" and dtype == torch.bfloat16
+    return sdpa_kernel(SDPBackend.MATH) if plain else contextlib.nullcontext()
+
+
 def spread(model: Step, section: TrainSection, world: World) -> Sharded | None:
     """Shard the model where several processes train all of it, or its precision is sharding's; else None."""
     precision = precision_of(section, model.lm.speech.device)
@@ -246,9 +258,10 @@ def _accumulate(
     """
     sum_loss = 0.0
     for batch in batches:
-        with _autocast(model.lm.speech, mixed):
-            loss = model(batch, objective)
-        (loss / total).backward()
+        with _attention(model.lm.speech, mixed):
+            with _autocast(model.lm.speech, mixed):
+                loss = model(batch, objective)
+            (loss / total).backward()
         sum_loss += float(loss.detach())
     (sum_loss,) = (world or World()).sum(sum_loss)
     return sum_loss / total
