@@ -102,6 +102,7 @@ def experiments(layers: int, epochs: float) -> Iterator[Experiment]:
     for criterion in ("loss", "kl", "influence", "angular"):
         yield Experiment(f"{criterion}-{half}", half, (f"rank.criterion={criterion}",))
     yield Experiment(f"both-{half}", half, ("rank.scope=both",))
+    yield Experiment(f"extra-{half}", half, (), ("distil.mix.pseudo=false", "distil.mix.extra=1000000", twice))
     yield Experiment(f"each-{half}", half, (), ("distil.heal=each", f"distil.epochs={epochs / half:g}"))
 
 
@@ -118,6 +119,9 @@ QUESTIONS = {
     "chrF++ rather than influence": ("iterative", "influence"),
     "chrF++ rather than angular distance": ("iterative", "angular"),
     "decoder rather than both": ("iterative", "both"),
+    "with pseudo-labels rather than without, at equal steps": ("equal-iterative", "authentic"),
+    "three MBR samples rather than one": ("mbr3-pseudo", "mbr-pseudo"),
+    "with out-of-domain clips rather than without": ("extra", "authentic"),
     "healing once rather than after every removal": ("iterative", "each"),
 }
 
@@ -125,7 +129,7 @@ QUESTIONS = {
 class Tables:
     """A teacher's run, the experiments on it, and OUT."""
 
-    def __init__(self, recipe: str, settings: Sequence[str], out: Path) -> None:
+    def __init__(self, recipe: str, settings: Sequence[str], out: Path, tag: str = "") -> None:
         self.file, self.settings, self.out = recipe, tuple(settings), out
         self.base = recipes.load(recipe, settings)
         if self.base.rank is None or self.base.distil is None or self.base.translate is None:
@@ -135,7 +139,9 @@ class Tables:
         if lacking:
             raise ArtifactError(f"{self.base.directory} lacks {', '.join(lacking)}.", f"First: sordino run {recipe}")
         self.layers = len(files.read_json(self.base.directory / GIVEN[1] / "config.json")["text_config"]["layer_types"])
-        self.experiments = list(experiments(self.layers, self.base.distil.epochs))
+        self.experiments = [
+            dataclasses.replace(one, name=tag + one.name) for one in experiments(self.layers, self.base.distil.epochs)
+        ]
         self.most = max(e.remove for e in self.experiments)
         self.results = out / "results.jsonl"
         out.mkdir(parents=True, exist_ok=True)
@@ -311,9 +317,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1])
     parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help="experiments, e.g. middle-6")
+    parser.add_argument("--tag", default="", help="before their names, where the same OUT has them of other settings")
     parser.add_argument("--print", action="store_true", help="the tables of what is done, and nothing else")
     args = parser.parse_args()
-    tables = Tables(args.recipe, args.settings, args.out)
+    tables = Tables(args.recipe, args.settings, args.out, args.tag)
     if not args.print:
         tables.everything(args.seeds, args.only)
     text = tables.table()

@@ -44,7 +44,8 @@ training           weights + gradients + moments + activations; the fused AdamW 
   QLoRA            nf4 (scope decoder: its layers only), the rest in recipe dtype; 4 + 4 + 8 bytes an adapter weight
   activations      b = 2 bytes (float32: 4); B clips at once (batch_size / accumulate), each of S tokens, E states
     decoder layer  B S (2 (4 + b) H + b (2 H + 2 Q + 2 K) + 4 b I); 5 H for 2 H with bfloat16-mixed; where
-                   queries and keys are normed, B S (4 + b) (Q + K) more; Gemma's norms: 32 H + 8 Q + 12 K in all
+                   queries and keys are normed, B S (4 + b) (Q + K) more; Gemma's norms: 32 H + 8 Q + 12 K in all;
+                   not counted: 4 B S^2 for each head, on a CPU in 16 bits
     encoder layer  B E b (9 D + 2 F), E more where padding is masked; nothing if the encoder is frozen
     convolutions   B E b (2 M + 6 D)
     checkpointing  a layer's input for each layer instead, and the largest layer once
