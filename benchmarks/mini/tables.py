@@ -187,7 +187,7 @@ class Tables:
 
     def texts(self, recipe: Recipe, model: Path) -> list[str]:
         """A model's translations of the held-out clips."""
-        speech = loading.open_model(str(model), device=recipe.device, dtype="float32")
+        speech = loading.open_model(str(model), device=recipe.device, dtype=recipe.dtype)
         prompt = prompts.render(speech, recipe.prompt, recipe.source, recipe.target)
         encoded = Features(speech, self.base.directory / run_layout.CACHE).encode_all(self.clips(), prompt)
         return [hypothesis.text for hypothesis in generation.translate(speech, encoded, self.options)]

