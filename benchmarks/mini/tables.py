@@ -9,6 +9,11 @@ differ from the recipe's. They are run in the order of their worth; OUT/results.
 finished, so that the same command goes on where it was stopped. Rankings are shared. What this version of sordino does
 not know yet is refused by its recipes, and listed with the refusal.
 
+Experiments on other settings of the whole recipe get a tag, so that one OUT has them all:
+
+    tables.py demo distil.epochs=3 distil.max_steps=237 --tag equal- --only equal-iterative-6 --out tables-demo
+    tables.py demo name=mbr pseudolabel.method=mbr distil.max_steps=237 --tag mbr- --only mbr-pseudo-6 --out tables-demo
+
 A seed is that of healing: the order of the clips. The teacher, the ranking and the splits are the same for all.
 Scores are of dev and test together, on which nothing was chosen. Differences are means over the seeds; their 95 %
 intervals are of 1,000 paired bootstrap resamples of the clips (Koehn 2004), the same for all systems.
@@ -106,6 +111,7 @@ def experiments(layers: int, epochs: float) -> Iterator[Experiment]:
     yield Experiment(f"each-{half}", half, (), ("distil.heal=each", f"distil.epochs={epochs / half:g}"))
 
 
+TAGS = ("equal-", "mbr-", "mbr3-")  # as many steps; of MBR samples the best; the best three (pseudolabel.keep=3)
 # what is asked of two experiments: the first minus the second
 QUESTIONS = {
     "iterative rather than middle": ("iterative", "middle"),

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
-from benchmarks.mini import build, tables
+from benchmarks.mini import build, domains, tables
 from sordino.data.clip import Clip
 from sordino.errors import ArtifactError
 from sordino.models.speech import SpeechModel
@@ -135,4 +135,28 @@ def test_tables_of_an_unfinished_run_are_refused(made: Made, tmp_path: Path) -> 
 def test_every_question_is_about_experiments_that_exist() -> None:
     for layers in tables.DEPTHS:
         names = {one.name.rsplit("-", 1)[0] for one in tables.experiments(layers, 2)}
+        names |= {tag + name for tag in tables.TAGS for name in names}
         assert {name for pair in tables.QUESTIONS.values() for name in pair} <= names
+
+
+def test_tagged_experiments_stand_beside_the_others(
+    made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tables, "DEPTHS", {6: ((1, 2, 3), (1, 2, 3))})
+    plain, tagged = (tables.Tables(str(made.root / "recipe.yaml"), [], tmp_path, tag) for tag in ("", "equal-"))
+    assert [one.name for one in tagged.experiments] == ["equal-" + one.name for one in plain.experiments]
+    assert [one.healing for one in tagged.experiments] == [one.healing for one in plain.experiments]
+
+
+def test_a_corpus_is_cut_into_a_domain_and_what_is_not_of_it(tmp_path: Path) -> None:
+    given = tmp_path / "given"
+    given.mkdir()
+    (given / "train.opus").write_bytes(b"sound")
+    row = {"audio": "train.opus", "text_en": "a", "text_de": "b"}
+    kinds = [("1", 0, "train"), ("2", 1, "train"), ("3", 1, "test"), ("4", 2, "test")]
+    rows = [json.dumps(row | {"id": name, "template": number, "split": split}) for name, number, split in kinds]
+    (given / "clips.jsonl").write_text("\n".join(rows) + "\n")
+    assert domains.split(given, tmp_path / "out") == {"in": 2, "out": 1}
+    for name, expected in (("in", ["1", "4"]), ("out", ["2"])):
+        assert [one["id"] for one in jsonl(tmp_path / "out" / name / "clips.jsonl")] == expected
+        assert (tmp_path / "out" / name / "train.opus").read_bytes() == b"sound"
