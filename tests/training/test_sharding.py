@@ -127,7 +127,7 @@ def test_autocast_in_two_processes_is_near_that_of_one(both: Both) -> None:
     name = "mixed-bfloat16"
     assert {tensor.dtype for tensor in both.weights(name).values()} == {torch.float32}
     for row, one, plain in zip(both.out[name], both.one(name)[0], both.out["plain"], strict=True):
-        assert row["loss"] == pytest.approx(one["loss"], rel=1e-5 if row["step"] == 1 else 1e-2)
+        assert row["loss"] == pytest.approx(one["loss"], rel={1: 1e-5, 5: 5e-3}.get(row["step"], 1e-3))
         assert row["loss"] == pytest.approx(plain["loss"], rel=0.02)
         assert row["loss"] != plain["loss"]
 
