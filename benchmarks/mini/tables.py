@@ -127,6 +127,7 @@ QUESTIONS = {
     "chrF++ rather than angular distance": ("iterative", "angular"),
     "decoder rather than both": ("iterative", "both"),
     "with pseudo-labels rather than without, at equal steps": ("equal-iterative", "authentic"),
+    "the best of four MBR samples rather than the greedy translation": ("mbr-pseudo", "pseudo"),
     "three MBR samples rather than one": ("mbr3-pseudo", "mbr-pseudo"),
     "with out-of-domain clips rather than without": ("extra", "authentic"),
     "healing once rather than after every removal": ("iterative", "each"),
