@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 
+from sordino.runtime import progress
 from sordino.runtime.progress import bar, byte_bar, note, reported_to
 
 Capsys = pytest.CaptureFixture[str]
@@ -42,3 +45,16 @@ def test_the_block_inside_is_the_one_that_is_told() -> None:
         with bar("two", 1):
             pass
     assert (outer, inner) == (["two"], ["one"])
+
+
+def test_a_long_bar_says_in_a_log_how_far_it_is(capsys: Capsys, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A line a minute and its time left: a batch system's log shows nothing else until the bar is full."""
+    now = [1000.0]
+    monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    with bar("ranking", 10, done=2) as advance:
+        for _ in range(8):
+            now[0] += 25.0
+            advance(1)
+    lines = [line.strip() for line in capsys.readouterr().err.splitlines()]
+    assert lines[:2] == ["ranking: 50%, 0:02:05 left", "ranking: 80%, 0:00:50 left"]
+    assert [line.split()[0] for line in lines] == ["ranking:", "ranking:", "ranking"]  # the full bar

@@ -25,6 +25,7 @@ from sordino.runtime import terminal
 Advance = Callable[[int], None]
 Listener = Callable[[str, int, int], None]  # what is done, steps behind it, steps in all
 LINES = 20  # of a training, where stderr is no terminal
+QUIET = 60.0  # seconds from one line of a bar to the next there
 console = Console(stderr=True)
 _listener: ContextVar[Listener | None] = ContextVar("listener", default=None)
 
@@ -47,7 +48,7 @@ def _silence(*_: object) -> None:
 def bar(label: str, total: int, done: int = 0) -> Iterator[Advance]:
     """A bar of `total` steps, `done` of them behind it already. Yields advance(steps).
 
-    Where stderr is no terminal, the finished bar is printed once.
+    Where stderr is no terminal, the finished bar is printed once, and before it a line every QUIET seconds.
     """
     with _bar(MofNCompleteColumn(), label, total, done) as advance:
         yield advance
@@ -74,16 +75,26 @@ def step_bar(label: str, total: int, done: int = 0) -> Iterator[Callable[..., No
 
 
 def _lines(label: str, total: int, done: int) -> Callable[..., None]:
-    start, first, every = time.monotonic(), done, max(1, total // LINES)
+    left, every = _time_left(total, done), max(1, total // LINES)
 
     def advance(words: str, keep: bool = False) -> None:
         nonlocal done
         done += 1
         if keep or done % every == 0 or done == total:
-            left = (time.monotonic() - start) / (done - first) * (total - done)
-            note(f"  {label}: step {done} of {total}, {words}, {datetime.timedelta(seconds=round(left))} left")
+            note(f"  {label}: step {done} of {total}, {words}, {left(done)} left")
 
     return advance
+
+
+def _time_left(total: int, first: int) -> Callable[[int], datetime.timedelta]:
+    """From now on: the time that is left when so many steps are done, at the pace of those since."""
+    start = time.monotonic()
+
+    def left(done: int) -> datetime.timedelta:
+        pace = (time.monotonic() - start) / max(1, done - first)
+        return datetime.timedelta(seconds=round(pace * max(0, total - done)))
+
+    return left
 
 
 @contextmanager
@@ -102,7 +113,27 @@ def _bar(amount: ProgressColumn, label: str, total: int, done: int) -> Iterator[
     columns = (TextColumn("{task.description}"), BarColumn(24), amount, TimeElapsedColumn())
     with Progress(*columns, TextColumn("left"), TimeRemainingColumn(), console=console) as progress:
         task = progress.add_task(terminal.markup(label), total=total, completed=done)
-        yield lambda steps: progress.advance(task, steps)
+        lines = None if console.is_terminal else _rare_lines(label, total, done)
+
+        def advance(steps: int) -> None:
+            progress.advance(task, steps)
+            if lines:
+                lines(steps)
+
+        yield advance
+
+
+def _rare_lines(label: str, total: int, done: int) -> Advance:
+    left, printed = _time_left(total, done), time.monotonic()
+
+    def advance(steps: int) -> None:
+        nonlocal done, printed
+        done += steps
+        if done < total and time.monotonic() - printed >= QUIET:
+            printed = time.monotonic()
+            note(f"  {label}: {done / total:.0%}, {left(done)} left")
+
+    return advance
 
 
 def _told(listener: Listener, label: str, total: int, done: int) -> Advance:
